@@ -1,0 +1,372 @@
+"""config.json -> `Lfm2Config`.
+
+Enters: the JSON object of a Hugging Face config, in any dialect the LFM2 family
+has used. Leaves: one frozen description with every derived width settled.
+Knows nothing of tensors, graphs or files other than config.json.
+
+Source: transformers 5.24, `models/lfm2` and `models/lfm2_moe`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from lfm2_deploy.errors import ConfigError, UnsupportedModelError
+
+LayerType = Literal["conv", "full_attention"]
+
+DENSE, MOE = "lfm2", "lfm2_moe"
+_MULTIMODAL = {"lfm2_vl": "text_config", "lfm2_audio": "lfm"}
+_SUPPORTED = f"'{DENSE}' and '{MOE}'"
+# Keys that would change the arithmetic if they held anything but the value beside them.
+_FIXED = {
+    "rope_scaling": None,
+    "sliding_window": None,
+    "quantization_config": None,
+    "attention_bias": False,
+    "mlp_bias": False,
+    "conv_bias": False,
+    "block_use_swiglu": True,
+    "use_pos_enc": True,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class MoeConfig:
+    """The mixture-of-experts half of a config; field names are Hugging Face's."""
+
+    num_experts: int
+    num_experts_per_tok: int
+    moe_intermediate_size: int
+    num_dense_layers: int
+    use_expert_bias: bool
+    norm_topk_prob: bool
+    routed_scaling_factor: float
+
+
+@dataclass(frozen=True, slots=True)
+class Lfm2Config:
+    """An LFM2 model's shape; field names are Hugging Face's.
+
+    `intermediate_size` is the width really used by the dense feed-forward, after
+    the family's adjustment rule. `assumptions` lists, for the user to see, every
+    value the file left to the architecture's definition.
+    """
+
+    model_type: str
+    vocab_size: int
+    hidden_size: int
+    num_hidden_layers: int
+    layer_types: tuple[LayerType, ...]
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    intermediate_size: int
+    conv_L_cache: int  # noqa: N815  Hugging Face's name
+    norm_eps: float
+    rope_theta: float
+    max_position_embeddings: int
+    tie_word_embeddings: bool
+    bos_token_id: int | None
+    eos_token_ids: tuple[int, ...]
+    pad_token_id: int | None
+    moe: MoeConfig | None
+    text_part_of: str | None = None
+    assumptions: tuple[str, ...] = ()
+
+    @property
+    def attention_layers(self) -> tuple[int, ...]:
+        """Layer numbers that hold a KV cache."""
+        return tuple(i for i, kind in enumerate(self.layer_types) if kind == "full_attention")
+
+    @property
+    def conv_layers(self) -> tuple[int, ...]:
+        """Layer numbers that hold a convolution state."""
+        return tuple(i for i, kind in enumerate(self.layer_types) if kind == "conv")
+
+    @property
+    def conv_state_width(self) -> int:
+        """Columns of `B*x` a conv layer must remember: L-1."""
+        return self.conv_L_cache - 1
+
+    def is_moe_layer(self, layer: int) -> bool:
+        """Whether layer number `layer` has a mixture of experts."""
+        return self.moe is not None and layer >= self.moe.num_dense_layers
+
+
+def read_config(path: Path) -> Lfm2Config:
+    """Read a config.json.
+
+    Args:
+        path: the file, or the folder that holds it.
+
+    Raises:
+        ConfigError: the file is absent, is not JSON, or is not a usable LFM2 config.
+    """
+    file = path / "config.json" if path.is_dir() else path
+    try:
+        raw = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ConfigError(
+            f"no config.json in {path}: expected a Hugging Face checkpoint folder; "
+            "pass the folder that holds config.json and *.safetensors"
+        ) from error
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ConfigError(f"{file} is not readable JSON ({error}); download it again") from error
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{file} holds a {type(raw).__name__}, expected a JSON object")
+    return parse_config(raw)
+
+
+def parse_config(raw: Mapping[str, Any]) -> Lfm2Config:
+    """Parse the JSON object of a Hugging Face config.
+
+    Args:
+        raw: the object. Of a vision or audio model, the text part is taken.
+
+    Raises:
+        UnsupportedModelError: `model_type` is not of the LFM2 family.
+        ConfigError: a key is missing, of the wrong type, or contradicts another.
+    """
+    model_type = raw.get("model_type")
+    if model_type in _MULTIMODAL:
+        part = raw.get(_MULTIMODAL[model_type])
+        if not isinstance(part, dict):
+            key = _MULTIMODAL[model_type]
+            raise ConfigError(f"config.json of a '{model_type}' model has no object '{key}'")
+        return _parse_text(part, text_part_of=model_type)
+    if model_type not in (DENSE, MOE):
+        raise UnsupportedModelError(
+            f"model_type {model_type!r} is not supported: expected {_SUPPORTED}"
+            + ("; LFM3 differs in its layers and is not loaded as LFM2" if _is_lfm3(raw) else "")
+        )
+    return _parse_text(raw, text_part_of=None)
+
+
+def _is_lfm3(raw: Mapping[str, Any]) -> bool:
+    names = [str(raw.get("model_type")), *map(str, raw.get("architectures") or ())]
+    return any(name.lower().startswith("lfm3") for name in names)
+
+
+def _parse_text(raw: Mapping[str, Any], text_part_of: str | None) -> Lfm2Config:
+    keys = _Keys(raw)
+    if _is_lfm3(raw):
+        raise UnsupportedModelError("this config names LFM3, which is not loaded as LFM2")
+    keys.refuse_changed_arithmetic()
+    layers = keys.integer("num_hidden_layers")
+    hidden = keys.agreeing_integer("hidden_size", "block_dim", "conv_dim", "conv_dim_out")
+    heads = keys.agreeing_integer("num_attention_heads", "num_heads")
+    kv_heads = keys.integer("num_key_value_heads")
+    moe = _parse_moe(keys, layers) if keys.text("model_type") == MOE else None
+    config = Lfm2Config(
+        model_type=keys.text("model_type"),
+        vocab_size=keys.integer("vocab_size"),
+        hidden_size=hidden,
+        num_hidden_layers=layers,
+        layer_types=_layer_types(keys, layers),
+        num_attention_heads=heads,
+        num_key_value_heads=kv_heads,
+        head_dim=_head_dim(keys, hidden, heads, kv_heads),
+        intermediate_size=keys.integer("intermediate_size") if moe else _dense_width(keys),
+        conv_L_cache=keys.integer("conv_L_cache", minimum=2),
+        norm_eps=keys.agreeing_number("norm_eps", "block_norm_eps"),
+        rope_theta=_rope_theta(keys),
+        max_position_embeddings=keys.integer("max_position_embeddings"),
+        tie_word_embeddings=_tied(keys),
+        bos_token_id=keys.optional_integer("bos_token_id"),
+        eos_token_ids=_eos(keys),
+        pad_token_id=keys.optional_integer("pad_token_id"),
+        moe=moe,
+        text_part_of=text_part_of,
+    )
+    # Assumptions are gathered while parsing, so they are attached last.
+    return _with_assumptions(config, keys)
+
+
+def _with_assumptions(config: Lfm2Config, keys: _Keys) -> Lfm2Config:
+    from dataclasses import replace
+
+    return replace(config, assumptions=tuple(keys.assumptions))
+
+
+def _head_dim(keys: _Keys, hidden: int, heads: int, kv_heads: int) -> int:
+    head_dim = keys.optional_integer("head_dim")
+    if head_dim is None:
+        if hidden % heads:
+            raise ConfigError(
+                f"config.json: hidden_size {hidden} is not a multiple of "
+                f"num_attention_heads {heads}, and head_dim is not given"
+            )
+        head_dim = hidden // heads
+    if heads % kv_heads:
+        raise ConfigError(
+            f"config.json: num_attention_heads {heads} is not a multiple of "
+            f"num_key_value_heads {kv_heads}"
+        )
+    return head_dim
+
+
+def _layer_types(keys: _Keys, layers: int) -> tuple[LayerType, ...]:
+    listed, indices = keys.raw.get("layer_types"), keys.raw.get("full_attn_idxs")
+    if listed is None and indices is None:
+        raise ConfigError("config.json has neither 'layer_types' nor 'full_attn_idxs': expected one")
+    if indices is not None:
+        bad = [i for i in indices if not isinstance(i, int) or not 0 <= i < layers]
+        if bad:
+            raise ConfigError(
+                f"config.json: full_attn_idxs names layer {bad[0]!r}, "
+                f"expected integers from 0 to {layers - 1}"
+            )
+    from_indices = indices and ["full_attention" if i in indices else "conv" for i in range(layers)]
+    kinds = listed if listed is not None else from_indices or ["conv"] * layers
+    unknown = sorted({str(kind) for kind in kinds} - {"conv", "full_attention"})
+    if unknown:
+        raise UnsupportedModelError(
+            f"config.json: layer_types holds {unknown[0]!r}, expected 'conv' or 'full_attention'"
+        )
+    if len(kinds) != layers:
+        raise ConfigError(
+            f"config.json: layer_types lists {len(kinds)} layers, num_hidden_layers says {layers}"
+        )
+    if listed is not None and indices is not None and list(listed) != from_indices:
+        raise ConfigError("config.json: layer_types and full_attn_idxs contradict each other")
+    return tuple(kinds)
+
+
+def _dense_width(keys: _Keys) -> int:
+    # transformers reads block_ff_dim first and lets it override intermediate_size.
+    width = keys.integer("block_ff_dim" if "block_ff_dim" in keys.raw else "intermediate_size")
+    if not keys.boolean("block_auto_adjust_ff_dim"):
+        return width
+    multiple = keys.integer("block_multiple_of")
+    width = int(keys.number("block_ffn_dim_multiplier") * int(2 * width / 3))
+    return multiple * ((width + multiple - 1) // multiple)
+
+
+def _rope_theta(keys: _Keys) -> float:
+    parameters = keys.raw.get("rope_parameters")
+    if parameters is None:
+        return keys.number("rope_theta")
+    if not isinstance(parameters, dict) or "rope_theta" not in parameters:
+        raise ConfigError("config.json: rope_parameters has no 'rope_theta'")
+    kind = parameters.get("rope_type", "default")
+    if kind != "default":
+        raise UnsupportedModelError(
+            f"config.json: rope_type {kind!r} is not supported: expected 'default'"
+        )
+    theta = float(parameters["rope_theta"])
+    if keys.raw.get("rope_theta", theta) != theta:
+        raise ConfigError(
+            f"config.json: rope_theta {keys.raw['rope_theta']} contradicts "
+            f"rope_parameters.rope_theta {theta}"
+        )
+    return theta
+
+
+def _tied(keys: _Keys) -> bool:
+    given = [keys.raw[k] for k in ("tie_embedding", "tie_word_embeddings") if k in keys.raw]
+    if not given:
+        keys.assumptions.append("tie_word_embeddings = true (Lfm2Config's definition; key absent)")
+        return True
+    if any(not isinstance(value, bool) for value in given):
+        raise ConfigError(f"config.json: tie_word_embeddings is {given[0]!r}, expected true or false")
+    if len(set(given)) > 1:
+        raise ConfigError("config.json: tie_embedding and tie_word_embeddings contradict each other")
+    return bool(given[0])
+
+
+def _eos(keys: _Keys) -> tuple[int, ...]:
+    value = keys.present("eos_token_id")
+    ids = value if isinstance(value, list) else [value]
+    if not ids or any(isinstance(i, bool) or not isinstance(i, int) for i in ids):
+        raise ConfigError(f"config.json: eos_token_id is {value!r}, expected an integer or a list")
+    return tuple(ids)
+
+
+def _parse_moe(keys: _Keys, layers: int) -> MoeConfig:
+    moe = MoeConfig(
+        num_experts=keys.integer("num_experts"),
+        num_experts_per_tok=keys.integer("num_experts_per_tok"),
+        moe_intermediate_size=keys.integer("moe_intermediate_size"),
+        num_dense_layers=keys.integer("num_dense_layers", minimum=0),
+        use_expert_bias=keys.boolean("use_expert_bias"),
+        norm_topk_prob=keys.boolean("norm_topk_prob"),
+        routed_scaling_factor=keys.number("routed_scaling_factor"),
+    )
+    if moe.num_experts_per_tok > moe.num_experts:
+        raise ConfigError(
+            f"config.json: num_experts_per_tok {moe.num_experts_per_tok} exceeds "
+            f"num_experts {moe.num_experts}"
+        )
+    if moe.num_dense_layers > layers:
+        raise ConfigError(
+            f"config.json: num_dense_layers {moe.num_dense_layers} exceeds "
+            f"num_hidden_layers {layers}"
+        )
+    return moe
+
+
+class _Keys:
+    """Typed access to the raw object; every failure names the key."""
+
+    def __init__(self, raw: Mapping[str, Any]) -> None:
+        self.raw = raw
+        self.assumptions: list[str] = []
+
+    def present(self, key: str) -> Any:
+        if self.raw.get(key) is None:
+            raise ConfigError(f"config.json has no '{key}', which an LFM2 model needs")
+        return self.raw[key]
+
+    def integer(self, key: str, minimum: int = 1) -> int:
+        value = self.present(key)
+        if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
+            raise ConfigError(f"config.json: {key} is {value!r}, expected an integer >= {minimum}")
+        return value
+
+    def optional_integer(self, key: str) -> int | None:
+        return None if self.raw.get(key) is None else self.integer(key, minimum=0)
+
+    def number(self, key: str) -> float:
+        value = self.present(key)
+        if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
+            raise ConfigError(f"config.json: {key} is {value!r}, expected a number above 0")
+        return float(value)
+
+    def boolean(self, key: str) -> bool:
+        value = self.present(key)
+        if not isinstance(value, bool):
+            raise ConfigError(f"config.json: {key} is {value!r}, expected true or false")
+        return value
+
+    def text(self, key: str) -> str:
+        return str(self.present(key))
+
+    def agreeing_integer(self, key: str, *aliases: str) -> int:
+        value = self.integer(key)
+        self._agree(key, value, aliases)
+        return value
+
+    def agreeing_number(self, key: str, *aliases: str) -> float:
+        value = self.number(key)
+        self._agree(key, value, aliases)
+        return value
+
+    def _agree(self, key: str, value: float, aliases: tuple[str, ...]) -> None:
+        for alias in aliases:
+            if self.raw.get(alias, value) != value:
+                raise ConfigError(
+                    f"config.json: {key} {value} contradicts {alias} {self.raw[alias]}"
+                )
+
+    def refuse_changed_arithmetic(self) -> None:
+        for key, expected in _FIXED.items():
+            if key in self.raw and self.raw[key] not in (expected, None):
+                raise UnsupportedModelError(
+                    f"config.json: {key} is {self.raw[key]!r}; only {expected!r} is supported, "
+                    "as in every released LFM2 model"
+                )

@@ -1,0 +1,63 @@
+"""Every error a user can meet.
+
+A message is one line that says what failed, what was seen against what was
+expected, and what to do next. The command line prints it and nothing else.
+
+    Lfm2DeployError
+    ├── ConfigError              config.json: missing, contradictory or unusable keys
+    │   └── UnsupportedModelError    an architecture this package does not know
+    ├── CheckpointError          weights: missing, mis-shaped, truncated, not finite
+    │   └── SourceError              the place they come from: folder, Hub, synthetic
+    ├── ExportError              tracing, lowering, quantizing or writing a graph
+    ├── BundleError              a bundle is absent, damaged, foreign or in the way
+    ├── RuntimeUnavailableError  a runtime, target or package is not there
+    ├── TemplateError            a chat template or its messages
+    └── GenerationError          a request that cannot be generated
+        └── ContextOverflowError     more tokens than the context holds
+"""
+
+from __future__ import annotations
+
+
+class Lfm2DeployError(Exception):
+    """Base of every error raised on purpose; `str(error)` is fit to show a user."""
+
+
+class ConfigError(Lfm2DeployError):
+    """A config.json cannot be read as an LFM2 model."""
+
+
+class UnsupportedModelError(ConfigError):
+    """The config names an architecture that this package does not know."""
+
+
+class CheckpointError(Lfm2DeployError):
+    """A tensor is missing, unexpected, mis-shaped, truncated or not finite."""
+
+
+class SourceError(CheckpointError):
+    """The place a checkpoint should come from cannot be used."""
+
+
+class ExportError(Lfm2DeployError):
+    """A graph could not be traced, lowered, quantized or written."""
+
+
+class BundleError(Lfm2DeployError):
+    """A bundle is absent, damaged, of another schema, or in the way."""
+
+
+class RuntimeUnavailableError(Lfm2DeployError):
+    """A runtime, target or optional package that was asked for is not there."""
+
+
+class TemplateError(Lfm2DeployError):
+    """A chat template is absent, fails, or refuses the messages."""
+
+
+class GenerationError(Lfm2DeployError):
+    """A generation request is invalid for this model or runtime."""
+
+
+class ContextOverflowError(GenerationError):
+    """Prompt and new tokens need more room than the context holds."""

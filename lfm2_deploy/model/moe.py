@@ -1,0 +1,70 @@
+"""The mixture of experts: a sigmoid router whose bias selects but never weighs.
+
+Sizes: P tokens (batch and sequence flattened), E experts, K chosen, H hidden.
+Source: transformers 5.24, models/lfm2_moe/modeling_lfm2_moe.py.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from lfm2_deploy.config import MoeConfig
+from lfm2_deploy.model.layers import SwiGLU
+
+# Added to the sum of the chosen probabilities before dividing by it.
+NORM_EPS = 1e-6
+
+
+class Router(nn.Module):
+    """Scores every expert; always computed in float32."""
+
+    def __init__(self, hidden: int, moe: MoeConfig) -> None:
+        super().__init__()
+        self.gate = nn.Linear(hidden, moe.num_experts, bias=False)
+        self.expert_bias: nn.Parameter | None = None
+        if moe.use_expert_bias:
+            # Moved by load balancing during training, never by a gradient.
+            self.expert_bias = nn.Parameter(torch.zeros(moe.num_experts), requires_grad=False)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """x [P, H] -> scores [P, E] that select, probabilities [P, E] that weigh."""
+        probabilities = self.gate(x).float().sigmoid()
+        if self.expert_bias is None:
+            return probabilities, probabilities
+        return probabilities + self.expert_bias, probabilities
+
+
+class Experts(nn.ModuleList):
+    """E SwiGLU experts, of which the K best scored run for each token."""
+
+    def __init__(self, hidden: int, moe: MoeConfig) -> None:
+        super().__init__(SwiGLU(hidden, moe.moe_intermediate_size) for _ in range(moe.num_experts))
+        self.moe = moe
+
+    def forward(self, x: Tensor, scores: Tensor, probabilities: Tensor) -> Tensor:
+        """x [P, H], scores and probabilities [P, E] -> [P, H]."""
+        chosen = scores.topk(self.moe.num_experts_per_tok, dim=-1).indices
+        weights = probabilities.gather(-1, chosen)
+        if self.moe.norm_topk_prob:
+            weights = weights / (weights.sum(-1, keepdim=True) + NORM_EPS)
+        weights = (weights * self.moe.routed_scaling_factor).to(x.dtype)
+        y = torch.zeros_like(x)
+        for number, expert in enumerate(self):
+            token, slot = (chosen == number).nonzero(as_tuple=True)
+            y = y.index_add(0, token, (expert(x[token]) * weights[token, slot, None]).to(x.dtype))
+        return y
+
+
+class SparseMoe(nn.Module):
+    """Router and experts, as a feed-forward block."""
+
+    def __init__(self, hidden: int, moe: MoeConfig) -> None:
+        super().__init__()
+        self.router = Router(hidden, moe)
+        self.experts = Experts(hidden, moe)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, S, H] -> [B, S, H]."""
+        tokens = x.flatten(0, 1)
+        return self.experts(tokens, *self.router(tokens)).view_as(x)
