@@ -79,7 +79,7 @@ def apply_rope(x: Tensor, positions: Tensor, theta: float) -> Tensor:
     """Rotate-half RoPE. x [B, N, S, D], positions [B, S] -> [B, N, S, D]."""
     size = x.shape[-1]
     exponents = torch.arange(0, size, 2, device=x.device).float() / size
-    angles = positions[:, None, :, None].float() / theta**exponents
+    angles = positions[:, None, :, None].float() * (1.0 / theta**exponents)
     cos, sin = (torch.cat([f, f], dim=-1) for f in (angles.cos(), angles.sin()))
     return (x.float() * cos + rotate_half(x.float()) * sin).to(x.dtype)
 

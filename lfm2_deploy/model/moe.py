@@ -1,6 +1,6 @@
 """The mixture of experts: a sigmoid router whose bias selects but never weighs.
 
-Sizes: P tokens (batch and sequence flattened), E experts, K chosen, H hidden.
+Sizes: E experts, K chosen, H hidden; any leading axes.
 Source: transformers 5.24, models/lfm2_moe/modeling_lfm2_moe.py.
 """
 
@@ -28,7 +28,7 @@ class Router(nn.Module):
             self.expert_bias = nn.Parameter(torch.zeros(moe.num_experts), requires_grad=False)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """x [P, H] -> scores [P, E] that select, probabilities [P, E] that weigh."""
+        """x [..., H] -> scores [..., E] that select, probabilities [..., E] that weigh."""
         probabilities = self.gate(x).float().sigmoid()
         if self.expert_bias is None:
             return probabilities, probabilities
@@ -43,17 +43,19 @@ class Experts(nn.ModuleList):
         self.moe = moe
 
     def forward(self, x: Tensor, scores: Tensor, probabilities: Tensor) -> Tensor:
-        """x [P, H], scores and probabilities [P, E] -> [P, H]."""
-        chosen = scores.topk(self.moe.num_experts_per_tok, dim=-1).indices
-        weights = probabilities.gather(-1, chosen)
+        """x [..., H], scores and probabilities [..., E] -> [..., H]."""
+        tokens = x.flatten(0, -2)
+        chosen = scores.flatten(0, -2).topk(self.moe.num_experts_per_tok, dim=-1).indices
+        weights = probabilities.flatten(0, -2).gather(-1, chosen)
         if self.moe.norm_topk_prob:
             weights = weights / (weights.sum(-1, keepdim=True) + NORM_EPS)
         weights = (weights * self.moe.routed_scaling_factor).to(x.dtype)
-        y = torch.zeros_like(x)
+        y = torch.zeros_like(tokens)
         for number, expert in enumerate(self):
             token, slot = (chosen == number).nonzero(as_tuple=True)
-            y = y.index_add(0, token, (expert(x[token]) * weights[token, slot, None]).to(x.dtype))
-        return y
+            part = expert(tokens[token]) * weights[token, slot, None]
+            y = y.index_add(0, token, part.to(x.dtype))
+        return y.view_as(x)
 
 
 class SparseMoe(nn.Module):
@@ -66,5 +68,6 @@ class SparseMoe(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, S, H] -> [B, S, H]."""
-        tokens = x.flatten(0, 1)
-        return self.experts(tokens, *self.router(tokens)).view_as(x)
+        scores, probabilities = self.router(x)
+        mixed: Tensor = self.experts(x, scores, probabilities)
+        return mixed

@@ -1,0 +1,65 @@
+"""genai_config.json: how onnxruntime-genai 0.17 and later find their way in a bundle."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from exporters.stitch import ATTENTION_MASK, INPUT_IDS, LOGITS
+from lfm2_deploy.config import Lfm2Config
+from lfm2_deploy.states import StateSpec
+
+
+def make_genai_config(
+    config: Lfm2Config, states: Sequence[StateSpec], graph: str, context_length: int
+) -> dict[str, Any]:
+    """The object to write as genai_config.json.
+
+    Args:
+        config: the model.
+        states: its states, as the graph names them.
+        graph: the ONNX file's name.
+        context_length: most tokens a row may hold.
+    """
+    conv = [s for s in states if s.kind == "conv"]
+    decoder = {
+        "session_options": {"log_id": "onnxruntime-genai", "provider_options": []},
+        "filename": graph,
+        "head_size": config.head_dim,
+        "hidden_size": config.hidden_size,
+        "num_attention_heads": config.num_attention_heads,
+        "num_hidden_layers": config.num_hidden_layers,
+        "num_key_value_heads": config.num_key_value_heads,
+        "layer_types": list(config.layer_types),
+        "conv_cache_size": config.conv_state_width,
+        # Conv names are written out: their default changed between versions.
+        "inputs": {
+            "input_ids": INPUT_IDS,
+            "attention_mask": ATTENTION_MASK,
+            "past_key_names": "past_key_values.%d.key",
+            "past_value_names": "past_key_values.%d.value",
+            "past_conv_names": conv[0].input.replace(f".{conv[0].layer}.", ".%d."),
+        },
+        "outputs": {
+            "logits": LOGITS,
+            "present_key_names": "present.%d.key",
+            "present_value_names": "present.%d.value",
+            "present_conv_names": conv[0].output.replace(f".{conv[0].layer}.", ".%d."),
+        },
+    }
+    return {
+        "model": {
+            "type": config.model_type,
+            "bos_token_id": config.bos_token_id,
+            "eos_token_id": list(config.eos_token_ids),
+            "pad_token_id": config.pad_token_id,
+            "vocab_size": config.vocab_size,
+            "context_length": context_length,
+            "decoder": decoder,
+        },
+        "search": {
+            "do_sample": False,
+            "max_length": context_length,
+            "past_present_share_buffer": True,
+        },
+    }

@@ -1,0 +1,32 @@
+"""lfm2::CausalConv -> CausalConvWithState, with the state taken at each row's true end."""
+
+from __future__ import annotations
+
+from exporters.draft import MICROSOFT, Draft, Rewriter
+from exporters.passes.weights import plain_weight
+
+
+def lower_conv(draft: Draft) -> None:
+    """Lower every causal convolution.
+
+    The kernel's own present state ends at the last column, padding included, so it is
+    left unread; the last L-1 columns before each row's end are gathered instead.
+    """
+    for node in draft.find("CausalConv"):
+        x, weight, past, new = node.inputs
+        assert weight is not None and weight.name is not None
+        rewriter = Rewriter(draft, node)
+        kernel = plain_weight(draft, weight.name)
+        # Channels last, as the projections are: only the small state is transposed.
+        past = rewriter.op("Transpose", [past], perm=[0, 2, 1])
+        y, _ = rewriter.op(
+            "CausalConvWithState", [x, kernel, None, past],
+            domain=MICROSOFT, outputs=2, channels_last=1, activation="none",
+        )  # fmt: skip
+        columns = rewriter.op("Concat", [past, x], axis=1)
+        width = draft.config.conv_state_width
+        ends = rewriter.op("Unsqueeze", [new, rewriter.ints(1)])
+        index = rewriter.op("Add", [ends, rewriter.ints(*range(width))])
+        index = rewriter.op("Unsqueeze", [index, rewriter.ints(2)])
+        present = rewriter.op("GatherND", [columns, index], batch_dims=1)
+        rewriter.finish(y, rewriter.op("Transpose", [present], perm=[0, 2, 1]))

@@ -1,0 +1,97 @@
+"""Declare the initializers that lowered operators read, and how they are filled."""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+import onnx_ir as ir
+
+from exporters.draft import Draft, Rewriter
+from exporters.quantize.pack import pack, quantize
+from exporters.weight_book import Array, Slot
+from lfm2_deploy.weights import list_weights
+
+# MatMulNBits and QMoE: activations are rounded to int8, which is 5 times faster than
+# the float path on AVX2 (onnxruntime 1.32.0; leaving it unset selects the slow one).
+INT8_ACTIVATIONS = 4
+
+_FLOATS = {32: ir.DataType.FLOAT, 16: ir.DataType.FLOAT16}
+
+
+def weight_shape(draft: Draft, name: str) -> tuple[int, ...]:
+    """A checkpoint tensor's shape, [out, in]."""
+    return _shapes(draft)[name]
+
+
+@functools.lru_cache(maxsize=4)
+def _shapes_of(config: object) -> dict[str, tuple[int, ...]]:
+    return {w.name: w.shape for w in list_weights(config)}  # type: ignore[arg-type]
+
+
+def _shapes(draft: Draft) -> dict[str, tuple[int, ...]]:
+    return _shapes_of(draft.config)
+
+
+def plain_weight(draft: Draft, name: str) -> ir.Value:
+    """A float32 initializer holding the tensor as it is."""
+    return _declare_float(draft, name, 32)
+
+
+def float_weight(rewriter: Rewriter, name: str) -> ir.Value:
+    """The tensor as float32, through a Cast where it is stored as float16."""
+    draft = rewriter.draft
+    bits = draft.plan[name].bits
+    stored = _declare_float(draft, name, bits)
+    if bits == 32:
+        return stored
+    cast: ir.Value = rewriter.op("Cast", [stored], to=ir.DataType.FLOAT)
+    return cast
+
+
+def _declare_float(draft: Draft, name: str, bits: int) -> ir.Value:
+    stored = f"{name}.fp{bits}"
+    if stored not in draft.book.values:
+        shape, dtype = weight_shape(draft, name), _FLOATS[bits]
+        draft.book.declare(draft.graph, stored, shape, dtype)
+        draft.book.fill([name], lambda w: [w.astype(dtype.numpy())], Slot(stored))
+    return draft.book.values[stored]
+
+
+def quantized_weight(draft: Draft, name: str) -> tuple[ir.Value, ir.Value, tuple[int, int]]:
+    """MatMulNBits' bytes [N, K/group, group*bits/8] and scales [N, K/group], and (N, K)."""
+    plan, (rows, columns) = draft.plan[name], weight_shape(draft, name)
+    groups = columns // plan.group
+    packed, scales = f"{name}.q{plan.bits}", f"{name}.scales"
+    if packed not in draft.book.values:
+        blob = plan.group * plan.bits // 8
+        draft.book.declare(draft.graph, packed, (rows, groups, blob), ir.DataType.UINT8)
+        draft.book.declare(draft.graph, scales, (rows, groups))
+        encode = functools.partial(encode_rows, bits=plan.bits, group=plan.group)
+        draft.book.fill([name], encode, Slot(packed), Slot(scales))
+    return draft.book.values[packed], draft.book.values[scales], (rows, columns)
+
+
+def quantized_table(draft: Draft, name: str) -> tuple[ir.Value, ir.Value]:
+    """The same bytes as GatherBlockQuantized reads them: [N, K * bits / 8]."""
+    packed, scales, (rows, columns) = quantized_weight(draft, name)
+    assert packed.name is not None
+    table = draft.book.declare(
+        draft.graph,
+        f"{packed.name}.table",
+        (rows, columns * draft.plan[name].bits // 8),
+        ir.DataType.UINT8,
+        alias_of=packed.name,
+    )
+    return table, scales
+
+
+def encode_rows(weight: Array, bits: int, group: int) -> tuple[Array, Array]:
+    """float32 [N, K] -> packed levels and scales, in MatMulNBits' order."""
+    levels, scales = quantize(weight, bits, group)
+    return pack(levels, bits), scales
+
+
+def interleave(gate: Array, up: Array) -> Array:
+    """w1 and w3, both [I, H] -> [2I, H] with rows gate0, up0, gate1, up1, ..."""
+    return np.stack([gate, up], axis=1).reshape(-1, gate.shape[-1])

@@ -1,0 +1,1 @@
+"""How each tensor is stored: the decision (plan.py) and the arithmetic (pack.py)."""

@@ -1,0 +1,92 @@
+"""What a graph's initializers are, and which checkpoint tensors fill them.
+
+Passes declare initializers and jobs while no weight exists; `writer.py` runs the
+jobs afterwards, one at a time, so memory is bounded by the largest job.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+# Float32 source tensors in, one array for each slot out.
+Encoder = Callable[..., Sequence[Array]]
+
+
+@dataclass(frozen=True, slots=True)
+class Declared:
+    """An initializer: dtype and shape; `alias_of` names one whose bytes it shares."""
+
+    name: str
+    dtype: ir.DataType
+    shape: tuple[int, ...]
+    alias_of: str = ""
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes in the weights file."""
+        return int(self.dtype.itemsize * int(np.prod(self.shape, dtype=np.int64)))
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """Where one encoded array goes: a whole initializer, or its `index`-th slice."""
+
+    initializer: str
+    index: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class WeightJob:
+    """Read `sources`, encode them, put the results in `slots`."""
+
+    sources: tuple[str, ...]
+    encode: Encoder
+    slots: tuple[Slot, ...]
+
+
+class WeightBook:
+    """All declared initializers and the jobs that fill them."""
+
+    def __init__(self) -> None:
+        self.declared: dict[str, Declared] = {}
+        self.jobs: list[WeightJob] = []
+        self.values: dict[str, ir.Value] = {}
+
+    def declare(
+        self,
+        graph: ir.Graph,
+        name: str,
+        shape: Sequence[int],
+        dtype: ir.DataType = ir.DataType.FLOAT,
+        alias_of: str = "",
+    ) -> ir.Value:
+        """Declare an initializer (once; a second call returns the first's value)."""
+        if name in self.values:
+            return self.values[name]
+        value = ir.Value(name=name, shape=ir.Shape(shape), type=ir.TensorType(dtype))
+        graph.initializers[name] = value
+        self.declared[name] = Declared(name, dtype, tuple(shape), alias_of)
+        self.values[name] = value
+        return value
+
+    def fill(self, sources: Sequence[str], encode: Encoder, *slots: Slot) -> None:
+        """Say how declared initializers are filled."""
+        self.jobs.append(WeightJob(tuple(sources), encode, slots))
+
+    def constant_ints(self, graph: ir.Graph, values: Sequence[int]) -> ir.Value:
+        """A small int64 vector kept in the graph itself."""
+        name = "ints." + "_".join(map(str, values))
+        if name not in self.values:
+            tensor = ir.tensor(np.array(values, dtype=np.int64), name=name)
+            self.values[name] = value = ir.Value(
+                name=name, shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor
+            )
+            graph.initializers[name] = value
+        return self.values[name]

@@ -1,0 +1,109 @@
+"""A Hub id -> `FolderCheckpoint` over the local cache.
+
+Enters: `owner/name` and a revision. Leaves: an open folder whose origin names the
+commit. The download, its resumption and its progress bars are huggingface_hub's,
+which is imported only here, and reads HF_TOKEN and HF_HUB_OFFLINE itself.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lfm2_deploy.checkpoint.folder import (
+    CONFIG_FILE,
+    INDEX_FILE,
+    SIDE_FILES,
+    FolderCheckpoint,
+    open_folder,
+    read_description,
+)
+from lfm2_deploy.contracts import Origin, Progress
+from lfm2_deploy.errors import RuntimeUnavailableError, SourceError
+
+_DESCRIPTION = (CONFIG_FILE, *SIDE_FILES)
+_WEIGHTS = ("model*.safetensors", INDEX_FILE)
+
+
+def open_hub(model: str, revision: str | None, progress: Progress) -> FolderCheckpoint:
+    """Download what is not yet cached, and open it.
+
+    Args:
+        model: `owner/name`.
+        revision: branch, tag or commit; the default branch when None.
+        progress: told when the download starts and ends.
+
+    Returns:
+        The checkpoint; its origin's revision is the commit's hash.
+
+    Raises:
+        SourceError: not found, gated, unreachable, or not a transformers checkpoint.
+        ConfigError, CheckpointError: as `folder.open_folder`.
+    """
+    what = f"download {model}"
+    progress(what, 0, 0)
+    # Config first: a model that cannot be exported is refused before its weights come.
+    folder = _download(model, revision, _DESCRIPTION)
+    if not (folder / CONFIG_FILE).is_file():
+        raise SourceError(
+            f"{model} has no {CONFIG_FILE} on the Hub, so it is no transformers checkpoint "
+            "(perhaps GGUF or ONNX files); use the original model, such as LiquidAI/LFM2-1.2B"
+        )
+    read_description(folder)
+    # The cache names a snapshot's folder by its commit.
+    commit = folder.name
+    folder = _download(model, commit, _WEIGHTS)
+    if not any(folder.glob(_WEIGHTS[0])):
+        raise SourceError(
+            f"{model} came without {_WEIGHTS[0]}: if it has only pickled weights, which are never "
+            "opened, convert them to safetensors (save_pretrained does) and pass the folder"
+        )
+    progress(what, 1, 1)
+    return open_folder(folder, Origin(kind="hub", name=model, revision=commit))
+
+
+def _download(model: str, revision: str | None, patterns: tuple[str, ...]) -> Path:
+    try:
+        import huggingface_hub
+    except ImportError as error:
+        raise RuntimeUnavailableError(
+            f"{model} is a Hub id, and huggingface_hub is not installed; "
+            "pip install 'lfm2-deploy[export]', or pass a local folder"
+        ) from error
+    try:
+        return Path(
+            huggingface_hub.snapshot_download(
+                model, revision=revision, allow_patterns=list(patterns)
+            )
+        )
+    # Its HTTP client's own errors pass through the library, and are of no common base.
+    except Exception as error:
+        raise SourceError(_explain(model, revision, error)) from error
+
+
+def _explain(model: str, revision: str | None, error: Exception) -> str:
+    from huggingface_hub import errors
+
+    page = f"https://huggingface.co/{model}"
+    match error:
+        case errors.GatedRepoError():
+            return f"{model} is gated: ask for access at {page}, then set HF_TOKEN"
+        case errors.RepositoryNotFoundError():
+            return (
+                f"{model} was not found on the Hub, nor as a local folder; check the spelling, "
+                "or set HF_TOKEN if it is private"
+            )
+        case errors.RevisionNotFoundError():
+            return f"{model} has no revision {revision!r}; see {page}/commits for those it has"
+        case errors.LocalEntryNotFoundError():
+            at = "" if revision is None else f" at revision {revision}"
+            return (
+                f"{model}{at} is not complete in the local cache and the Hub cannot be reached "
+                "(offline, or HF_HUB_OFFLINE is set); connect, or pass a local folder"
+            )
+        case errors.HFValidationError():
+            return f"{model!r} is not a valid Hub id: expected 'owner/name'"
+    detail = " ".join(str(error).split())
+    return (
+        f"{model} could not be downloaded ({type(error).__name__}: {detail}); "
+        "try again, what has arrived is kept"
+    )

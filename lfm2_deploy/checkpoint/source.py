@@ -1,0 +1,75 @@
+"""A model's name -> an open `Checkpoint`.
+
+Enters: what a user typed. Leaves: weights to read by canonical name. Knows the
+forms a name can take, and nothing of what is inside a folder, a repository or a seed.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from lfm2_deploy.checkpoint.adapter import read_adapter
+from lfm2_deploy.checkpoint.folder import open_folder
+from lfm2_deploy.checkpoint.hub import open_hub
+from lfm2_deploy.checkpoint.lora import LoraCheckpoint
+from lfm2_deploy.checkpoint.synthetic import open_synthetic
+from lfm2_deploy.contracts import Checkpoint, Progress, ignore_progress
+from lfm2_deploy.errors import SourceError
+
+_SYNTHETIC = "synthetic:"
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+_FORMS = (
+    "an existing folder, a Hub id 'owner/name' such as LiquidAI/LFM2-1.2B, "
+    "or 'synthetic:NAME' such as synthetic:tiny-moe"
+)
+
+
+def open_checkpoint(
+    model: str,
+    *,
+    revision: str | None = None,
+    adapter: str | Path | None = None,
+    progress: Progress = ignore_progress,
+) -> Checkpoint:
+    """Open a model's weights; no tensor is read yet.
+
+    Args:
+        model: `synthetic:NAME` or `synthetic:NAME@SEED`, an existing folder, or a Hub
+            id `owner/name`. A folder wins over a Hub id of the same name.
+        revision: branch, tag or commit; of Hub models only.
+        adapter: folder of a PEFT LoRA adapter to merge into the weights as they are read.
+        progress: told when a download starts and ends.
+
+    Returns:
+        The checkpoint, with every tensor's name and shape checked.
+
+    Raises:
+        SourceError: the place does not exist, cannot be reached, or is of no known form.
+        CheckpointError: tensors are missing, unexpected, mis-shaped or truncated.
+        ConfigError: config.json is absent or not of a usable LFM2 model.
+    """
+    # The adapter is small and local: a mistake in it should not wait for a download.
+    merged = None if adapter is None else read_adapter(Path(adapter))
+    base = _open_base(model, revision, progress)
+    return base if merged is None else LoraCheckpoint(base, merged)
+
+
+def _open_base(model: str, revision: str | None, progress: Progress) -> Checkpoint:
+    # Path.expanduser fails on an unknown user; this leaves the text as it is.
+    folder = Path(os.path.expanduser(model))
+    is_synthetic = model.startswith(_SYNTHETIC)
+    if revision is not None and (is_synthetic or folder.exists()):
+        raise SourceError(
+            f"revision {revision!r} was given with {model!r}, but only Hub models have "
+            "revisions; leave it out"
+        )
+    if is_synthetic:
+        return open_synthetic(model.removeprefix(_SYNTHETIC))
+    if model and folder.is_dir():
+        return open_folder(folder)
+    if _HUB_ID.fullmatch(model) and not folder.exists():
+        return open_hub(model, revision, progress)
+    seen = "is a file" if model and folder.exists() else "is neither"
+    raise SourceError(f"model {model!r} {seen}: expected {_FORMS}")

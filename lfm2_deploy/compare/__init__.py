@@ -1,0 +1,1 @@
+"""How far one set of logits is from another."""

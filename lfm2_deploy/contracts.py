@@ -1,0 +1,183 @@
+"""What the core asks of the parts it does not know: checkpoints, runtimes, progress.
+
+Token ids are plain ints; logits are float32 numpy arrays; rows of a batch may have
+different lengths. Nothing here imports a backend.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lfm2_deploy.config import Lfm2Config
+
+FloatArray = NDArray[np.float32]
+
+# (what, done, total): called often; total is 0 while unknown.
+Progress = Callable[[str, int, int], None]
+
+
+def ignore_progress(what: str, done: int, total: int) -> None:
+    """The `Progress` of callers who do not want to see any."""
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a checkpoint came from; recorded in the bundle.
+
+    Args:
+        kind: "folder", "hub" or "synthetic".
+        name: folder name, Hub id or synthetic model name.
+        revision: commit of the Hub repository, seed of a synthetic one, or "".
+        adapter: name of the LoRA adapter merged in, or "".
+    """
+
+    kind: str
+    name: str
+    revision: str = ""
+    adapter: str = ""
+
+
+class Checkpoint(Protocol):
+    """A model's weights, read one tensor at a time under canonical names."""
+
+    @property
+    def config(self) -> Lfm2Config:
+        """The parsed config.json."""
+
+    @property
+    def raw_config(self) -> Mapping[str, Any]:
+        """config.json as it was found."""
+
+    @property
+    def origin(self) -> Origin:
+        """Where this came from."""
+
+    @property
+    def side_files(self) -> Mapping[str, Path]:
+        """Tokenizer, chat template and generation config: file name -> path."""
+
+    def read(self, name: str) -> FloatArray:
+        """One tensor, as float32, in the shape `weights.list_weights` gives.
+
+        Raises:
+            CheckpointError: it is truncated or holds NaN or infinity.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What a runtime can do; `generate` asks this and never a runtime's name.
+
+    Args:
+        appends_many: several tokens can be appended to a state that is not empty.
+        rewinds: snapshot and restore are exact.
+        max_batch_size: most rows in one session; 0 means no limit.
+        scores_all: logits of every position can be asked for.
+    """
+
+    appends_many: bool
+    rewinds: bool
+    max_batch_size: int
+    scores_all: bool
+
+
+@dataclass(frozen=True, slots=True)
+class RuntimeInfo:
+    """Which runtime this is, where it really runs, and what it can do."""
+
+    runtime: str
+    device: str
+    capabilities: Capabilities
+
+
+class Snapshot(Protocol):
+    """A session's states at one moment; opaque, and valid for its own session's shape."""
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """Tokens in each row when it was taken."""
+
+    @property
+    def size_bytes(self) -> int:
+        """Memory it holds."""
+
+
+class Session(Protocol):
+    """One batch of rows and the states they have built up."""
+
+    @property
+    def batch_size(self) -> int:
+        """Number of rows."""
+
+    @property
+    def capacity(self) -> int:
+        """Most tokens a row can hold."""
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """Tokens each row holds now."""
+
+    def prefill(self, rows: Sequence[Sequence[int]]) -> FloatArray:
+        """Append tokens to each row; rows may differ in length.
+
+        Args:
+            rows: B lists of token ids, each with at least one.
+
+        Returns:
+            [B, V] logits after each row's last token.
+
+        Raises:
+            ContextOverflowError: a row would exceed the capacity; nothing is appended.
+        """
+
+    def decode(self, tokens: Sequence[int | None]) -> FloatArray:
+        """Append one token to each row; None leaves a row as it is.
+
+        Returns:
+            [B, V] logits; a row given None holds nothing of meaning.
+        """
+
+    def score(self, rows: Sequence[Sequence[int]]) -> list[FloatArray]:
+        """As `prefill`, but with logits after every token: B arrays [len(row), V]."""
+
+    def reset(self) -> None:
+        """Empty every row."""
+
+    def snapshot(self) -> Snapshot:
+        """Copy the states."""
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Put back a snapshot of this session, exactly."""
+
+
+class Runtime(Protocol):
+    """A loaded model that opens sessions; sessions share its weights."""
+
+    @property
+    def info(self) -> RuntimeInfo:
+        """What this is and can do."""
+
+    @property
+    def config(self) -> Lfm2Config:
+        """The model's config."""
+
+    @property
+    def context_length(self) -> int:
+        """Most tokens any session may hold."""
+
+    def open(self, batch_size: int = 1, capacity: int | None = None) -> Session:
+        """A fresh session.
+
+        Args:
+            batch_size: number of rows.
+            capacity: most tokens a row will hold; the context length when None.
+        """
+
+    def close(self) -> None:
+        """Free the weights; sessions are unusable afterwards."""

@@ -1,0 +1,318 @@
+"""Prompts as text or chats -> text, whole or as it comes.
+
+Enters: a runtime, a tokenizer and perhaps a chat template. Leaves: `Completion`s, or a
+stream of `TextChunk`s. Knows contracts and no backend; token ids are `engine`'s work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias, TypeGuard, cast
+
+from lfm2_deploy.chat import ChatTemplate, Message
+from lfm2_deploy.contracts import Runtime, Session
+from lfm2_deploy.engine import (
+    CancelSignal,
+    FinishReason,
+    TokenEvent,
+    TokenGeneration,
+    check_room,
+    check_rows,
+    generate_tokens,
+)
+from lfm2_deploy.errors import GenerationError, TemplateError
+from lfm2_deploy.options import GenerationOptions
+from lfm2_deploy.sampling import TokenLogprobs
+from lfm2_deploy.stopping import StopScanner
+from lfm2_deploy.tokenizer import TextStream, Tokenizer
+
+# Plain text, a chat, or token ids.
+Prompt: TypeAlias = str | Sequence[Message] | Sequence[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """One finished answer.
+
+    Args:
+        text: the answer, without the stop string or end-of-turn token that ended it.
+        token_ids: every token generated, that one included.
+        finish_reason: "stop" (end-of-turn token or stop string), "length" or "cancelled".
+        stop: the stop string that ended it, if one did.
+        prompt_tokens: tokens of the prompt.
+        logprobs: one entry a token, where asked for.
+        prefill_seconds: work on the prompt; of a batch, on all prompts.
+        decode_seconds: work on the answer; of a batch, on all rows until this one ended.
+    """
+
+    text: str
+    token_ids: tuple[int, ...]
+    finish_reason: FinishReason
+    stop: str | None
+    prompt_tokens: int
+    logprobs: tuple[TokenLogprobs, ...] | None
+    prefill_seconds: float
+    decode_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class TextChunk:
+    """What one token added to an answer.
+
+    Args:
+        text: whole characters to append, often none; joined, they are `Completion.text`.
+        token_id: the token; None where the row was cancelled.
+        logprobs: of this token, where asked for.
+        row: which prompt of a batch this continues.
+        completion: on the last chunk of a row, the whole answer.
+    """
+
+    text: str
+    token_id: int | None
+    logprobs: TokenLogprobs | None
+    row: int
+    completion: Completion | None
+
+
+class LanguageModel:
+    """A runtime that understands text.
+
+    Every method takes `options`, or else the model's defaults, and on top of them any
+    field of `GenerationOptions` by name: `model.generate("Once", max_new_tokens=20)`.
+    """
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        tokenizer: Tokenizer,
+        chat_template: ChatTemplate | None = None,
+        defaults: GenerationOptions | None = None,
+    ) -> None:
+        """Put the parts together.
+
+        Args:
+            runtime: the loaded model.
+            tokenizer: the same model's.
+            chat_template: the same model's; None for a base model, which takes no chats.
+            defaults: options of calls that give none; greedy when None.
+        """
+        self.runtime = runtime
+        self.tokenizer = tokenizer
+        self.chat_template = chat_template
+        self.defaults = defaults or GenerationOptions()
+
+    def encode_prompt(
+        self,
+        prompt: Prompt,
+        *,
+        tools: Sequence[Mapping[str, Any] | str] | None = None,
+        **template_options: Any,
+    ) -> list[int]:
+        """Token ids of a prompt.
+
+        Args:
+            prompt: plain text, a list of messages, or token ids, which are taken as they are.
+            tools: JSON schemas of functions, for a chat.
+            **template_options: further options of `ChatTemplate.render`, for a chat.
+
+        Raises:
+            TemplateError: a chat that the template, or a model without one, cannot take.
+            GenerationError: the prompt is none of these, or its ids are not the model's.
+        """
+        if isinstance(prompt, str):
+            ids = self.tokenizer.encode(prompt, add_special_tokens=True)
+        elif _is_ids(prompt):
+            ids = list(prompt)
+        else:
+            chat = cast("Sequence[Message]", prompt)
+            ids = self._encode_chat(chat, tools, template_options)
+        width = self.runtime.config.vocab_size
+        stray = next((token_id for token_id in ids if not 0 <= token_id < width), None)
+        if stray is not None:
+            raise GenerationError(
+                f"the prompt holds token {stray}, and the model's vocabulary ends at {width - 1}: "
+                "use the tokenizer of this very model"
+            )
+        return ids
+
+    def generate(
+        self,
+        prompt: Prompt,
+        options: GenerationOptions | None = None,
+        *,
+        cancel: CancelSignal | None = None,
+        session: Session | None = None,
+        **overrides: Any,
+    ) -> Completion:
+        """Answer one prompt; see `stream_batch` for arguments and errors."""
+        answers = self.generate_batch(
+            [prompt], options, cancel=cancel, session=session, **overrides
+        )
+        return answers[0]
+
+    def chat(
+        self,
+        messages: Sequence[Message],
+        options: GenerationOptions | None = None,
+        *,
+        tools: Sequence[Mapping[str, Any] | str] | None = None,
+        cancel: CancelSignal | None = None,
+        **overrides: Any,
+    ) -> Completion:
+        """Answer a conversation, in which the model may call `tools`."""
+        ids = self.encode_prompt(messages, tools=tools)
+        return self.generate(ids, options, cancel=cancel, **overrides)
+
+    def generate_batch(
+        self,
+        prompts: Sequence[Prompt],
+        options: GenerationOptions | None = None,
+        *,
+        cancel: CancelSignal | None = None,
+        session: Session | None = None,
+        **overrides: Any,
+    ) -> list[Completion]:
+        """Answer several prompts together; see `stream_batch` for arguments and errors."""
+        chunks = self.stream_batch(prompts, options, cancel=cancel, session=session, **overrides)
+        finished = {chunk.row: chunk.completion for chunk in chunks if chunk.completion}
+        return [finished[row] for row in range(len(prompts))]
+
+    def stream(
+        self,
+        prompt: Prompt,
+        options: GenerationOptions | None = None,
+        *,
+        cancel: CancelSignal | None = None,
+        session: Session | None = None,
+        **overrides: Any,
+    ) -> Iterator[TextChunk]:
+        """Answer one prompt piece by piece; see `stream_batch` for arguments and errors."""
+        return self.stream_batch([prompt], options, cancel=cancel, session=session, **overrides)
+
+    def stream_batch(
+        self,
+        prompts: Sequence[Prompt],
+        options: GenerationOptions | None = None,
+        *,
+        cancel: CancelSignal | None = None,
+        session: Session | None = None,
+        **overrides: Any,
+    ) -> Iterator[TextChunk]:
+        """Answer several prompts together, piece by piece.
+
+        The request is checked here; the model runs as the chunks are taken.
+
+        Args:
+            prompts: each as `encode_prompt` takes it.
+            options: the model's defaults when None.
+            cancel: ends every row before its next token once set.
+            session: an open one to use instead of a fresh one; it is emptied first.
+            **overrides: any option by name, put over `options`.
+
+        Returns:
+            One chunk a token; rows take turns.
+
+        Raises:
+            TemplateError, GenerationError: see `encode_prompt`; or more prompts than the
+                runtime takes at once, an empty one, or an option out of range.
+            ContextOverflowError: a prompt and the new tokens asked for do not fit.
+        """
+        chosen = (options or self.defaults).with_overrides(**overrides)
+        rows = [self.encode_prompt(prompt) for prompt in prompts]
+        check_rows(rows)
+        if session is None:
+            session = self._open(rows, chosen.max_new_tokens)
+        else:
+            session.reset()
+        eos = self.runtime.config.eos_token_ids
+        generation = generate_tokens(session, rows, chosen, eos, cancel)
+        answers = [_Answer(self.tokenizer, chosen, len(row)) for row in rows]
+        return _stream_answers(generation, answers)
+
+    def _encode_chat(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Mapping[str, Any] | str] | None,
+        template_options: Mapping[str, Any],
+    ) -> list[int]:
+        if self.chat_template is None:
+            raise TemplateError(
+                "this model has no chat template, so it takes no messages: pass plain text, "
+                "or put the model's chat_template.jinja beside its tokenizer.json"
+            )
+        text = self.chat_template.render(messages, tools=tools, **template_options)
+        # The template prints the start token; the tokenizer must not put a second one.
+        return self.tokenizer.encode(text, add_special_tokens=False)
+
+    def _open(self, rows: Sequence[Sequence[int]], max_new_tokens: int | None) -> Session:
+        most = self.runtime.info.capabilities.max_batch_size
+        if most and len(rows) > most:
+            raise GenerationError(
+                f"{len(rows)} prompts at once, and {self.runtime.info.runtime} on "
+                f"{self.runtime.info.device} takes {most}: pass them in groups of {most}"
+            )
+        lengths = [len(row) for row in rows]
+        check_room(lengths, max_new_tokens, self.runtime.context_length)
+        capacity = None if max_new_tokens is None else max(lengths) + max_new_tokens
+        return self.runtime.open(len(rows), capacity)
+
+
+class _Answer:
+    """The text of one row while it grows."""
+
+    def __init__(self, tokenizer: Tokenizer, options: GenerationOptions, prompt_tokens: int):
+        self._stream = TextStream(tokenizer, skip_special_tokens=options.skip_special_tokens)
+        self._scanner = StopScanner(options.stop)
+        self._prompt_tokens = prompt_tokens
+        self._pieces: list[str] = []
+        self._token_ids: list[int] = []
+        self._logprobs: list[TokenLogprobs] | None = None if options.logprobs is None else []
+        self.finish_reason: FinishReason | None = None
+
+    def push(self, event: TokenEvent) -> str:
+        """Take one event in; return the text it lets out."""
+        text = ""
+        self.finish_reason = event.finish_reason
+        if event.token_id is not None:
+            self._token_ids.append(event.token_id)
+            if self._logprobs is not None and event.logprobs is not None:
+                self._logprobs.append(event.logprobs)
+            if event.finish_reason != "stop":  # the token that ends an answer is not part of it
+                text = self._scanner.push(self._stream.push(event.token_id))
+        if event.finish_reason is not None:
+            text += self._scanner.push(self._stream.flush()) + self._scanner.flush()
+        if self._scanner.matched is not None:
+            self.finish_reason = "stop"
+        self._pieces.append(text)
+        return text
+
+    def complete(self, reason: FinishReason, generation: TokenGeneration) -> Completion:
+        """The finished answer."""
+        return Completion(
+            text="".join(self._pieces),
+            token_ids=tuple(self._token_ids),
+            finish_reason=reason,
+            stop=self._scanner.matched,
+            prompt_tokens=self._prompt_tokens,
+            logprobs=None if self._logprobs is None else tuple(self._logprobs),
+            prefill_seconds=generation.prefill_seconds,
+            decode_seconds=generation.decode_seconds,
+        )
+
+
+def _stream_answers(generation: TokenGeneration, answers: Sequence[_Answer]) -> Iterator[TextChunk]:
+    for event in generation:
+        answer = answers[event.row]
+        text = answer.push(event)
+        completion = None
+        if answer.finish_reason is not None:
+            generation.stop(event.row)
+            completion = answer.complete(answer.finish_reason, generation)
+        yield TextChunk(text, event.token_id, event.logprobs, event.row, completion)
+
+
+def _is_ids(prompt: object) -> TypeGuard[Sequence[int]]:
+    if not isinstance(prompt, Sequence) or not prompt:
+        return False
+    return all(isinstance(item, int) for item in prompt)

@@ -1,0 +1,1 @@
+"""Runtime adapters: a bundle's graph, run behind `contracts.Runtime`."""

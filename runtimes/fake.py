@@ -1,0 +1,276 @@
+"""A runtime without a model, for tests: its logits are a function of the tokens so far.
+
+It keeps every promise of `contracts.Session`, errors included, and can be told to lack
+any capability.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from lfm2_deploy.config import Lfm2Config, parse_config
+from lfm2_deploy.contracts import Capabilities, FloatArray, RuntimeInfo, Snapshot
+from lfm2_deploy.errors import ContextOverflowError, GenerationError
+
+# The tokens of a row so far -> [V] logits of the next.
+NextLogits = Callable[[Sequence[int]], FloatArray]
+
+ALL_CAPABILITIES = Capabilities(appends_many=True, rewinds=True, max_batch_size=0, scores_all=True)
+
+
+def hash_logits(vocab_size: int, scale: float = 3.0) -> NextLogits:
+    """Random-looking logits that depend on every token so far and on nothing else.
+
+    Args:
+        vocab_size: V.
+        scale: standard deviation of the logits.
+    """
+
+    def next_logits(history: Sequence[int]) -> FloatArray:
+        seed = zlib.crc32(np.asarray(history, dtype=np.int64).tobytes())
+        normal = np.random.default_rng(seed).standard_normal(vocab_size)
+        return (normal * scale).astype(np.float32)
+
+    return next_logits
+
+
+def scripted_logits(
+    vocab_size: int, replies: Mapping[tuple[int, ...], Sequence[int]], then: int
+) -> NextLogits:
+    """Logits whose maximum follows a script.
+
+    Args:
+        vocab_size: V.
+        replies: prompt -> the tokens that follow it.
+        then: the token after a reply's end, and after anything that is not scripted.
+    """
+
+    def next_logits(history: Sequence[int]) -> FloatArray:
+        logits = np.zeros(vocab_size, dtype=np.float32)
+        logits[_next_in_script(tuple(history), replies, then)] = 10.0
+        return logits
+
+    return next_logits
+
+
+def _next_in_script(
+    history: tuple[int, ...], replies: Mapping[tuple[int, ...], Sequence[int]], then: int
+) -> int:
+    for prompt, reply in replies.items():
+        done = history[len(prompt) :]
+        if history[: len(prompt)] == prompt and done == tuple(reply[: len(done)]):
+            return reply[len(done)] if len(done) < len(reply) else then
+    return then
+
+
+@dataclass(frozen=True, slots=True)
+class FakeSnapshot:
+    """The tokens of every row at one moment."""
+
+    histories: tuple[tuple[int, ...], ...]
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """Tokens in each row when it was taken."""
+        return tuple(len(history) for history in self.histories)
+
+    @property
+    def size_bytes(self) -> int:
+        """As if a token took eight bytes."""
+        return 8 * sum(self.lengths)
+
+
+class FakeSession:
+    """Rows that remember their tokens.
+
+    `calls` lists what was asked of it: ("prefill", rows), ("decode", tokens), ...
+    """
+
+    def __init__(self, runtime: FakeRuntime, batch_size: int, capacity: int) -> None:
+        self._runtime = runtime
+        self._rows: list[list[int]] = [[] for _ in range(batch_size)]
+        self._capacity = capacity
+        self.calls: list[tuple[str, object]] = []
+
+    @property
+    def batch_size(self) -> int:
+        """Number of rows."""
+        return len(self._rows)
+
+    @property
+    def capacity(self) -> int:
+        """Most tokens a row can hold."""
+        return self._capacity
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """Tokens each row holds now."""
+        return tuple(len(row) for row in self._rows)
+
+    def prefill(self, rows: Sequence[Sequence[int]]) -> FloatArray:
+        """See `contracts.Session.prefill`."""
+        self.calls.append(("prefill", [list(row) for row in rows]))
+        return np.stack([logits[-1] for logits in self._append(rows)])
+
+    def decode(self, tokens: Sequence[int | None]) -> FloatArray:
+        """See `contracts.Session.decode`; a row given None gets NaN."""
+        self.calls.append(("decode", list(tokens)))
+        self._check([[] if token is None else [token] for token in tokens])
+        return np.stack(
+            [
+                np.full(self._runtime.config.vocab_size, np.nan, dtype=np.float32)
+                if token is None
+                else self._step(row, token)
+                for row, token in zip(self._rows, tokens, strict=True)
+            ]
+        )
+
+    def score(self, rows: Sequence[Sequence[int]]) -> list[FloatArray]:
+        """See `contracts.Session.score`."""
+        self.calls.append(("score", [list(row) for row in rows]))
+        self._require(self._capabilities.scores_all, "score every position")
+        return self._append(rows)
+
+    def reset(self) -> None:
+        """See `contracts.Session.reset`."""
+        self.calls.append(("reset", None))
+        self._rows = [[] for _ in self._rows]
+
+    def snapshot(self) -> FakeSnapshot:
+        """See `contracts.Session.snapshot`."""
+        self._require(self._capabilities.rewinds, "take snapshots")
+        return FakeSnapshot(tuple(tuple(row) for row in self._rows))
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """See `contracts.Session.restore`."""
+        self._require(self._capabilities.rewinds, "restore snapshots")
+        if not isinstance(snapshot, FakeSnapshot) or len(snapshot.lengths) != self.batch_size:
+            raise GenerationError(
+                f"a {type(snapshot).__name__} of {len(snapshot.lengths)} rows cannot be restored "
+                f"to a fake session of {self.batch_size}: restore the session it was taken of"
+            )
+        self._rows = [list(history) for history in snapshot.histories]
+
+    @property
+    def _capabilities(self) -> Capabilities:
+        return self._runtime.info.capabilities
+
+    def _append(self, rows: Sequence[Sequence[int]]) -> list[FloatArray]:
+        if not all(len(row) for row in rows):
+            raise GenerationError("a row is empty: give at least one token")
+        if any(self._rows) and any(len(row) > 1 for row in rows):
+            self._require(self._capabilities.appends_many, "append several tokens at once")
+        self._check(rows)
+        return [
+            np.stack([self._step(row, token) for token in new])
+            for row, new in zip(self._rows, rows, strict=True)
+        ]
+
+    def _step(self, row: list[int], token: int) -> FloatArray:
+        row.append(token)
+        return self._runtime.next_logits(tuple(row))
+
+    def _check(self, rows: Sequence[Sequence[int]]) -> None:
+        if len(rows) != self.batch_size:
+            raise GenerationError(f"{len(rows)} rows given to a session of {self.batch_size}")
+        for index, (row, new) in enumerate(zip(self._rows, rows, strict=True)):
+            if len(row) + len(new) > self._capacity:
+                raise ContextOverflowError(
+                    f"row {index} holds {len(row)} tokens and {len(new)} more exceed the "
+                    f"capacity of {self._capacity}: open a session with more"
+                )
+
+    def _require(self, able: bool, what: str) -> None:
+        if not able:
+            raise GenerationError(f"this runtime cannot {what}: use one that can")
+
+
+class FakeRuntime:
+    """Opens `FakeSession`s; `sessions` lists them."""
+
+    def __init__(
+        self,
+        next_logits: NextLogits,
+        *,
+        vocab_size: int,
+        context_length: int = 64,
+        eos_token_ids: Sequence[int] = (7,),
+        capabilities: Capabilities = ALL_CAPABILITIES,
+    ) -> None:
+        """Make a runtime.
+
+        Args:
+            next_logits: a row's tokens so far -> [V] float32 logits.
+            vocab_size: V.
+            context_length: most tokens a session may hold.
+            eos_token_ids: for the config.
+            capabilities: what to admit to; the rest raises GenerationError.
+        """
+        self.next_logits = next_logits
+        self._config = tiny_config(vocab_size, context_length, eos_token_ids)
+        self._info = RuntimeInfo("fake", "nowhere", capabilities)
+        self.sessions: list[FakeSession] = []
+        self.closed = False
+
+    @property
+    def info(self) -> RuntimeInfo:
+        """See `contracts.Runtime.info`."""
+        return self._info
+
+    @property
+    def config(self) -> Lfm2Config:
+        """See `contracts.Runtime.config`."""
+        return self._config
+
+    @property
+    def context_length(self) -> int:
+        """See `contracts.Runtime.context_length`."""
+        return self._config.max_position_embeddings
+
+    def open(self, batch_size: int = 1, capacity: int | None = None) -> FakeSession:
+        """See `contracts.Runtime.open`."""
+        if self.closed:
+            raise GenerationError("this runtime is closed: load the model again")
+        most = self._info.capabilities.max_batch_size
+        if most and batch_size > most:
+            raise GenerationError(f"a session of {batch_size} rows exceeds this runtime's {most}")
+        capacity = self.context_length if capacity is None else capacity
+        if capacity > self.context_length:
+            raise ContextOverflowError(
+                f"a capacity of {capacity} exceeds the context of {self.context_length}"
+            )
+        self.sessions.append(FakeSession(self, batch_size, capacity))
+        return self.sessions[-1]
+
+    def close(self) -> None:
+        """See `contracts.Runtime.close`."""
+        self.closed = True
+
+
+def tiny_config(vocab_size: int, context_length: int, eos_token_ids: Sequence[int]) -> Lfm2Config:
+    """The smallest config the family allows, for runtimes that have no weights."""
+    return parse_config(
+        {
+            "model_type": "lfm2",
+            "vocab_size": vocab_size,
+            "hidden_size": 8,
+            "num_hidden_layers": 2,
+            "layer_types": ["conv", "full_attention"],
+            "num_attention_heads": 2,
+            "num_key_value_heads": 1,
+            "block_auto_adjust_ff_dim": False,
+            "intermediate_size": 16,
+            "conv_L_cache": 3,
+            "norm_eps": 1e-5,
+            "rope_theta": 10000.0,
+            "max_position_embeddings": context_length,
+            "tie_word_embeddings": True,
+            "bos_token_id": 1,
+            "eos_token_id": list(eos_token_ids),
+            "pad_token_id": 0,
+        }
+    )

@@ -1,0 +1,278 @@
+"""ONNX Runtime on the CPU: explicit states in bound buffers, written in place.
+
+Key/value buffers are bound as input and output at once, so no step copies them. Conv
+states alternate between two sets of buffers, with one binding prepared for each
+direction; only ids, mask and logits are bound anew at every call.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from lfm2_deploy.bundle import Bundle
+from lfm2_deploy.config import Lfm2Config
+from lfm2_deploy.contracts import Capabilities, FloatArray, RuntimeInfo, Snapshot
+from lfm2_deploy.errors import (
+    BundleError,
+    ContextOverflowError,
+    GenerationError,
+    RuntimeUnavailableError,
+)
+from lfm2_deploy.states import StateSpec
+
+PROVIDER = "CPUExecutionProvider"
+# Prompts are appended in pieces of this many tokens, which bounds activations' memory.
+PREFILL_CHUNK = 512
+PADDING = -1
+
+IntArray = NDArray[np.int64]
+
+
+def load(bundle: Bundle, *, threads: int | None = None) -> OrtRuntime:
+    """Load a bundle made for target `cpu`.
+
+    Args:
+        bundle: the opened bundle.
+        threads: threads of one operator; None for one on each physical core.
+
+    Raises:
+        RuntimeUnavailableError: the bundle is for another runtime.
+        BundleError: ONNX Runtime refuses the graph.
+    """
+    if bundle.manifest.runtime != "ort":
+        raise RuntimeUnavailableError(
+            f"{bundle.path} was made for runtime {bundle.manifest.runtime!r}, this is 'ort'; "
+            "export the model with --target cpu"
+        )
+    return OrtRuntime(bundle, threads)
+
+
+class OrtRuntime:
+    """`contracts.Runtime` on one InferenceSession."""
+
+    def __init__(self, bundle: Bundle, threads: int | None) -> None:
+        self.config: Lfm2Config = bundle.config
+        self.context_length: int = bundle.manifest.context_length
+        self.states: tuple[StateSpec, ...] = bundle.manifest.states
+        self.info = RuntimeInfo("ort", "cpu", Capabilities(True, True, 0, True))
+        self._session: ort.InferenceSession | None = _create_session(bundle, threads)
+
+    @property
+    def session(self) -> ort.InferenceSession:
+        """The loaded session.
+
+        Raises:
+            GenerationError: the runtime was closed.
+        """
+        if self._session is None:
+            raise GenerationError("this runtime is closed; load the bundle again")
+        return self._session
+
+    def open(self, batch_size: int = 1, capacity: int | None = None) -> OrtSession:
+        """A fresh session; see `contracts.Runtime.open`."""
+        capacity = self.context_length if capacity is None else capacity
+        if batch_size < 1:
+            raise GenerationError(f"batch_size is {batch_size}, expected at least 1")
+        if not 1 <= capacity <= self.context_length:
+            raise ContextOverflowError(
+                f"{capacity} tokens do not fit this bundle's context of {self.context_length}; "
+                "shorten the prompt, or export with a longer --context"
+            )
+        return OrtSession(self, batch_size, capacity)
+
+    def close(self) -> None:
+        """Free the weights."""
+        self._session = None
+
+
+def _create_session(bundle: Bundle, threads: int | None) -> ort.InferenceSession:
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    try:
+        return ort.InferenceSession(os.fspath(bundle.graph), options, providers=[PROVIDER])
+    except Exception as error:
+        reason = str(error).splitlines()[0]
+        raise BundleError(
+            f"onnxruntime {ort.__version__} cannot load {bundle.graph}: {reason}; "
+            "export the model again with the installed versions"
+        ) from error
+
+
+@dataclass(frozen=True, slots=True)
+class OrtSnapshot:
+    """Copies of one session's states, cut to the longest row."""
+
+    lengths: tuple[int, ...]
+    arrays: tuple[FloatArray, ...]
+
+    @property
+    def size_bytes(self) -> int:
+        """Memory it holds."""
+        return sum(a.nbytes for a in self.arrays)
+
+
+class OrtSession:
+    """`contracts.Session` over bound buffers."""
+
+    def __init__(self, runtime: OrtRuntime, batch_size: int, capacity: int) -> None:
+        self.batch_size, self.capacity = batch_size, capacity
+        self._runtime = runtime
+        self._lengths: IntArray = np.zeros(batch_size, np.int64)
+        self._kv, self._conv = self._allocate()
+        vocab = runtime.config.vocab_size
+        self._logits = _wrap(np.zeros((batch_size, 1, vocab), np.float32))
+        self._turn = 0
+        self._bindings = [self._bind(turn) for turn in (0, 1)]
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """Tokens each row holds now."""
+        return tuple(self._lengths.tolist())
+
+    def prefill(self, rows: Sequence[Sequence[int]]) -> FloatArray:
+        """Append tokens to each row; see `contracts.Session.prefill`."""
+        last = np.empty((self.batch_size, self._runtime.config.vocab_size), np.float32)
+        for start, ids, new in self._pieces(rows):
+            logits = self._run(ids, new, keep=1)
+            for row, tokens in enumerate(rows):
+                if start < len(tokens) <= start + PREFILL_CHUNK:
+                    last[row] = logits[row, 0]
+        return last
+
+    def decode(self, tokens: Sequence[int | None]) -> FloatArray:
+        """Append one token to each row; see `contracts.Session.decode`."""
+        ids = np.array([[PADDING if t is None else t] for t in tokens], np.int64)
+        self._check_ids([[t for t in row if t != PADDING] for row in ids.tolist()])
+        new = (ids[:, 0] != PADDING).astype(np.int64)
+        self._check_room(new)
+        return self._run(ids, new, keep=1)[:, 0].copy()
+
+    def score(self, rows: Sequence[Sequence[int]]) -> list[FloatArray]:
+        """As `prefill`, with logits after every token; see `contracts.Session.score`."""
+        parts: list[list[FloatArray]] = [[] for _ in rows]
+        for _, ids, new in self._pieces(rows):
+            logits = self._run(ids, new, keep=ids.shape[1])
+            for row, count in enumerate(new.tolist()):
+                # Each row's last `count` positions; earlier ones repeat its first.
+                parts[row].append(logits[row, logits.shape[1] - count :].copy())
+        return [np.concatenate(part) for part in parts]
+
+    def reset(self) -> None:
+        """Empty every row."""
+        self._lengths[:] = 0
+        # Key/value rows past a row's length are never read, so only conv states are cleared.
+        for array in self._conv[self._turn]:
+            array[:] = 0
+
+    def snapshot(self) -> OrtSnapshot:
+        """Copy the states."""
+        longest = int(self._lengths.max())
+        kv = [array[:, :, :longest].copy() for array in self._kv]
+        conv = [array.copy() for array in self._conv[self._turn]]
+        return OrtSnapshot(self.lengths, (*kv, *conv))
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Put back a snapshot of this session, exactly."""
+        if not isinstance(snapshot, OrtSnapshot) or len(snapshot.lengths) != self.batch_size:
+            raise GenerationError("this snapshot is of another session; restore it there")
+        longest = max(snapshot.lengths)
+        if longest > self.capacity:
+            raise ContextOverflowError(
+                f"the snapshot holds {longest} tokens, this session's capacity is {self.capacity}"
+            )
+        for array, saved in zip(self._kv, snapshot.arrays, strict=False):
+            array[:, :, :longest] = saved
+        for array, saved in zip(
+            self._conv[self._turn], snapshot.arrays[len(self._kv) :], strict=True
+        ):
+            array[:] = saved
+        self._lengths[:] = snapshot.lengths
+
+    def _allocate(self) -> tuple[list[FloatArray], tuple[list[FloatArray], list[FloatArray]]]:
+        def zeros(spec: StateSpec) -> FloatArray:
+            return np.zeros(spec.concrete_shape(self.batch_size, self.capacity), np.float32)
+
+        states = self._runtime.states
+        kv = [zeros(s) for s in states if s.kind != "conv"]
+        conv = [[zeros(s) for s in states if s.kind == "conv"] for _ in range(2)]
+        return kv, (conv[0], conv[1])
+
+    def _bind(self, turn: int) -> ort.IOBinding:
+        """Bind every state for calls that read conv buffers `turn` and write the others."""
+        binding = self._runtime.session.io_binding()
+        binding.bind_ortvalue_output("logits", self._logits)
+        kv, before, after = iter(self._kv), iter(self._conv[turn]), iter(self._conv[1 - turn])
+        for spec in self._runtime.states:
+            if spec.kind == "conv":
+                source, target = _wrap(next(before)), _wrap(next(after))
+            else:
+                source = target = _wrap(next(kv))
+            binding.bind_ortvalue_input(spec.input, source)
+            binding.bind_ortvalue_output(spec.output, target)
+        return binding
+
+    def _pieces(self, rows: Sequence[Sequence[int]]) -> Any:
+        """Yield (start, padded ids [B, S], new lengths [B]) for each chunk of the rows."""
+        if len(rows) != self.batch_size:
+            raise GenerationError(f"{len(rows)} rows were given, expected {self.batch_size}")
+        if any(len(row) == 0 for row in rows):
+            raise GenerationError("a row has no tokens; each needs at least one")
+        self._check_ids(rows)
+        counts = np.array([len(row) for row in rows], np.int64)
+        self._check_room(counts)
+        for start in range(0, int(counts.max()), PREFILL_CHUNK):
+            new = np.clip(counts - start, 0, PREFILL_CHUNK)
+            ids = np.full((self.batch_size, int(new.max())), PADDING, np.int64)
+            for row, count in enumerate(new.tolist()):
+                ids[row, :count] = rows[row][start : start + count]
+            yield start, ids, new
+
+    def _check_ids(self, rows: Sequence[Sequence[int]]) -> None:
+        vocab = self._runtime.config.vocab_size
+        for row in rows:
+            for token in row:
+                if not 0 <= token < vocab:
+                    raise GenerationError(f"token id {token} is not in 0 to {vocab - 1}")
+
+    def _check_room(self, new: IntArray) -> None:
+        longest = int((self._lengths + new).max())
+        if longest > self.capacity:
+            raise ContextOverflowError(
+                f"{longest} tokens do not fit this session's {self.capacity}; "
+                "shorten the prompt or ask for fewer new tokens"
+            )
+
+    def _run(self, ids: IntArray, new: IntArray, keep: int) -> FloatArray:
+        """One call of the graph; returns logits [B, keep, V], valid until the next call."""
+        total = self._lengths + new
+        mask = (np.arange(int(total.max())) < total[:, None]).astype(np.int64)
+        binding = self._bindings[self._turn]
+        binding.bind_cpu_input("input_ids", ids)
+        binding.bind_cpu_input("attention_mask", mask)
+        # bind_cpu_input looks among required inputs only, and this one has a default.
+        binding.bind_ortvalue_input("logits_to_keep", _wrap(np.array([keep], np.int64)))
+        if keep == 1:
+            binding.bind_ortvalue_output("logits", self._logits)
+        else:
+            # The graph declares one position, so a buffer for more would be refused.
+            binding.bind_output("logits")
+        self._runtime.session.run_with_iobinding(binding)
+        self._turn = 1 - self._turn
+        self._lengths = total
+        # Bound first, so it is the first output.
+        logits: FloatArray = binding.get_outputs()[0].numpy()
+        return logits
+
+
+def _wrap(array: NDArray[Any]) -> ort.OrtValue:
+    """An OrtValue over the array's own memory (the CPU device does not copy)."""
+    return ort.OrtValue.ortvalue_from_numpy(array)
