@@ -86,3 +86,10 @@ class Rewriter:
 def attribute(node: ir.Node, name: str) -> Any:
     """An attribute's plain value."""
     return node.attributes[name].value
+
+
+def name_of(value: ir.Value | None) -> str:
+    """The name of an input that must be there and have one, such as a weight."""
+    assert value is not None
+    assert value.name is not None
+    return value.name

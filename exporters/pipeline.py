@@ -153,7 +153,10 @@ def _write_side_files(checkpoint: Checkpoint, draft: Draft, folder: Path) -> Non
         shutil.copyfile(path, folder / name)
     config = draft.config
     genai = make_genai_config(config, list_states(config), GRAPH, draft.context_length)
-    for name, content in (("config.json", dict(checkpoint.raw_config)), ("genai_config.json", genai)):
+    for name, content in (
+        ("config.json", dict(checkpoint.raw_config)),
+        ("genai_config.json", genai),
+    ):
         (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 

@@ -139,4 +139,3 @@ def _describe(value: ir.Value, name: str, shape: tuple[int | str, ...]) -> ir.Va
 
 def _describe_state(value: ir.Value, spec: StateSpec) -> ir.Value:
     return _describe(value, spec.output, spec.shape)
-

@@ -153,7 +153,7 @@ def _cached_attention(module: CachedAttention) -> Callable[..., Any]:
 
 def _experts(module: Experts) -> Callable[..., Any]:
     def forward(x: Tensor, scores: Tensor, probabilities: Tensor) -> Tensor:
-        weights = [w for e in module for w in (e.w1.weight, e.w3.weight, e.w2.weight)]
+        weights = [w for e in module.in_order() for w in (e.w1.weight, e.w3.weight, e.w2.weight)]
         return _emit("Experts", (x, scores, probabilities, *weights), [x])[0]
 
     return forward
@@ -172,4 +172,4 @@ PRIMITIVES: dict[type[nn.Module], Callable[[Any], Callable[..., Any]]] = {
 def _make_primitive(module: nn.Module) -> None:
     make = PRIMITIVES.get(type(module))
     if make:
-        module.forward = make(module)  # type: ignore[method-assign]
+        module.forward = make(module)

@@ -86,7 +86,10 @@ class WeightBook:
         if name not in self.values:
             tensor = ir.tensor(np.array(values, dtype=np.int64), name=name)
             self.values[name] = value = ir.Value(
-                name=name, shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor
+                name=name,
+                shape=ir.Shape([len(values)]),
+                type=ir.TensorType(tensor.dtype),
+                const_value=tensor,
             )
             graph.initializers[name] = value
         return self.values[name]

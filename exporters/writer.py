@@ -106,7 +106,7 @@ class _Writer:
             )
         data = np.ascontiguousarray(array)
         offset = self.offsets[name] + (index or 0) * data.nbytes
-        view = memoryview(data).cast("B")
+        view = memoryview(data.data).cast("B")
         while view:
             written = os.pwrite(self.fd, view, offset)
             view, offset = view[written:], offset + written

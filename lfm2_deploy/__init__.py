@@ -1,0 +1,55 @@
+"""Export Liquid AI's LFM2 models and run them on laptops.
+
+    import lfm2_deploy
+
+    lfm2_deploy.export("LiquidAI/LFM2-350M", "lfm2-350m", precision="int4")
+    model = lfm2_deploy.load("lfm2-350m")
+    print(model.generate("The capital of France is", max_new_tokens=20).text)
+
+Names are imported when first used, so importing the package costs nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lfm2_deploy.api import export, load, verify
+    from lfm2_deploy.bundle import Bundle, open_bundle
+    from lfm2_deploy.errors import Lfm2DeployError
+    from lfm2_deploy.generate import Completion, LanguageModel, TextChunk
+    from lfm2_deploy.options import GenerationOptions
+
+_HOMES = {
+    "Bundle": "bundle",
+    "Completion": "generate",
+    "GenerationOptions": "options",
+    "LanguageModel": "generate",
+    "Lfm2DeployError": "errors",
+    "TextChunk": "generate",
+    "export": "api",
+    "load": "api",
+    "open_bundle": "bundle",
+    "verify": "api",
+}
+
+__all__ = [
+    "Bundle",
+    "Completion",
+    "GenerationOptions",
+    "LanguageModel",
+    "Lfm2DeployError",
+    "TextChunk",
+    "export",
+    "load",
+    "open_bundle",
+    "verify",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'lfm2_deploy' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f"lfm2_deploy.{_HOMES[name]}"), name)

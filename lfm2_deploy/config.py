@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -184,12 +184,6 @@ def _parse_text(raw: Mapping[str, Any], text_part_of: str | None) -> Lfm2Config:
         text_part_of=text_part_of,
     )
     # Assumptions are gathered while parsing, so they are attached last.
-    return _with_assumptions(config, keys)
-
-
-def _with_assumptions(config: Lfm2Config, keys: _Keys) -> Lfm2Config:
-    from dataclasses import replace
-
     return replace(config, assumptions=tuple(keys.assumptions))
 
 
@@ -213,7 +207,7 @@ def _head_dim(keys: _Keys, hidden: int, heads: int, kv_heads: int) -> int:
 def _layer_types(keys: _Keys, layers: int) -> tuple[LayerType, ...]:
     listed, indices = keys.raw.get("layer_types"), keys.raw.get("full_attn_idxs")
     if listed is None and indices is None:
-        raise ConfigError("config.json has neither 'layer_types' nor 'full_attn_idxs': expected one")
+        raise ConfigError("config.json has neither 'layer_types' nor 'full_attn_idxs'; add one")
     if indices is not None:
         bad = [i for i in indices if not isinstance(i, int) or not 0 <= i < layers]
         if bad:
@@ -273,9 +267,11 @@ def _tied(keys: _Keys) -> bool:
         keys.assumptions.append("tie_word_embeddings = true (Lfm2Config's definition; key absent)")
         return True
     if any(not isinstance(value, bool) for value in given):
-        raise ConfigError(f"config.json: tie_word_embeddings is {given[0]!r}, expected true or false")
+        raise ConfigError(
+            f"config.json: tie_word_embeddings is {given[0]!r}, expected true or false"
+        )
     if len(set(given)) > 1:
-        raise ConfigError("config.json: tie_embedding and tie_word_embeddings contradict each other")
+        raise ConfigError("config.json: tie_embedding contradicts tie_word_embeddings")
     return bool(given[0])
 
 

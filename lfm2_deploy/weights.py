@@ -88,9 +88,7 @@ def _moe_weights(config: Lfm2Config, prefix: str) -> Iterator[WeightSpec]:
         yield from _swiglu_weights(name, hidden, moe.moe_intermediate_size, "expert")
 
 
-def _swiglu_weights(
-    prefix: str, hidden: int, width: int, role: WeightRole
-) -> Iterator[WeightSpec]:
+def _swiglu_weights(prefix: str, hidden: int, width: int, role: WeightRole) -> Iterator[WeightSpec]:
     yield WeightSpec(f"{prefix}.w1.weight", (width, hidden), role)
     yield WeightSpec(f"{prefix}.w3.weight", (width, hidden), role)
     yield WeightSpec(f"{prefix}.w2.weight", (hidden, width), role)

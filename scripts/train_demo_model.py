@@ -221,7 +221,9 @@ def train(model: Decoder, batches: Batches, steps: int, rows: int, rate: float) 
         smoothed = 0.9 * smoothed + 0.1 * value if smoothed else value
         if step % 10 == 0 or step == steps - 1:
             speed = (step + 1) * inputs.numel() / (time.monotonic() - started)
-            print(f"{step}/{steps} loss {smoothed:.3f} load {worst:.2f} {speed:.0f} tok/s", flush=True)
+            print(
+                f"{step}/{steps} loss {smoothed:.3f} load {worst:.2f} {speed:.0f} tok/s", flush=True
+            )
 
 
 def save_checkpoint(model: Decoder, folder: Path) -> None:

@@ -33,6 +33,7 @@ def _replace_by_split(draft: Draft, node: ir.Node) -> None:
         num_outputs=len(picks),
     )  # fmt: skip
     for pick in picks:
+        assert pick.inputs[1] is not None
         index = ir.convenience.get_const_tensor(pick.inputs[1])
         assert index is not None
         Rewriter(draft, pick).finish(parts[int(index.numpy())])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from exporters.draft import MICROSOFT, Draft, Rewriter, attribute
+from exporters.draft import MICROSOFT, Draft, Rewriter, attribute, name_of
 from exporters.passes.lower_lengths import LAST32, LONGEST, NEW32
 from exporters.passes.weights import plain_weight
 from exporters.weight_book import Array, Slot
@@ -43,8 +43,7 @@ def lower_attention(draft: Draft) -> None:
 def _norm_heads(
     rewriter: Rewriter, x: ir.Value | None, weight: ir.Value | None, epsilon: float
 ) -> ir.Value:
-    assert weight is not None and weight.name is not None
-    gamma = plain_weight(rewriter.draft, weight.name)
+    gamma = plain_weight(rewriter.draft, name_of(weight))
     heads = rewriter.op("Reshape", [x, rewriter.ints(0, 0, -1, rewriter.draft.config.head_dim)])
     normed = rewriter.op(
         "SimplifiedLayerNormalization", [heads, gamma], axis=-1, epsilon=epsilon, stash_type=1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from exporters.draft import MICROSOFT, Draft, Rewriter
+from exporters.draft import MICROSOFT, Draft, Rewriter, name_of
 from exporters.passes.weights import plain_weight
 
 
@@ -14,9 +14,8 @@ def lower_conv(draft: Draft) -> None:
     """
     for node in draft.find("CausalConv"):
         x, weight, past, new = node.inputs
-        assert weight is not None and weight.name is not None
         rewriter = Rewriter(draft, node)
-        kernel = plain_weight(draft, weight.name)
+        kernel = plain_weight(draft, name_of(weight))
         # Channels last, as the projections are: only the small state is transposed.
         past = rewriter.op("Transpose", [past], perm=[0, 2, 1])
         y, _ = rewriter.op(

@@ -11,10 +11,11 @@ of a score; they differ in how the chosen are weighed:
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import onnx_ir as ir
 
-from exporters.draft import MICROSOFT, Draft, Rewriter
+from exporters.draft import MICROSOFT, Draft, Rewriter, name_of
 from exporters.passes.weights import INT8_ACTIVATIONS, encode_rows, interleave
 from exporters.quantize.plan import TensorPlan
 from exporters.weight_book import Array, Slot
@@ -22,7 +23,7 @@ from lfm2_deploy.config import MoeConfig
 from lfm2_deploy.model.moe import NORM_EPS
 
 _UNCHOSEN = -10000.0
-_SWIGLU = {
+_SWIGLU: dict[str, Any] = {
     "activation_type": "swiglu",
     "swiglu_fusion": 1,  # interleaved, the only layout the CPU provider has
     "activation_alpha": 1.0,
@@ -33,18 +34,15 @@ _SWIGLU = {
 def lower_experts(draft: Draft) -> None:
     """Lower every mixture of experts as its weights' plan says."""
     for node in draft.find("Experts"):
-        assert draft.config.moe is not None and node.inputs[3] is not None
-        name = node.inputs[3].name
-        assert name is not None
+        assert draft.config.moe is not None
+        name = name_of(node.inputs[3])
         plan, prefix = draft.plan[name], name.removesuffix(".0.w1.weight")
         rewriter = Rewriter(draft, node)
         lower = _lower_quantized if plan.is_quantized else _lower_float
         rewriter.finish(lower(rewriter, draft.config.moe, plan, prefix))
 
 
-def _lower_quantized(
-    rewriter: Rewriter, moe: MoeConfig, plan: TensorPlan, prefix: str
-) -> ir.Value:
+def _lower_quantized(rewriter: Rewriter, moe: MoeConfig, plan: TensorPlan, prefix: str) -> ir.Value:
     x, scores, probabilities = rewriter.node.inputs[:3]
     _, total = _chosen(rewriter, moe, scores, probabilities)
     if moe.norm_topk_prob:
@@ -132,7 +130,7 @@ def _quantized_experts(
         return *quantized(interleave(gate, up)), *quantized(down)
 
     for expert in range(experts):
-        slots = [Slot(value.name or "", expert) for value in values]
+        slots = [Slot(name_of(value), expert) for value in values]
         draft.book.fill(_expert_sources(prefix, expert), encode, *slots)
     return tuple(values)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from exporters.draft import MICROSOFT, Draft, Rewriter, attribute
+from exporters.draft import MICROSOFT, Draft, Rewriter, attribute, name_of
 from exporters.passes.weights import plain_weight
 
 
@@ -12,9 +12,9 @@ def lower_norm(draft: Draft) -> None:
     """Lower every norm; where its input is a residual sum, the kernel does both."""
     for node in draft.find("RMSNorm"):
         x, weight = node.inputs
-        assert x is not None and weight is not None and weight.name is not None
+        assert x is not None
         rewriter = Rewriter(draft, node)
-        gamma, epsilon = plain_weight(draft, weight.name), attribute(node, "epsilon")
+        gamma, epsilon = plain_weight(draft, name_of(weight)), attribute(node, "epsilon")
         residual = x.producer()
         if residual is not None and residual.op_type == "Add" and not x.is_graph_output():
             _fuse_residual(rewriter, residual, gamma, epsilon)
@@ -27,9 +27,7 @@ def lower_norm(draft: Draft) -> None:
             )  # fmt: skip
 
 
-def _fuse_residual(
-    rewriter: Rewriter, residual: ir.Node, gamma: ir.Value, epsilon: float
-) -> None:
+def _fuse_residual(rewriter: Rewriter, residual: ir.Node, gamma: ir.Value, epsilon: float) -> None:
     left, right = residual.inputs
     normed, _, _, total = rewriter.op(
         "SkipSimplifiedLayerNormalization", [left, right, gamma],

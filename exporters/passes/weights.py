@@ -7,7 +7,7 @@ import functools
 import numpy as np
 import onnx_ir as ir
 
-from exporters.draft import Draft, Rewriter
+from exporters.draft import Draft, Rewriter, name_of
 from exporters.quantize.pack import pack, quantize
 from exporters.weight_book import Array, Slot
 from lfm2_deploy.weights import list_weights
@@ -75,13 +75,12 @@ def quantized_weight(draft: Draft, name: str) -> tuple[ir.Value, ir.Value, tuple
 def quantized_table(draft: Draft, name: str) -> tuple[ir.Value, ir.Value]:
     """The same bytes as GatherBlockQuantized reads them: [N, K * bits / 8]."""
     packed, scales, (rows, columns) = quantized_weight(draft, name)
-    assert packed.name is not None
     table = draft.book.declare(
         draft.graph,
-        f"{packed.name}.table",
+        f"{name_of(packed)}.table",
         (rows, columns * draft.plan[name].bits // 8),
         ir.DataType.UINT8,
-        alias_of=packed.name,
+        alias_of=name_of(packed),
     )
     return table, scales
 

@@ -6,8 +6,6 @@ each group has one float32 scale. Two int4 values share a byte, the even one low
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -51,12 +49,12 @@ def pack(levels: ByteArray, bits: int) -> ByteArray:
     """Levels uint8 [..., K] -> bytes [..., K * bits / 8]."""
     if bits == 8:
         return levels
-    return levels[..., 0::2] | (levels[..., 1::2] << 4)
+    return levels[..., 0::2] | (levels[..., 1::2] << np.uint8(4))
 
 
 def unpack(packed: ByteArray, bits: int) -> ByteArray:
     """The exact inverse of `pack`."""
     if bits == 8:
         return packed
-    halves: NDArray[Any] = np.stack([packed & 0xF, packed >> 4], axis=-1)
-    return halves.reshape(*packed.shape[:-1], -1)
+    low, high = packed & np.uint8(0xF), packed >> np.uint8(4)
+    return np.stack([low, high], axis=-1).reshape(*packed.shape[:-1], -1).astype(np.uint8)

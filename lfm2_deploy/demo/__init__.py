@@ -1,1 +1,7 @@
-"""The demo model, shipped inside the package."""
+"""The demo model, shipped inside the package: a checkpoint folder like any other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+DEMO_MODEL = Path(__file__).parent / "model"

@@ -125,7 +125,7 @@ class CachedAttention(nn.Module):
         return y.transpose(1, 2).flatten(2), present_key, present_value
 
     def _heads(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+        return x.view(*x.shape[:-1], -1, self.head_dim).transpose(1, 2)
 
 
 def _write_rows(buffer: Tensor, rows: Tensor, positions: Tensor, real: Tensor) -> Tensor:
@@ -173,4 +173,5 @@ class SwiGLU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., H] -> [..., H]."""
-        return self.w2(F.silu(self.w1(x)) * self.w3(x))
+        y: Tensor = self.w2(F.silu(self.w1(x)) * self.w3(x))
+        return y

@@ -6,6 +6,8 @@ Source: transformers 5.24, models/lfm2_moe/modeling_lfm2_moe.py.
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
@@ -42,6 +44,10 @@ class Experts(nn.ModuleList):
         super().__init__(SwiGLU(hidden, moe.moe_intermediate_size) for _ in range(moe.num_experts))
         self.moe = moe
 
+    def in_order(self) -> list[SwiGLU]:
+        """The experts by number."""
+        return cast("list[SwiGLU]", list(self))
+
     def forward(self, x: Tensor, scores: Tensor, probabilities: Tensor) -> Tensor:
         """x [..., H], scores and probabilities [..., E] -> [..., H]."""
         tokens = x.flatten(0, -2)
@@ -51,7 +57,7 @@ class Experts(nn.ModuleList):
             weights = weights / (weights.sum(-1, keepdim=True) + NORM_EPS)
         weights = (weights * self.moe.routed_scaling_factor).to(x.dtype)
         y = torch.zeros_like(tokens)
-        for number, expert in enumerate(self):
+        for number, expert in enumerate(self.in_order()):
             token, slot = (chosen == number).nonzero(as_tuple=True)
             part = expert(tokens[token]) * weights[token, slot, None]
             y = y.index_add(0, token, part.to(x.dtype))

@@ -1,0 +1,124 @@
+"""The library's front door: `export`, `load`, `verify`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from lfm2_deploy.bundle import Bundle, open_bundle
+from lfm2_deploy.chat import ChatTemplate
+from lfm2_deploy.checkpoint import open_checkpoint
+from lfm2_deploy.compare.compare import Comparison, compare_runtimes
+from lfm2_deploy.contracts import Checkpoint, Progress, ignore_progress
+from lfm2_deploy.errors import BundleError
+from lfm2_deploy.generate import LanguageModel
+from lfm2_deploy.options import GenerationOptions
+from lfm2_deploy.registry import EXPORT_OPTIONS, EXPORTER, find_runtime, find_target
+from lfm2_deploy.tokenizer import Tokenizer
+
+
+def export(
+    model: str,
+    out: str | Path,
+    *,
+    target: str = "cpu",
+    precision: str = "int4",
+    context_length: int | None = None,
+    revision: str | None = None,
+    adapter: str | Path | None = None,
+    overwrite: bool = False,
+    progress: Progress = ignore_progress,
+) -> Bundle:
+    """Make a bundle from a checkpoint.
+
+    Args:
+        model: a local folder, a Hub id such as "LiquidAI/LFM2-350M", or
+            "synthetic:LFM2-350M" for random weights of that shape.
+        out: the folder to make.
+        target: where it will run.
+        precision: "fp32", "fp16", "int8" or "int4".
+        context_length: most tokens a row may hold; None for the model's, at most 32,768.
+        revision: branch, tag or commit of a Hub repository.
+        adapter: folder of a PEFT LoRA adapter to merge in.
+        overwrite: replace a bundle that is already at `out`.
+        progress: told of each step.
+
+    Raises:
+        Lfm2DeployError: in one line; nothing is left at `out`.
+    """
+    chosen = find_target(target)
+    checkpoint = open_checkpoint(model, revision=revision, adapter=adapter, progress=progress)
+    options = EXPORT_OPTIONS.load()(chosen, precision, context_length, overwrite)
+    bundle: Bundle = EXPORTER.load()(checkpoint, Path(out), options, progress)
+    return bundle
+
+
+def load(
+    bundle: str | Path | Bundle, *, runtime: str | None = None, threads: int | None = None
+) -> LanguageModel:
+    """Load a bundle for generation.
+
+    Args:
+        bundle: the folder, or the opened bundle.
+        runtime: which adapter runs it; None for the one it was made for.
+        threads: threads of one operator; None lets the runtime choose.
+
+    Raises:
+        BundleError: it is absent or damaged, or has no tokenizer.
+        RuntimeUnavailableError: the runtime is not installed.
+    """
+    opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
+    if not (opened.path / "tokenizer.json").is_file():
+        raise BundleError(
+            f"{opened.path} has no tokenizer.json, so it takes no text; "
+            "put the model's tokenizer.json into the checkpoint and export it again"
+        )
+    loaded = find_runtime(runtime or opened.manifest.runtime)(opened, threads=threads)
+    return LanguageModel(
+        loaded,
+        Tokenizer.from_folder(opened.path),
+        ChatTemplate.find(opened.path),
+        read_generation_defaults(opened.path),
+    )
+
+
+def read_generation_defaults(folder: Path) -> GenerationOptions:
+    """Options of a folder's generation_config.json; greedy where there is none.
+
+    Raises:
+        BundleError: the file is not readable JSON.
+    """
+    file = folder / "generation_config.json"
+    if not file.is_file():
+        return GenerationOptions()
+    try:
+        raw = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BundleError(f"{file} is not readable JSON ({error}); copy it again") from error
+    return GenerationOptions.from_generation_config(raw)
+
+
+def verify(
+    bundle: str | Path | Bundle,
+    checkpoint: Checkpoint,
+    rows: Sequence[Sequence[int]],
+    *,
+    greedy_tokens: int = 32,
+    threads: int | None = None,
+    progress: Progress = ignore_progress,
+) -> Comparison:
+    """Compare a bundle with the torch reference on the checkpoint it was made from.
+
+    Args:
+        bundle: the folder, or the opened bundle.
+        checkpoint: the weights.
+        rows: token ids to score, each row from an empty state.
+        greedy_tokens: how many tokens to generate greedily after the first row.
+        threads: threads of one operator; None lets the runtime choose.
+        progress: told of each step.
+    """
+    opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
+    reference = find_runtime("reference")(checkpoint, progress)
+    tested = find_runtime(opened.manifest.runtime)(opened, threads=threads)
+    return compare_runtimes(reference, tested, rows, greedy_tokens, progress)

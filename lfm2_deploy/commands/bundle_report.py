@@ -1,0 +1,178 @@
+"""`Bundle` -> what a person or a program reads about it."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from lfm2_deploy.bundle import Bundle, StoredTensor
+from lfm2_deploy.commands.console import (
+    format_bytes,
+    format_count,
+    note,
+    output,
+    print_facts,
+    print_table,
+    print_title,
+)
+from lfm2_deploy.commands.model_report import describe_origin, list_model_facts
+from lfm2_deploy.config import Lfm2Config
+from lfm2_deploy.states import StateSpec
+from lfm2_deploy.weights import list_weights
+
+_EXPERT = re.compile(r"\.experts\.\d+\.")
+
+
+@dataclass(frozen=True, slots=True)
+class PlanLine:
+    """Tensors stored alike for the same reason."""
+
+    bits: int
+    group: int
+    reason: str
+    tensors: int
+    parameters: int
+
+
+@dataclass(frozen=True, slots=True)
+class StateSizes:
+    """What a session keeps for one row, by kind."""
+
+    convolutions: int
+    caches: int
+    conv_bytes: int
+    cache_bytes_per_token: int
+
+
+def describe_bundle(bundle: Bundle) -> dict[str, Any]:
+    """The JSON object of a bundle."""
+    manifest = bundle.manifest
+    return {
+        "kind": "bundle",
+        "path": str(bundle.path),
+        "model": manifest.model,
+        "origin": asdict(manifest.origin),
+        "target": manifest.target,
+        "runtime": manifest.runtime,
+        "precision": manifest.precision,
+        "context_length": manifest.context_length,
+        "size_bytes": bundle.size_bytes,
+        "files": {name: asdict(record) for name, record in manifest.files.items()},
+        "states": asdict(measure_states(manifest.states)),
+        "plan": [asdict(line) for line in group_plan(bundle)],
+        "quantization": [asdict(tensor) for tensor in manifest.quantization],
+        "made_with": dict(manifest.made_with),
+        "config": asdict(bundle.config),
+    }
+
+
+def print_bundle(bundle: Bundle) -> None:
+    """Write what a bundle holds."""
+    manifest = bundle.manifest
+    print_title(manifest.model, f"{manifest.precision} for {manifest.target}")
+    made_with = ", ".join(f"{name} {version}" for name, version in manifest.made_with.items())
+    print_facts(
+        {
+            "path": str(bundle.path),
+            "from": describe_origin(manifest.origin),
+            "made with": made_with,
+            "runs on": f"runtime {manifest.runtime}",
+            "context": f"{manifest.context_length:,} tokens",
+            **list_model_facts(bundle.config),
+            "states": _summarize_states(measure_states(manifest.states)),
+        }
+    )
+    _print_files(bundle)
+    _print_plan(bundle)
+    for assumption in bundle.config.assumptions:
+        note(f"assumed: {assumption}")
+
+
+def print_tensors(bundle: Bundle) -> None:
+    """Write how each tensor is stored; a `*` stands for every expert of a layer."""
+    output().print()
+    print_title("Tensors")
+    rows = [
+        (tensor.name, str(tensor.bits), str(tensor.group or ""))
+        for tensor in bundle.manifest.quantization
+    ]
+    print_table(("name", ">bits", ">group"), rows)
+
+
+def measure_states(states: tuple[StateSpec, ...]) -> StateSizes:
+    """Count states, and the bytes they take in a row of one token more or less."""
+
+    def size(spec: StateSpec) -> int:
+        shape = spec.concrete_shape(batch_size=1, capacity=1)
+        return int(np.prod(shape)) * np.dtype(spec.dtype).itemsize
+
+    convolutions = [spec for spec in states if spec.kind == "conv"]
+    caches = [spec for spec in states if spec.kind != "conv"]
+    return StateSizes(
+        convolutions=len(convolutions),
+        caches=len(caches),
+        conv_bytes=sum(map(size, convolutions)),
+        cache_bytes_per_token=sum(map(size, caches)),
+    )
+
+
+def group_plan(bundle: Bundle) -> list[PlanLine]:
+    """The quantization plan by bits, group and reason; the most parameters first."""
+    sizes = _size_lines(bundle.config)
+    groups: dict[tuple[int, int, str], list[StoredTensor]] = defaultdict(list)
+    for tensor in bundle.manifest.quantization:
+        groups[tensor.bits, tensor.group, tensor.reason].append(tensor)
+    lines = [
+        PlanLine(
+            *key,
+            tensors=sum(sizes[tensor.name][0] for tensor in alike),
+            parameters=sum(sizes[tensor.name][1] for tensor in alike),
+        )
+        for key, alike in groups.items()
+    ]
+    return sorted(lines, key=lambda line: -line.parameters)
+
+
+def _size_lines(config: Lfm2Config) -> dict[str, tuple[int, int]]:
+    """A name in the plan, with `*` for experts -> its tensors and their numbers."""
+    sizes: dict[str, tuple[int, int]] = defaultdict(lambda: (0, 0))
+    for spec in list_weights(config):
+        name = _EXPERT.sub(".experts.*.", spec.name)
+        tensors, elements = sizes[name]
+        sizes[name] = (tensors + 1, elements + spec.num_elements)
+    return sizes
+
+
+def _summarize_states(sizes: StateSizes) -> str:
+    return (
+        f"{format_bytes(sizes.cache_bytes_per_token)} a token in {sizes.caches} keys and values, "
+        f"{format_bytes(sizes.conv_bytes)} in {sizes.convolutions} convolutions"
+    )
+
+
+def _print_files(bundle: Bundle) -> None:
+    output().print()
+    print_title("Files", format_bytes(bundle.size_bytes))
+    files = bundle.manifest.files
+    rows = [(name, format_bytes(files[name].size_bytes)) for name in sorted(files)]
+    print_table(("name", ">size"), rows)
+
+
+def _print_plan(bundle: Bundle) -> None:
+    output().print()
+    print_title("Weights", f"as --precision {bundle.manifest.precision} plans them")
+    rows = [
+        (
+            str(line.bits),
+            str(line.group or ""),
+            f"{line.tensors:,}",
+            format_count(line.parameters),
+            line.reason,
+        )
+        for line in group_plan(bundle)
+    ]
+    print_table((">bits", ">group", ">tensors", ">numbers", "because"), rows)

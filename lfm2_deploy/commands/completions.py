@@ -1,0 +1,104 @@
+"""`Completion`s -> what a person or a program reads about them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from lfm2_deploy.commands.console import make_table, notes, printable
+
+if TYPE_CHECKING:
+    from lfm2_deploy.generate import Completion
+    from lfm2_deploy.sampling import TokenLogprobs
+    from lfm2_deploy.tokenizer import Tokenizer
+
+
+def decode_rate(completion: Completion) -> float | None:
+    """Tokens a second after the first, which the prompt's own run gives; None if unknown."""
+    steps = len(completion.token_ids) - 1
+    if steps < 1 or completion.decode_seconds <= 0:
+        return None
+    return steps / completion.decode_seconds
+
+
+def prefill_rate(completion: Completion) -> float | None:
+    """Tokens of the prompt a second; None if unknown."""
+    seconds = completion.prefill_seconds
+    return completion.prompt_tokens / seconds if seconds > 0 else None
+
+
+def describe_completion(completion: Completion, tokenizer: Tokenizer) -> dict[str, Any]:
+    """The JSON object of one answer."""
+    logprobs = completion.logprobs
+    return {
+        "text": completion.text,
+        "token_ids": list(completion.token_ids),
+        "finish_reason": completion.finish_reason,
+        "stop": completion.stop,
+        "prompt_tokens": completion.prompt_tokens,
+        "logprobs": logprobs and [_describe_token(entry, tokenizer) for entry in logprobs],
+        "timings": {
+            "prefill_seconds": completion.prefill_seconds,
+            "decode_seconds": completion.decode_seconds,
+            "prefill_tokens_per_second": prefill_rate(completion),
+            "decode_tokens_per_second": decode_rate(completion),
+        },
+    }
+
+
+def _describe_token(entry: TokenLogprobs, tokenizer: Tokenizer) -> dict[str, Any]:
+    def describe(token_id: int, logprob: float) -> dict[str, Any]:
+        token = tokenizer.token_text(token_id)
+        return {"token_id": token_id, "token": token, "logprob": logprob}
+
+    top = [describe(token_id, logprob) for token_id, logprob in entry.top]
+    return {**describe(entry.token_id, entry.logprob), "top": top}
+
+
+def print_logprobs(entries: Sequence[TokenLogprobs], tokenizer: Tokenizer) -> None:
+    """A table on stderr: each token, how likely it was, and what else was likely."""
+    table = make_table("token", ">probability", "likeliest")
+    for entry in entries:
+        others = ", ".join(
+            f"{_show(tokenizer, token_id)} {_percent(logprob)}" for token_id, logprob in entry.top
+        )
+        table.add_row(_show(tokenizer, entry.token_id), _percent(entry.logprob), others)
+    notes().print(table)
+
+
+def _show(tokenizer: Tokenizer, token_id: int) -> str:
+    return printable(repr(tokenizer.token_text(token_id)))
+
+
+def _percent(logprob: float) -> str:
+    from math import exp
+
+    return f"{exp(logprob):.1%}"
+
+
+def summarize_speed(completions: Sequence[Completion]) -> str:
+    """One line about the work on a prompt, or on several run as one batch."""
+    # Of a batch, each row's seconds count the steps of all rows until it ended.
+    prompt = sum(c.prompt_tokens for c in completions)
+    answer = sum(len(c.token_ids) for c in completions)
+    before = max(c.prefill_seconds for c in completions)
+    after = max(c.decode_seconds for c in completions)
+    later = answer - len(completions)
+    parts = [f"prompt {_rate(prompt, prompt, before)}", f"answer {_rate(answer, later, after)}"]
+    if len(completions) == 1:
+        parts.append(f"ended by {_explain_end(completions[0])}")
+    return ", ".join(parts)
+
+
+def _rate(tokens: int, timed: int, seconds: float) -> str:
+    unit = "token" if tokens == 1 else "tokens"
+    rate = f" ({timed / seconds:.1f} a second)" if seconds > 0 and timed > 0 else ""
+    return f"{tokens:,} {unit} in {seconds:.2f} s{rate}"
+
+
+def _explain_end(completion: Completion) -> str:
+    if completion.stop is not None:
+        return f"stop text {completion.stop!r}"
+    return {"stop": "end of turn", "length": "length"}.get(
+        completion.finish_reason, completion.finish_reason
+    )

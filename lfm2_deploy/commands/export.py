@@ -1,0 +1,146 @@
+"""`lfm2-deploy export`: a checkpoint becomes a bundle."""
+
+from __future__ import annotations
+
+import re
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from lfm2_deploy.commands.console import (
+    format_bytes,
+    note,
+    print_facts,
+    print_json,
+    print_title,
+    show_progress,
+)
+from lfm2_deploy.commands.options import AsJson
+
+if TYPE_CHECKING:
+    from lfm2_deploy.bundle import Bundle
+
+Precision = Literal["fp32", "fp16", "int8", "int4"]
+
+# What makes a name awkward to type, such as the "@" of a synthetic model's seed.
+_AWKWARD = re.compile(r"[^\w.-]+")
+
+
+def export(
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL",
+            help="A checkpoint's folder, a Hub id such as LiquidAI/LFM2-350M, "
+            "or synthetic:NAME for random weights.",
+        ),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="OUT", help="The folder to make.", show_default="./MODEL-TARGET-PRECISION"
+        ),
+    ] = None,
+    target: Annotated[
+        str, typer.Option(metavar="NAME", help="Where it will run; `doctor` lists targets.")
+    ] = "cpu",
+    precision: Annotated[
+        Precision,
+        typer.Option(help="How weights are stored: int4 is smallest, fp32 is exact."),
+    ] = "int4",
+    context: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="Most tokens of a conversation.",
+            show_default="the model's, at most 32768",
+        ),
+    ] = None,
+    revision: Annotated[
+        str | None, typer.Option(metavar="REF", help="Branch, tag or commit of a Hub model.")
+    ] = None,
+    adapter: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="A PEFT LoRA adapter to merge in.")
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace a bundle that is already there.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Make a bundle: one folder with all that running a model needs.
+
+    \b
+    Examples:
+      lfm2-deploy export LiquidAI/LFM2-350M
+      lfm2-deploy export ./my-finetune ./my-bundle --precision int8 --context 4096
+    """
+    place = out or Path(_choose_name(model, adapter, target, precision))
+    started = time.monotonic()
+    with show_progress() as progress:
+        progress("starting", 0, 0)
+        from lfm2_deploy import api
+        from lfm2_deploy.bundle import check_destination
+
+        # A place that is taken should not cost a download first.
+        check_destination(place, overwrite)
+        bundle = api.export(
+            model,
+            place,
+            target=target,
+            precision=precision,
+            context_length=context,
+            revision=revision,
+            adapter=adapter,
+            overwrite=overwrite,
+            progress=progress,
+        )
+    _report(bundle, time.monotonic() - started, as_json)
+
+
+def _choose_name(model: str, adapter: Path | None, target: str, precision: str) -> str:
+    """`LiquidAI/LFM2-350M` -> `LFM2-350M-cpu-int4`."""
+    folder = Path(model).expanduser()
+    base = folder.resolve().name if folder.is_dir() else model.rpartition("/")[2]
+    base = base.removeprefix("synthetic:")
+    parts = [base, adapter.resolve().name if adapter else "", target, precision]
+    return _AWKWARD.sub("-", "-".join(part for part in parts if part))
+
+
+def _report(bundle: Bundle, seconds: float, as_json: bool) -> None:
+    for assumption in bundle.config.assumptions:
+        note(f"assumed: {assumption}")
+    if as_json:
+        print_json(_describe(bundle, seconds))
+        return
+    manifest = bundle.manifest
+    print_title(str(bundle.path), f"made in {seconds:.1f} s")
+    print_facts(
+        {
+            "model": manifest.model,
+            "size": format_bytes(bundle.size_bytes),
+            "precision": manifest.precision,
+            "target": manifest.target,
+            "context": f"{manifest.context_length:,} tokens",
+        }
+    )
+    if "tokenizer.json" in manifest.files:
+        note(f'next: lfm2-deploy generate {bundle.path} "Once upon a time"')
+    else:
+        note(f"next: lfm2-deploy verify {bundle.path} (it has no tokenizer, so it takes no text)")
+
+
+def _describe(bundle: Bundle, seconds: float) -> dict[str, Any]:
+    manifest = bundle.manifest
+    return {
+        "path": str(bundle.path),
+        "model": manifest.model,
+        "target": manifest.target,
+        "precision": manifest.precision,
+        "context_length": manifest.context_length,
+        "size_bytes": bundle.size_bytes,
+        "files": {name: record.size_bytes for name, record in manifest.files.items()},
+        "assumptions": list(bundle.config.assumptions),
+        "seconds": seconds,
+    }

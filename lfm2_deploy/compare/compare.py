@@ -1,0 +1,128 @@
+"""Run two runtimes over the same tokens and say how far apart they are."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from lfm2_deploy.compare.metrics import kl_divergence, negative_log_likelihood
+from lfm2_deploy.contracts import FloatArray, Progress, Runtime, ignore_progress
+from lfm2_deploy.errors import GenerationError
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """How a tested runtime differs from a reference.
+
+    Args:
+        positions: tokens compared.
+        max_error: largest difference of a logit.
+        scale: largest magnitude of a reference logit.
+        kld: mean KL(reference || tested), in nats.
+        kld_error: its standard error.
+        same_top: share of positions where both have the same likeliest token.
+        reference_perplexity: of the rows' own tokens; nan where a row has only one.
+        tested_perplexity: likewise.
+        greedy_tokens: how many greedy tokens were compared.
+        greedy_equal: how many agree before the first that differs.
+    """
+
+    positions: int
+    max_error: float
+    scale: float
+    kld: float
+    kld_error: float
+    same_top: float
+    reference_perplexity: float
+    tested_perplexity: float
+    greedy_tokens: int
+    greedy_equal: int
+
+
+def compare_runtimes(
+    reference: Runtime,
+    tested: Runtime,
+    rows: Sequence[Sequence[int]],
+    greedy_tokens: int = 32,
+    progress: Progress = ignore_progress,
+) -> Comparison:
+    """Score the rows with both, then generate greedily after the first row with both.
+
+    Args:
+        reference: the truth.
+        tested: what is compared with it.
+        rows: token ids, each row from an empty state.
+        greedy_tokens: how many tokens to generate; fewer where the context is shorter.
+        progress: told of each row.
+
+    Raises:
+        GenerationError: there are no rows, or the two have different vocabularies.
+    """
+    if not rows or not all(rows):
+        raise GenerationError("nothing to compare: give at least one row of tokens")
+    if reference.config.vocab_size != tested.config.vocab_size:
+        raise GenerationError(
+            f"vocabularies differ: {reference.config.vocab_size} and {tested.config.vocab_size}; "
+            "compare a bundle with the checkpoint it was made from"
+        )
+    totals = _Totals()
+    for done, row in enumerate(rows):
+        progress("comparing", done, len(rows))
+        totals.add(_score(reference, row), _score(tested, row), row)
+    room = min(reference.context_length, tested.context_length) - len(rows[0])
+    count = max(0, min(greedy_tokens, room))
+    ours, theirs = (_generate(runtime, rows[0], count) for runtime in (reference, tested))
+    equal = next((i for i, (a, b) in enumerate(zip(ours, theirs, strict=True)) if a != b), count)
+    progress("comparing", len(rows), len(rows))
+    return totals.summarize(count, equal)
+
+
+class _Totals:
+    def __init__(self) -> None:
+        self.kld: list[float] = []
+        self.same: list[bool] = []
+        self.likelihoods: tuple[list[float], list[float]] = ([], [])
+        self.max_error = self.scale = 0.0
+
+    def add(self, reference: FloatArray, tested: FloatArray, row: Sequence[int]) -> None:
+        self.kld += kl_divergence(reference, tested).tolist()
+        self.same += (reference.argmax(-1) == tested.argmax(-1)).tolist()
+        self.max_error = max(self.max_error, float(np.abs(reference - tested).max()))
+        self.scale = max(self.scale, float(np.abs(reference).max()))
+        targets = np.array(row[1:], np.int64)
+        for logits, total in zip((reference, tested), self.likelihoods, strict=True):
+            total += negative_log_likelihood(logits[:-1], targets).tolist()
+
+    def summarize(self, greedy_tokens: int, greedy_equal: int) -> Comparison:
+        count = len(self.kld)
+        perplexities = [
+            math.exp(sum(part) / len(part)) if part else math.nan for part in self.likelihoods
+        ]
+        return Comparison(
+            positions=count,
+            max_error=self.max_error,
+            scale=self.scale,
+            kld=float(np.mean(self.kld)),
+            kld_error=float(np.std(self.kld) / math.sqrt(count)),
+            same_top=float(np.mean(self.same)),
+            reference_perplexity=perplexities[0],
+            tested_perplexity=perplexities[1],
+            greedy_tokens=greedy_tokens,
+            greedy_equal=greedy_equal,
+        )
+
+
+def _score(runtime: Runtime, row: Sequence[int]) -> FloatArray:
+    return runtime.open(1, len(row)).score([row])[0]
+
+
+def _generate(runtime: Runtime, row: Sequence[int], count: int) -> list[int]:
+    session = runtime.open(1, len(row) + count)
+    logits, tokens = session.prefill([row]), []
+    for _ in range(count):
+        tokens.append(int(logits[0].argmax()))
+        logits = session.decode([tokens[-1]])
+    return tokens
