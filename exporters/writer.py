@@ -6,11 +6,12 @@ jobs write straight to it, in any order, and memory holds only the jobs under wa
 
 from __future__ import annotations
 
-import os
 import shutil
+import threading
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import onnx_ir as ir
@@ -73,7 +74,7 @@ def write_weights(
         )
     with path.open("wb") as file, ThreadPoolExecutor(_WORKERS) as pool:
         file.truncate(size)
-        writer = _Writer(book, offsets, checkpoint, file.fileno())
+        writer = _Writer(book, offsets, checkpoint, file)
         futures = [pool.submit(writer.run, job) for job in book.jobs]
         try:
             for done, future in enumerate(as_completed(futures), 1):
@@ -86,9 +87,11 @@ def write_weights(
 
 class _Writer:
     def __init__(
-        self, book: WeightBook, offsets: Mapping[str, int], checkpoint: Checkpoint, fd: int
+        self, book: WeightBook, offsets: Mapping[str, int], checkpoint: Checkpoint, file: BinaryIO
     ) -> None:
-        self.book, self.offsets, self.checkpoint, self.fd = book, offsets, checkpoint, fd
+        self.book, self.offsets, self.checkpoint, self.file = book, offsets, checkpoint, file
+        # Windows has no pwrite: seeking and writing belong together.
+        self.lock = threading.Lock()
 
     def run(self, job: WeightJob) -> None:
         arrays = job.encode(*(self.checkpoint.read(name) for name in job.sources))
@@ -106,7 +109,6 @@ class _Writer:
             )
         data = np.ascontiguousarray(array)
         offset = self.offsets[name] + (index or 0) * data.nbytes
-        view = memoryview(data.data).cast("B")
-        while view:
-            written = os.pwrite(self.fd, view, offset)
-            view, offset = view[written:], offset + written
+        with self.lock:
+            self.file.seek(offset)
+            self.file.write(data.data)

@@ -15,7 +15,7 @@ import typer
 
 from lfm2_deploy.commands import options
 from lfm2_deploy.commands.completions import decode_rate
-from lfm2_deploy.commands.console import note, notes, write_text
+from lfm2_deploy.commands.console import format_seconds, note, notes, write_text
 from lfm2_deploy.commands.conversation import Conversation
 from lfm2_deploy.commands.failures import ERROR, print_error
 from lfm2_deploy.errors import ContextOverflowError, Lfm2DeployError, TemplateError
@@ -182,8 +182,8 @@ class _Talk:
         limit = self._conversation.model.runtime.context_length
         parts = [
             f"{len(answer.token_ids)} tokens",
-            "" if rate is None else f"{rate:.1f} tok/s",
-            f"first after {answer.prefill_seconds:.2f} s",
+            "" if rate is None else f"{rate:,.1f} tok/s",
+            f"first after {format_seconds(answer.prefill_seconds)}",
             f"context {answer.prompt_tokens + len(answer.token_ids):,} of {limit:,}",
             {"length": "cut at its limit", "cancelled": "stopped"}.get(answer.finish_reason, ""),
         ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from lfm2_deploy.commands.console import make_table, notes, printable
+from lfm2_deploy.commands.console import format_seconds, notes, print_table, printable
 
 if TYPE_CHECKING:
     from lfm2_deploy.generate import Completion
@@ -57,13 +57,11 @@ def _describe_token(entry: TokenLogprobs, tokenizer: Tokenizer) -> dict[str, Any
 
 def print_logprobs(entries: Sequence[TokenLogprobs], tokenizer: Tokenizer) -> None:
     """A table on stderr: each token, how likely it was, and what else was likely."""
-    table = make_table("token", ">probability", "likeliest")
+    rows = []
     for entry in entries:
-        others = ", ".join(
-            f"{_show(tokenizer, token_id)} {_percent(logprob)}" for token_id, logprob in entry.top
-        )
-        table.add_row(_show(tokenizer, entry.token_id), _percent(entry.logprob), others)
-    notes().print(table)
+        others = (f"{_show(tokenizer, i)} {_percent(logprob)}" for i, logprob in entry.top)
+        rows.append((_show(tokenizer, entry.token_id), _percent(entry.logprob), ", ".join(others)))
+    print_table(("token", ">probability", "likeliest"), rows, notes())
 
 
 def _show(tokenizer: Tokenizer, token_id: int) -> str:
@@ -92,13 +90,13 @@ def summarize_speed(completions: Sequence[Completion]) -> str:
 
 def _rate(tokens: int, timed: int, seconds: float) -> str:
     unit = "token" if tokens == 1 else "tokens"
-    rate = f" ({timed / seconds:.1f} a second)" if seconds > 0 and timed > 0 else ""
-    return f"{tokens:,} {unit} in {seconds:.2f} s{rate}"
+    rate = f" ({timed / seconds:,.1f} tok/s)" if seconds > 0 and timed > 0 else ""
+    return f"{tokens:,} {unit} in {format_seconds(seconds)}{rate}"
 
 
 def _explain_end(completion: Completion) -> str:
     if completion.stop is not None:
         return f"stop text {completion.stop!r}"
-    return {"stop": "end of turn", "length": "length"}.get(
+    return {"stop": "end of turn", "length": "the limit of its length"}.get(
         completion.finish_reason, completion.finish_reason
     )

@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from rich import progress as rich_progress
+from rich.cells import cell_len
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:  # it imports numpy, which `--help` must not wait for
@@ -25,8 +25,12 @@ if TYPE_CHECKING:  # it imports numpy, which `--help` must not wait for
 _PLAIN_WIDTH = 160
 # During a download the screen belongs to huggingface_hub's own bars.
 _DOWNLOAD = "download"
-_CONTROLS = {c: "\N{REPLACEMENT CHARACTER}" for c in (*range(32), *range(127, 160))}
-_CONTROLS = {code: mark for code, mark in _CONTROLS.items() if chr(code) not in "\n\t"}
+# Stages too common to be worth a line in a log.
+_UNTOLD = {"starting", "loading"}
+_SCALES = ((1e9, "B"), (1e6, "M"), (1e3, "k"))
+_CONTROLS = dict.fromkeys(
+    {*range(32), *range(127, 160)} - {ord("\n"), ord("\t")}, "\N{REPLACEMENT CHARACTER}"
+)
 
 
 def output() -> Console:
@@ -81,31 +85,37 @@ def print_title(title: str, remark: str = "") -> None:
 
 def print_facts(facts: Mapping[str, str | Text]) -> None:
     """Write what is known, one labelled line each."""
-    grid = Table.grid(padding=(0, 2))
-    grid.add_column(style="dim", no_wrap=True)
-    grid.add_column(overflow="fold")
+    width = max(map(len, facts))
     for label, value in facts.items():
-        grid.add_row(f"  {label}", value)
-    output().print(grid)
+        line = Text.assemble((f"  {label:<{width}}  ", "dim"), value)
+        output().print(line, soft_wrap=True)
 
 
-def make_table(*columns: str) -> Table:
-    """A table without lines; a name that begins with ">" is a column of numbers."""
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
-    for name in columns:
-        numeric = name.startswith(">")
-        table.add_column(
-            name.removeprefix(">"), justify="right" if numeric else "left", overflow="fold"
-        )
-    return table
+def print_table(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], console: Console | None = None
+) -> None:
+    """Write rows under their headings, without lines or trailing spaces.
+
+    Args:
+        columns: headings; one that begins with ">" is of numbers, aligned right.
+        rows: as many cells each.
+        console: stdout's when None.
+    """
+    console = console or output()
+    headings = [name.removeprefix(">") for name in columns]
+    widths = [max(map(cell_len, cells)) for cells in zip(headings, *rows, strict=True)]
+    for number, cells in enumerate([headings, *rows]):
+        parts = [
+            _pad(cell, width, right=name.startswith(">"))
+            for cell, width, name in zip(cells, widths, columns, strict=True)
+        ]
+        style = "dim" if number == 0 else ""
+        console.print(Text(f"  {'  '.join(parts).rstrip()}", style=style), soft_wrap=True)
 
 
-def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Write rows under their headings, indented as facts are."""
-    table = make_table("", *columns)
-    for row in rows:
-        table.add_row("", *row)
-    output().print(table)
+def _pad(cell: str, width: int, right: bool) -> str:
+    space = " " * (width - cell_len(cell))
+    return space + cell if right else cell + space
 
 
 def format_bytes(size: int) -> str:
@@ -119,12 +129,17 @@ def format_bytes(size: int) -> str:
     return f"{value:.3g} {unit}"
 
 
+def format_seconds(seconds: float) -> str:
+    """0.0123 -> "12.3 ms"; from a tenth of a second, in seconds."""
+    return f"{seconds * 1000:.1f} ms" if seconds < 0.1 else f"{seconds:.2f} s"
+
+
 def format_count(count: int) -> str:
     """1234567 -> "1.23 M"; below ten thousand, every digit."""
     if count < 10_000:
         return f"{count:,}"
-    value, unit = (count / 1e9, "B") if count >= 999.5e6 else (count / 1e6, "M")
-    return f"{value:.3g} {unit}"
+    scale, unit = next(pair for pair in _SCALES if count >= 0.9995 * pair[0])
+    return f"{count / scale:.3g} {unit}"
 
 
 @contextmanager
@@ -161,7 +176,7 @@ class _Lines:
     def __call__(self, what: str, done: int, total: int) -> None:
         stage = name_stage(what)
         finished = 0 < total <= done
-        if stage not in self._seen and not finished:
+        if stage not in self._seen | _UNTOLD and not finished:
             note(f"{stage} ...")
         self._seen.add(stage)
 

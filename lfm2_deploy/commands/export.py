@@ -48,7 +48,9 @@ def export(
     ] = "cpu",
     precision: Annotated[
         Precision,
-        typer.Option(help="How weights are stored: int4 is smallest, fp32 is exact."),
+        typer.Option(
+            metavar="NAME", help="How weights are stored: fp32 (exact), fp16, int8 or int4 (small)."
+        ),
     ] = "int4",
     context: Annotated[
         int | None,

@@ -36,7 +36,9 @@ class CommandGroup(TyperGroup):
         self,
         args: Sequence[str] | None = None,
         prog_name: str | None = None,
+        complete_var: str | None = None,
         standalone_mode: bool = True,
+        windows_expand_args: bool = True,
         **extra: Any,
     ) -> int:
         """Run a command line.
@@ -44,7 +46,9 @@ class CommandGroup(TyperGroup):
         Args:
             args: the words after the program's name; those of this process when None.
             prog_name: how usage lines name the program.
+            complete_var: not used; there is no shell completion.
             standalone_mode: exit with the code instead of returning it.
+            windows_expand_args: not used; a prompt's `*` and `?` are left alone.
             **extra: settings of the context.
         """
         words = list(sys.argv[1:] if args is None else args)
@@ -112,7 +116,9 @@ def _report(error: Exception) -> int:
 def _explain_usage(error: Exception, message: str) -> str:
     context = getattr(error, "ctx", None)
     path = PROGRAM if context is None else context.command_path
-    return f"{message.rstrip('.')}; see {path} --help"
+    # What typer puts in front of a message that is a sentence already.
+    message = message.removeprefix("Invalid value: ").replace("Value error, ", "").rstrip(".?")
+    return f"{message}; see {path} --help"
 
 
 def _discard_stdout() -> None:

@@ -48,7 +48,7 @@ def generate(
     bundle: options.BundlePath,
     prompt: Annotated[
         list[str] | None,
-        typer.Argument(metavar="PROMPT...", help='Text to continue; "-" reads it from stdin.'),
+        typer.Argument(metavar="PROMPT", help='Text to continue; "-" reads it from stdin.'),
     ] = None,
     prompts_file: Annotated[
         Path | None,

@@ -8,7 +8,7 @@ from typing import Any
 from rich.text import Text
 
 from lfm2_deploy.commands.console import format_count, note, print_facts, print_title
-from lfm2_deploy.config import Lfm2Config
+from lfm2_deploy.config import Lfm2Config, MoeConfig
 from lfm2_deploy.contracts import Origin
 from lfm2_deploy.weights import list_weights
 
@@ -36,11 +36,12 @@ def print_model(config: Lfm2Config, origin: Origin) -> None:
 def list_model_facts(config: Lfm2Config) -> dict[str, str | Text]:
     """What a reader wants to know of an architecture, by label."""
     heads = f"{config.num_attention_heads} of {config.head_dim}"
-    facts: dict[str, str | Text] = {
+    return {
         "parameters": _describe_parameters(config),
         "layers": draw_layers(config),
         "": f"{len(config.conv_layers)} short convolutions (c), "
         f"{len(config.attention_layers)} attentions (A)",
+        **({} if config.moe is None else {"experts": _describe_experts(config.moe)}),
         "width": f"{config.hidden_size:,}, feed-forward {config.intermediate_size:,}",
         "attention": f"{heads}, {config.num_key_value_heads} for keys and values",
         "convolution": f"over {config.conv_L_cache} tokens",
@@ -48,13 +49,13 @@ def list_model_facts(config: Lfm2Config) -> dict[str, str | Text]:
         + (", one matrix in and out" if config.tie_word_embeddings else ""),
         "positions": f"{config.max_position_embeddings:,}",
     }
-    if config.moe is not None:
-        first = config.moe.num_dense_layers
-        facts["experts"] = (
-            f"{config.moe.num_experts} of width {config.moe.moe_intermediate_size:,}, "
-            f"{config.moe.num_experts_per_tok} run for each token, from layer {first} on"
-        )
-    return facts
+
+
+def _describe_experts(moe: MoeConfig) -> str:
+    return (
+        f"{moe.num_experts} of width {moe.moe_intermediate_size:,}, {moe.num_experts_per_tok} "
+        f"run for each token, from layer {moe.num_dense_layers} on"
+    )
 
 
 def describe_kind(config: Lfm2Config) -> str:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lfm2_deploy.commands.console import show_progress
+
 if TYPE_CHECKING:
     from lfm2_deploy.generate import LanguageModel, Prompt
 
@@ -46,9 +47,7 @@ Stop = Annotated[
 ]
 IgnoreEos = Annotated[
     bool,
-    typer.Option(
-        "--ignore-eos", help="Go on after end-of-turn tokens.", rich_help_panel=_ENDING
-    ),
+    typer.Option("--ignore-eos", help="Go on after end-of-turn tokens.", rich_help_panel=_ENDING),
 ]
 Temperature = Annotated[
     float | None,
@@ -86,9 +85,7 @@ RepetitionPenalty = Annotated[
 ]
 Seed = Annotated[
     int | None,
-    typer.Option(
-        metavar="N", help="Makes random choices repeatable.", rich_help_panel=_CHOOSING
-    ),
+    typer.Option(metavar="N", help="Makes random choices repeatable.", rich_help_panel=_CHOOSING),
 ]
 Greedy = Annotated[
     bool,

@@ -71,11 +71,12 @@ def verify(
     threads: Threads = None,
     as_json: AsJson = False,
 ) -> None:
-    """Compare a bundle with the torch model it was made from, and fail if it is far off.
+    """Compare a bundle with the torch model it was made from.
 
-    An fp32 bundle passes if its largest logit error is at most 0.0001 of the largest
-    logit and all greedy tokens are equal. Others pass by their KL divergence: at most
-    0.001 for fp16, 0.05 for int8 and 0.5 for int4.
+    The exit code is 1 if it is too far off. An fp32 bundle passes if its largest
+    logit error is at most 0.0001 of the largest logit and all greedy tokens are
+    equal. Others pass by their KL divergence: at most 0.001 for fp16, 0.05 for
+    int8 and 0.5 for int4.
 
     \b
     Examples:
@@ -136,8 +137,8 @@ def list_comparison_facts(comparison: Comparison) -> dict[str, str | Text]:
     return {
         "KL divergence": kld,
         "same top token": f"{comparison.same_top:.1%} of {comparison.positions:,} positions",
-        "logit error": f"{relative:.1e} of the largest, at most",
-        "perplexity": f"{after:.4g}, the reference's {before:.4g}",
+        "logit error": f"up to {relative:.1e} of the largest logit",
+        "perplexity": f"{after:.4g} (reference {before:.4g})",
         "greedy tokens": f"{comparison.greedy_equal} of {comparison.greedy_tokens} equal",
     }
 

@@ -1,0 +1,76 @@
+"""The command line: which commands there are. What they do is in `commands`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from io import TextIOWrapper
+from typing import Annotated
+
+import typer
+
+from lfm2_deploy.commands.chat import chat
+from lfm2_deploy.commands.demo import demo
+from lfm2_deploy.commands.doctor import doctor
+from lfm2_deploy.commands.export import export
+from lfm2_deploy.commands.failures import PROGRAM, CommandGroup
+from lfm2_deploy.commands.generate import generate
+from lfm2_deploy.commands.inspect import inspect
+from lfm2_deploy.commands.verify import verify
+
+app = typer.Typer(
+    cls=CommandGroup,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # plain help is shorter, and as readable in a file
+)
+for command in (demo, export, generate, chat, inspect, verify, doctor):
+    app.command()(command)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        print(f"{PROGRAM} {version(PROGRAM)}")
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def start(
+    context: typer.Context,
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Print the version.", callback=_print_version, is_eager=True
+        ),
+    ] = False,
+) -> None:
+    """Export Liquid AI's LFM2 models and run them on laptops.
+
+    \b
+    Start here:
+      lfm2-deploy demo                          the whole way on a small model, offline
+      lfm2-deploy export LiquidAI/LFM2-350M     make a bundle of a model on the Hub
+      lfm2-deploy chat ./LFM2-350M-cpu-int4     talk with it
+
+    Results go to stdout, progress and errors to stderr. Exit codes: 0 done, 1 error,
+    2 wrong usage, 3 a bug, 130 interrupted.
+    """
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+
+
+def main() -> int:
+    """Run the command line of this process; return its exit code."""
+    # torch's threads wait by spinning, which is very slow where others use the cores.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    for stream, errors in (
+        (sys.stdin, "surrogateescape"),
+        (sys.stdout, "replace"),
+        (sys.stderr, "replace"),
+    ):
+        # A character that a terminal's encoding lacks must not end the program.
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors=errors)
+    return app(prog_name=PROGRAM, standalone_mode=False) or 0

@@ -1,0 +1,85 @@
+"""The demo model's bundle: where it lies, and whether the one there is still good."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from hashlib import sha256
+from importlib.metadata import version
+from pathlib import Path
+
+from lfm2_deploy.bundle import MANIFEST, Bundle, open_bundle
+from lfm2_deploy.contracts import Progress
+from lfm2_deploy.demo import DEMO_MODEL
+from lfm2_deploy.errors import BundleError
+
+# Beside the manifest, written last: the hash of the checkpoint the bundle was made from.
+_SOURCE = "demo_source.json"
+
+
+def find_demo_bundle(out: Path | None, precision: str, fresh: bool) -> Bundle | None:
+    """The demo model's bundle that an earlier call made, if it is still good.
+
+    Args:
+        out: its folder; one in the user's cache when None.
+        precision: as `export` takes it.
+        fresh: find none, so that it is made again.
+    """
+    place = _choose_place(out, precision)
+    try:
+        source = json.loads((place / _SOURCE).read_text(encoding="utf-8"))
+        bundle = open_bundle(place)
+    except (OSError, ValueError, BundleError):
+        return None
+    good = (
+        not fresh
+        and source == _describe_source()
+        and bundle.manifest.precision == precision
+        and bundle.manifest.made_with.get("lfm2-deploy") == version("lfm2-deploy")
+    )
+    return bundle if good else None
+
+
+def make_demo_bundle(out: Path | None, precision: str, fresh: bool, progress: Progress) -> Bundle:
+    """Export the demo model; see `find_demo_bundle` for the arguments.
+
+    Raises:
+        Lfm2DeployError: it cannot be made, or `out` holds another bundle and not `fresh`.
+    """
+    from lfm2_deploy.api import export
+
+    place = _choose_place(out, precision)
+    if out is not None and not fresh and (out / MANIFEST).exists():
+        raise BundleError(
+            f"{out} holds another bundle, or one of another model or version: "
+            "pass --fresh to replace it, or another --out"
+        )
+    bundle = export(str(DEMO_MODEL), place, precision=precision, overwrite=True, progress=progress)
+    (place / _SOURCE).write_text(json.dumps(_describe_source()) + "\n", encoding="utf-8")
+    return bundle
+
+
+def _choose_place(out: Path | None, precision: str) -> Path:
+    return out or find_cache() / f"demo-{precision}"
+
+
+def _describe_source() -> dict[str, str]:
+    return {"checkpoint_sha256": hash_demo_model()}
+
+
+def find_cache() -> Path:
+    """The folder for what this package can make again."""
+    if sys.platform == "win32":
+        base = os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local"
+    else:
+        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "lfm2-deploy"
+
+
+def hash_demo_model() -> str:
+    """sha256 over every file of the demo model, in order of their names."""
+    total = sha256()
+    for file in sorted(DEMO_MODEL.iterdir()):
+        total.update(sha256(file.read_bytes()).digest())
+    return total.hexdigest()
