@@ -75,10 +75,11 @@ def load(
             "put the model's tokenizer.json into the checkpoint and export it again"
         )
     loaded = find_runtime(runtime or opened.manifest.runtime)(opened, threads=threads)
+    tokenizer = Tokenizer.from_folder(opened.path)
     return LanguageModel(
         loaded,
-        Tokenizer.from_folder(opened.path),
-        ChatTemplate.find(opened.path),
+        tokenizer,
+        ChatTemplate.find(opened.path, tokenizer.special_tokens),
         read_generation_defaults(opened.path),
     )
 

@@ -231,7 +231,7 @@ def _ask_on_stderr() -> str:
 
 
 def _style_prompt() -> str:
-    if notes().no_color:
+    if notes().no_color or notes().color_system is None:
         return _PROMPT
     # \1 and \2 tell readline which characters take no room.
     return f"\1\033[1;36m\2{_PROMPT}\1\033[0m\2" if "readline" in sys.modules else _PROMPT

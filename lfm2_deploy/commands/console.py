@@ -46,7 +46,14 @@ def notes() -> Console:
 def _make_console(to_stderr: bool) -> Console:
     stream = sys.stderr if to_stderr else sys.stdout
     width = None if stream.isatty() else _PLAIN_WIDTH
-    return Console(stderr=to_stderr, width=width, markup=False, highlight=False, emoji=False)
+    return _Console(stderr=to_stderr, width=width, markup=False, highlight=False, emoji=False)
+
+
+class _Console(Console):
+    """A console that leaves it to `failures` to notice that nobody reads any more."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
 
 
 def note(text: str) -> None:

@@ -99,7 +99,6 @@ def find_conflicts(distributions: Mapping[str, list[str]]) -> list[str]:
     Args:
         distributions: import name -> packages, as `packages_distributions` gives them.
     """
-    # onnxruntime-genai only depends on it, and is listed for no file of its own there.
     providers = sorted({name.lower() for name in distributions.get(_SHARED_IMPORT, [])})
     return providers if len(providers) > 1 else []
 

@@ -1,0 +1,65 @@
+"""What the command line says of itself, and what it costs to ask."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+
+import pytest
+
+COMMANDS = ("demo", "export", "generate", "chat", "inspect", "verify", "doctor")
+HEAVY = ("torch", "onnx", "onnxruntime", "numpy", "tokenizers", "jinja2", "transformers")
+
+
+@pytest.mark.parametrize("words", [["--help"], ["export", "--help"], ["generate"], ["--version"]])
+def test_asking_for_help_loads_nothing_heavy(words: list[str]) -> None:
+    script = (
+        "import sys; from lfm2_deploy.cli import app; "
+        f"app({words!r}, standalone_mode=False); "
+        f"print([name for name in {HEAVY!r} if name in sys.modules], file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.stderr.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_of_a_command_shows_an_example(run: Callable, command: str) -> None:
+    result = run(command, "--help")
+    assert result.exit_code == 0
+    assert "Examples:\n" in result.stdout
+    assert f"lfm2-deploy {command}" in result.stdout.partition("Examples:")[2]
+
+
+def test_no_command_prints_help(run: Callable) -> None:
+    result = run()
+    assert result.exit_code == 0
+    assert all(f"  {command} " in result.stdout for command in COMMANDS)
+
+
+def test_version_is_the_packages(run: Callable) -> None:
+    assert run("--version").stdout == f"lfm2-deploy {version('lfm2-deploy')}\n"
+
+
+def test_misspelt_command_suggests_the_right_one(run: Callable, fails: Callable) -> None:
+    fails(run("exprt", "x"), "'exprt'", "'export'", code=2)
+
+
+def test_missing_argument_names_it_and_the_help(run: Callable, fails: Callable) -> None:
+    fails(run("export"), "MODEL", "lfm2-deploy export --help", code=2)
+
+
+def test_unknown_option_names_it(run: Callable, fails: Callable) -> None:
+    fails(run("doctor", "--nope"), "--nope", code=2)
+
+
+def test_reader_that_goes_away_ends_it_silently(program: Sequence[str], bundle: object) -> None:
+    words = [*program, "generate", str(bundle), "A", "--max-new-tokens", "900", "--ignore-eos"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.read(5)
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait() == 141

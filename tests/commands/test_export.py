@@ -1,0 +1,99 @@
+"""`lfm2-deploy export`."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+from lfm2_deploy.commands.export import _choose_name
+from lfm2_deploy.demo import DEMO_MODEL
+
+
+def test_export_prints_place_size_and_precision(
+    run: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = run("export", "synthetic:tiny-dense", "--precision", "int8", "--context", "64")
+    assert result.exit_code == 0
+    place = tmp_path / "tiny-dense-cpu-int8"
+    assert (place / "manifest.json").is_file()
+    assert result.stdout.startswith("tiny-dense-cpu-int8  made in ")
+    for fact in ("int8", "64 tokens", " kB"):
+        assert fact in result.stdout
+    assert "next: lfm2-deploy verify tiny-dense-cpu-int8" in result.stderr
+
+
+def test_json_is_one_object(run: Callable, tmp_path: Path) -> None:
+    result = run("export", "synthetic:tiny-dense", tmp_path / "out", "--json")
+    record = json.loads(result.stdout)
+    assert record["path"] == str(tmp_path / "out")
+    assert record["precision"] == "int4"
+    assert record["size_bytes"] == sum(record["files"].values())
+
+
+def test_place_that_holds_a_bundle_is_refused(
+    run: Callable, fails: Callable, bundle: Path
+) -> None:
+    fails(run("export", DEMO_MODEL, bundle), str(bundle), "--overwrite")
+
+
+def test_taken_place_is_refused_before_the_model_is_looked_for(
+    run: Callable, fails: Callable, bundle: Path
+) -> None:
+    fails(run("export", "no-such/model", bundle), "--overwrite")
+
+
+def test_unknown_precision_lists_the_known(run: Callable, fails: Callable) -> None:
+    result = run("export", "synthetic:tiny-dense", "--precision", "int3")
+    fails(result, "'int3'", "int4", "lfm2-deploy export --help", code=2)
+
+
+def test_unknown_target_lists_the_known(run: Callable, fails: Callable, tmp_path: Path) -> None:
+    result = run("export", "synthetic:tiny-dense", tmp_path / "x", "--target", "toaster")
+    fails(result, "'toaster'", "cpu")
+
+
+def test_unknown_model_lists_the_forms(run: Callable, fails: Callable, tmp_path: Path) -> None:
+    fails(run("export", "nothing-here", tmp_path / "x"), "nothing-here", "synthetic:")
+
+
+def test_impossible_context_leaves_nothing(run: Callable, fails: Callable, tmp_path: Path) -> None:
+    result = run("export", "synthetic:tiny-dense", tmp_path / "x", "--context", "0")
+    fails(result, "--context 0")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="interrupts differ")
+def test_interrupt_is_quiet_and_leaves_nothing(program: Sequence[str], tmp_path: Path) -> None:
+    words = [*program, "export", "synthetic:LFM2-1.2B", str(tmp_path / "big")]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        deadline = time.monotonic() + 60
+        while not any(tmp_path.glob(".big.partial-*")) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert out == b""
+    assert all(line.endswith(b" ...") for line in err.splitlines())
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("model", "adapter", "name"),
+    [
+        ("LiquidAI/LFM2-350M", None, "LFM2-350M-cpu-int4"),
+        ("synthetic:tiny-moe@7", None, "tiny-moe-7-cpu-int4"),
+        (str(DEMO_MODEL), Path("some/lora"), "model-lora-cpu-int4"),
+    ],
+)
+def test_default_name_tells_model_target_and_precision(
+    model: str, adapter: Path | None, name: str
+) -> None:
+    assert _choose_name(model, adapter, "cpu", "int4") == name

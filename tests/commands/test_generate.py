@@ -1,0 +1,155 @@
+"""`lfm2-deploy generate`."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+PROMPT = "My fellow Americans,"
+SHORT = ("--greedy", "--max-new-tokens", "8", "--threads", "1")
+
+
+def test_stdout_is_the_text_and_nothing_else(run: Callable, bundle: Path) -> None:
+    plain = run("generate", bundle, PROMPT, *SHORT)
+    record = json.loads(run("generate", bundle, PROMPT, *SHORT, "--json").stdout)
+    assert plain.exit_code == 0
+    assert plain.stdout == record["text"] + "\n"
+    assert plain.stderr == ""
+
+
+def test_text_is_the_same_without_streaming(run: Callable, bundle: Path) -> None:
+    streamed = run("generate", bundle, PROMPT, *SHORT)
+    assert run("generate", bundle, PROMPT, *SHORT, "--no-stream").stdout == streamed.stdout
+
+
+def test_json_tells_tokens_reason_logprobs_and_times(run: Callable, bundle: Path) -> None:
+    record = json.loads(run("generate", bundle, PROMPT, *SHORT, "--logprobs", "2", "--json").stdout)
+    assert len(record["token_ids"]) == 8
+    assert record["finish_reason"] == "length"
+    assert record["prompt_tokens"] > 1
+    assert record["timings"]["decode_tokens_per_second"] > 0
+    first = record["logprobs"][0]
+    assert first["token_id"] == record["token_ids"][0] == first["top"][0]["token_id"]
+    assert len(first["top"]) == 2
+
+
+def test_prompt_is_read_from_stdin_without_its_last_newline(run: Callable, bundle: Path) -> None:
+    given = run("generate", bundle, PROMPT, *SHORT)
+    assert run("generate", bundle, "-", *SHORT, stdin=PROMPT + "\n").stdout == given.stdout
+
+
+def test_several_prompts_answer_as_each_alone(run: Callable, bundle: Path) -> None:
+    prompts = (PROMPT, "In the beginning")
+    alone = [run("generate", bundle, prompt, *SHORT).stdout for prompt in prompts]
+    together = run("generate", bundle, *prompts, *SHORT).stdout
+    assert together == f"--- 1 of 2: {prompts[0]}\n{alone[0]}--- 2 of 2: {prompts[1]}\n{alone[1]}"
+
+
+def test_prompts_of_a_file_are_a_list_in_json(
+    run: Callable, bundle: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "prompts.txt"
+    file.write_text(f"{PROMPT}\n\nIn the beginning\n", encoding="utf-8")
+    record = json.loads(run("generate", bundle, "--prompts-file", file, *SHORT, "--json").stdout)
+    assert len(record["completions"]) == 2
+    file.write_text(PROMPT, encoding="utf-8")
+    record = json.loads(run("generate", bundle, "--prompts-file", file, *SHORT, "--json").stdout)
+    assert len(record["completions"]) == 1
+
+
+def test_chat_renders_the_template(run: Callable, bundle: Path) -> None:
+    words = ("generate", bundle, "Hello", *SHORT, "--json")
+    plain, chat, system = (
+        json.loads(run(*words, *more).stdout)["prompt_tokens"]
+        for more in ((), ("--chat",), ("--chat", "--system", "Be kind."))
+    )
+    assert plain < chat < system
+
+
+def test_stats_and_logprobs_go_to_stderr(run: Callable, bundle: Path) -> None:
+    result = run("generate", bundle, PROMPT, *SHORT, "--stats", "--logprobs", "1")
+    assert "tok/s" in result.stderr
+    assert "probability" in result.stderr
+    assert result.stdout == run("generate", bundle, PROMPT, *SHORT).stdout
+
+
+def test_stop_text_ends_before_it(run: Callable, bundle: Path) -> None:
+    text = json.loads(run("generate", bundle, PROMPT, *SHORT, "--json").stdout)["text"]
+    stop = text.strip().split()[1]
+    record = json.loads(run("generate", bundle, PROMPT, *SHORT, "--stop", stop, "--json").stdout)
+    assert record["stop"] == stop
+    assert record["text"] == text.partition(stop)[0]
+
+
+def test_same_seed_gives_the_same_text(run: Callable, bundle: Path) -> None:
+    words = ("generate", bundle, PROMPT, "--temperature", "2", "--max-new-tokens", "12", "--seed")
+    assert run(*words, "5").stdout == run(*words, "5").stdout != run(*words, "6").stdout
+
+
+def test_length_left_open_fills_a_small_context(run: Callable, bundle: Path) -> None:
+    prompt = "and the " * 950
+    record = json.loads(run("generate", bundle, prompt, "--ignore-eos", "--json").stdout)
+    assert record["finish_reason"] == "length"
+    assert record["prompt_tokens"] + len(record["token_ids"]) == 2048
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "expected"),
+    [
+        ((), 2, "--prompts-file"),
+        (("x", "--system", "y"), 2, "--chat"),
+        (("x", "--greedy", "--temperature", "1"), 2, "--greedy"),
+        (("x", "--temperature", "-1"), 1, "temperature"),
+        (("x", "--top-p", "0"), 1, "top_p"),
+        (("x", "--max-new-tokens", "5000"), 1, "2048"),
+        (("and " * 3000,), 1, "the context holds 2048"),
+        (("--prompts-file", "no-such-file"), 1, "no-such-file"),
+        (("half of a pair: \udc80",), 1, "Unicode"),
+    ],
+)
+def test_bad_request_is_one_line(
+    run: Callable, fails: Callable, bundle: Path, words: tuple[str, ...], code: int, expected: str
+) -> None:
+    fails(run("generate", bundle, *words), expected, code=code)
+
+
+def test_stdin_that_is_not_text_is_refused(run: Callable, fails: Callable, bundle: Path) -> None:
+    fails(run("generate", bundle, "-", stdin=b"a\xff"), "stdin", "UTF-8")
+
+
+def test_missing_bundle_tells_how_to_make_one(
+    run: Callable, fails: Callable, tmp_path: Path
+) -> None:
+    fails(run("generate", tmp_path / "none", "x"), "does not exist", "lfm2-deploy export")
+
+
+@pytest.mark.parametrize("name", ["model.onnx.data", "tokenizer.json"])
+def test_damaged_bundle_names_the_file(
+    run: Callable, fails: Callable, copied_bundle: Path, name: str
+) -> None:
+    file = copied_bundle / name
+    file.write_bytes(file.read_bytes()[:-1])
+    fails(run("generate", copied_bundle, "x"), name, "damaged")
+
+
+def test_bundle_without_tokenizer_says_so(
+    run: Callable, fails: Callable, random_bundle: Path
+) -> None:
+    fails(run("generate", random_bundle, "x"), "tokenizer.json")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="interrupts differ")
+def test_interrupt_is_quiet(program: Sequence[str], bundle: Path) -> None:
+    words = [*program, "generate", str(bundle), "A", "--max-new-tokens", "2000", "--ignore-eos"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.read(5)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=30)
+    assert (process.returncode, err) == (130, b"")
