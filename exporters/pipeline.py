@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -22,6 +23,7 @@ from exporters.trace import trace_layer
 from exporters.weight_book import WeightBook
 from exporters.writer import lay_out, refer_to_file, write_weights
 from lfm2_deploy.bundle import (
+    GENERATION,
     GRAPH,
     SCHEMA_VERSION,
     WEIGHTS,
@@ -36,6 +38,7 @@ from lfm2_deploy.bundle import (
 from lfm2_deploy.config import Lfm2Config
 from lfm2_deploy.contracts import Checkpoint, Progress
 from lfm2_deploy.errors import ExportError
+from lfm2_deploy.recommended import complete_generation_config
 from lfm2_deploy.states import list_states
 from lfm2_deploy.weights import list_weights
 
@@ -153,11 +156,24 @@ def _write_side_files(checkpoint: Checkpoint, draft: Draft, folder: Path) -> Non
         shutil.copyfile(path, folder / name)
     config = draft.config
     genai = make_genai_config(config, list_states(config), GRAPH, draft.context_length)
-    for name, content in (
-        ("config.json", dict(checkpoint.raw_config)),
-        ("genai_config.json", genai),
-    ):
-        (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    written = {
+        "config.json": dict(checkpoint.raw_config),
+        "genai_config.json": genai,
+        GENERATION: _complete_defaults(checkpoint, folder / GENERATION),
+    }
+    for name, content in written.items():
+        if content:
+            (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def _complete_defaults(checkpoint: Checkpoint, file: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    except ValueError as error:
+        raise ExportError(
+            f"the checkpoint's {file.name} is not readable JSON ({error}); mend or remove it"
+        ) from error
+    return complete_generation_config(checkpoint.origin.name, found)
 
 
 def _describe(checkpoint: Checkpoint, draft: Draft, options: ExportOptions) -> Manifest:

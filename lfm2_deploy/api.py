@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from lfm2_deploy.bundle import Bundle, open_bundle
+from lfm2_deploy.bundle import GENERATION, Bundle, open_bundle
 from lfm2_deploy.chat import ChatTemplate
 from lfm2_deploy.checkpoint import open_checkpoint
 from lfm2_deploy.compare.compare import Comparison, compare_runtimes
@@ -90,7 +90,7 @@ def read_generation_defaults(folder: Path) -> GenerationOptions:
     Raises:
         BundleError: the file is not readable JSON.
     """
-    file = folder / "generation_config.json"
+    file = folder / GENERATION
     if not file.is_file():
         return GenerationOptions()
     try:

@@ -31,6 +31,7 @@ from lfm2_deploy.states import StateSpec
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
 GRAPH, WEIGHTS = "model.onnx", "model.onnx.data"
+GENERATION = "generation_config.json"
 # Files up to this size are hashed whenever a bundle is opened; larger ones on request.
 _HASHED_AT_OPEN = 8 * 2**20
 

@@ -19,6 +19,7 @@ from lfm2_deploy.commands.inspect import inspect
 from lfm2_deploy.commands.verify import verify
 
 app = typer.Typer(
+    name=PROGRAM,
     cls=CommandGroup,
     add_completion=False,
     pretty_exceptions_enable=False,

@@ -150,8 +150,9 @@ class OrtSession:
 
     def decode(self, tokens: Sequence[int | None]) -> FloatArray:
         """Append one token to each row; see `contracts.Session.decode`."""
+        self._check_rows(len(tokens))
+        self._check_ids([[t] for t in tokens if t is not None])
         ids = np.array([[PADDING if t is None else t] for t in tokens], np.int64)
-        self._check_ids([[t for t in row if t != PADDING] for row in ids.tolist()])
         new = (ids[:, 0] != PADDING).astype(np.int64)
         self._check_room(new)
         return self._run(ids, new, keep=1)[:, 0].copy()
@@ -222,8 +223,7 @@ class OrtSession:
 
     def _pieces(self, rows: Sequence[Sequence[int]]) -> Any:
         """Yield (start, padded ids [B, S], new lengths [B]) for each chunk of the rows."""
-        if len(rows) != self.batch_size:
-            raise GenerationError(f"{len(rows)} rows were given, expected {self.batch_size}")
+        self._check_rows(len(rows))
         if any(len(row) == 0 for row in rows):
             raise GenerationError("a row has no tokens; each needs at least one")
         self._check_ids(rows)
@@ -235,6 +235,10 @@ class OrtSession:
             for row, count in enumerate(new.tolist()):
                 ids[row, :count] = rows[row][start : start + count]
             yield start, ids, new
+
+    def _check_rows(self, count: int) -> None:
+        if count != self.batch_size:
+            raise GenerationError(f"{count} rows were given, expected {self.batch_size}")
 
     def _check_ids(self, rows: Sequence[Sequence[int]]) -> None:
         vocab = self._runtime.config.vocab_size

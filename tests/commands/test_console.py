@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
+import sys
 
 import pytest
 
@@ -35,7 +37,9 @@ def test_counts_have_three_digits_from_ten_thousand_on(count: int, text: str) ->
     assert console.format_count(count) == text
 
 
-@pytest.mark.parametrize(("seconds", "text"), [(0.00264, "2.6 ms"), (0.1, "0.10 s"), (65, "65.00 s")])
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.00264, "2.6 ms"), (0.1, "0.10 s"), (65, "65.00 s")]
+)
 def test_short_times_are_in_milliseconds(seconds: float, text: str) -> None:
     assert console.format_seconds(seconds) == text
 
@@ -90,3 +94,38 @@ def test_progress_without_a_terminal_is_a_line_a_stage(
         progress("hashing b.json", 1, 2)
         progress("hashed", 2, 2)
     assert capsys.readouterr() == ("", "tracing ...\nwriting weights ...\nhashing ...\n")
+
+
+class Terminal(io.StringIO):
+    """A stream that claims to be a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_progress_in_a_terminal_is_a_bar_that_gives_way_to_downloads(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    screen = Terminal()
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(sys, "stderr", screen)
+    with console.show_progress() as progress:
+        progress("tracing", 0, 0)
+        progress("download a/b", 0, 0)
+        shown = len(screen.getvalue())
+        progress("download a/b", 1, 1)
+        progress("writing weights", 1, 2)
+    assert "tracing" in screen.getvalue()[:shown]
+    assert "download a/b ..." in screen.getvalue()[:shown]
+    assert "writing weights" in screen.getvalue()[shown:]
+
+
+def test_model_output_is_made_harmless_for_a_terminal_only(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    console.write_text("a\x1b[2J")
+    assert capsys.readouterr().out == "a\x1b[2J"
+    screen = Terminal()
+    monkeypatch.setattr(sys, "stdout", screen)
+    console.write_text("a\x1b[2J")
+    assert screen.getvalue() == "a\ufffd[2J"

@@ -38,9 +38,7 @@ def test_json_is_one_object(run: Callable, tmp_path: Path) -> None:
     assert record["size_bytes"] == sum(record["files"].values())
 
 
-def test_place_that_holds_a_bundle_is_refused(
-    run: Callable, fails: Callable, bundle: Path
-) -> None:
+def test_place_that_holds_a_bundle_is_refused(run: Callable, fails: Callable, bundle: Path) -> None:
     fails(run("export", DEMO_MODEL, bundle), str(bundle), "--overwrite")
 
 
@@ -72,7 +70,7 @@ def test_impossible_context_leaves_nothing(run: Callable, fails: Callable, tmp_p
 
 @pytest.mark.skipif(sys.platform == "win32", reason="interrupts differ")
 def test_interrupt_is_quiet_and_leaves_nothing(program: Sequence[str], tmp_path: Path) -> None:
-    words = [*program, "export", "synthetic:LFM2-1.2B", str(tmp_path / "big")]
+    words = [*program, "export", "synthetic:LFM2-350M", str(tmp_path / "big")]
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         deadline = time.monotonic() + 60
         while not any(tmp_path.glob(".big.partial-*")) and time.monotonic() < deadline:

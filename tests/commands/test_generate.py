@@ -51,9 +51,7 @@ def test_several_prompts_answer_as_each_alone(run: Callable, bundle: Path) -> No
     assert together == f"--- 1 of 2: {prompts[0]}\n{alone[0]}--- 2 of 2: {prompts[1]}\n{alone[1]}"
 
 
-def test_prompts_of_a_file_are_a_list_in_json(
-    run: Callable, bundle: Path, tmp_path: Path
-) -> None:
+def test_prompts_of_a_file_are_a_list_in_json(run: Callable, bundle: Path, tmp_path: Path) -> None:
     file = tmp_path / "prompts.txt"
     file.write_text(f"{PROMPT}\n\nIn the beginning\n", encoding="utf-8")
     record = json.loads(run("generate", bundle, "--prompts-file", file, *SHORT, "--json").stdout)

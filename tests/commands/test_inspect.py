@@ -1,0 +1,99 @@
+"""`lfm2-deploy inspect`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from lfm2_deploy.commands.model_report import count_active_parameters, count_parameters
+from lfm2_deploy.config import read_config
+from lfm2_deploy.demo import DEMO_MODEL
+
+
+def test_bundle_in_json_tells_sizes_states_and_plan(run: Callable, bundle: Path) -> None:
+    record = json.loads(run("inspect", bundle, "--json").stdout)
+    config = record["config"]
+    assert record["kind"] == "bundle"
+    assert record["precision"] == "int4"
+    assert record["size_bytes"] == sum(f["size_bytes"] for f in record["files"].values())
+    layers = config["layer_types"]
+    states = record["states"]
+    assert states["convolutions"] == layers.count("conv")
+    assert states["caches"] == 2 * layers.count("full_attention")
+    assert states["conv_bytes"] == 4 * 256 * 2 * layers.count("conv")
+    assert states["cache_bytes_per_token"] == 4 * 2 * 64 * 2 * layers.count("full_attention")
+    parameters = count_parameters(read_config(DEMO_MODEL))
+    assert sum(line["parameters"] for line in record["plan"]) == parameters
+    assert {line["bits"] for line in record["plan"]} == {4, 8, 32}
+
+
+def test_bundle_as_text_shows_files_and_reasons(run: Callable, bundle: Path) -> None:
+    result = run("inspect", bundle)
+    assert result.exit_code == 0
+    for words in ("model.onnx.data", "a token", "router", "c c A c c A c A", "2,048 tokens"):
+        assert words in result.stdout
+    assert ".experts." not in result.stdout
+
+
+def test_tensors_are_listed_where_asked(run: Callable, bundle: Path) -> None:
+    result = run("inspect", bundle, "--tensors")
+    assert "model.layers.7.feed_forward.experts.*.w2.weight" in result.stdout
+
+
+def test_check_of_a_whole_bundle_passes(run: Callable, bundle: Path) -> None:
+    result = run("inspect", bundle, "--check")
+    assert result.exit_code == 0
+    assert "as they were written" in result.stderr
+    assert json.loads(run("inspect", bundle, "--check", "--json").stdout)["checked"] is True
+
+
+def test_check_of_a_damaged_bundle_names_the_file(
+    run: Callable, fails: Callable, copied_bundle: Path
+) -> None:
+    file = copied_bundle / "model.onnx.data"
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+    fails(run("inspect", copied_bundle, "--check"), "model.onnx.data", "sha256")
+
+
+def test_damaged_manifest_is_one_line(run: Callable, fails: Callable, copied_bundle: Path) -> None:
+    (copied_bundle / "manifest.json").write_text("{", encoding="utf-8")
+    fails(run("inspect", copied_bundle), "manifest.json", "damaged")
+
+
+def test_synthetic_model_tells_its_shape_without_making_it(run: Callable) -> None:
+    result = run("inspect", "synthetic:LFM2-8B-A1B")
+    assert result.stdout.startswith("LFM2-8B-A1B  mixture of experts\n")
+    assert "8.34 B, 1.56 B active" in result.stdout
+    record = json.loads(run("inspect", "synthetic:LFM2-8B-A1B", "--json").stdout)
+    assert record["kind"] == "model"
+    assert record["parameters"] == 8_339_930_560
+
+
+def test_folder_tells_its_name(run: Callable) -> None:
+    record = json.loads(run("inspect", DEMO_MODEL, "--json").stdout)
+    assert record["origin"]["kind"] == "folder"
+
+
+def test_dense_model_is_all_active(run: Callable) -> None:
+    record = json.loads(run("inspect", "synthetic:tiny-dense", "--json").stdout)
+    assert record["parameters"] == record["active_parameters"]
+
+
+def test_half_of_the_demo_models_experts_are_active() -> None:
+    config = read_config(DEMO_MODEL)
+    idle = count_parameters(config) - count_active_parameters(config)
+    assert idle == 6 * 4 * 3 * 256 * 128
+
+
+@pytest.mark.parametrize("option", ["--check", "--tensors"])
+def test_option_for_bundles_refuses_a_model(run: Callable, fails: Callable, option: str) -> None:
+    fails(run("inspect", DEMO_MODEL, option), "not a bundle", option)
+
+
+def test_nothing_of_that_name_is_one_line(run: Callable, fails: Callable) -> None:
+    fails(run("inspect", "nothing-here"), "nothing-here")

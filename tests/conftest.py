@@ -1,0 +1,139 @@
+"""Tiny random checkpoints that transformers made, and bundles of them.
+
+Hidden 128 in two heads of 64, six layers in which both operators come before and
+after each other, weights wide enough that attention, routing and the experts' bias
+all decide what comes out. Everything here is made once a session and is read-only.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+# As `cli.main` sets it: otherwise torch's threads spin, and a busy machine takes minutes.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file, save_file
+from transformers import Lfm2Config, Lfm2ForCausalLM, Lfm2MoeConfig, Lfm2MoeForCausalLM
+
+from lfm2_deploy import export
+from lfm2_deploy.bundle import Bundle
+from lfm2_deploy.contracts import Runtime
+from lfm2_deploy.registry import find_runtime
+
+BundleOf = Callable[[str, str], Bundle]
+OpenOrt = Callable[[Bundle], Runtime]
+
+SHAPE: Mapping[str, Any] = {
+    "vocab_size": 512,
+    "hidden_size": 128,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "num_hidden_layers": 6,
+    "layer_types": ["conv", "full_attention", "conv", "conv", "full_attention", "conv"],
+    "intermediate_size": 192,
+    "max_position_embeddings": 2048,
+    "bos_token_id": 1,
+    "eos_token_id": 7,
+    "pad_token_id": 0,
+}
+EXPERTS: Mapping[str, Any] = {
+    "num_experts": 8,
+    "num_experts_per_tok": 4,
+    "num_dense_layers": 2,
+    "moe_intermediate_size": 96,
+    "use_expert_bias": True,
+    "norm_topk_prob": True,
+    "routed_scaling_factor": 1.5,
+}
+
+
+@pytest.fixture(scope="session")
+def transformers_models() -> Mapping[str, torch.nn.Module]:
+    """The models as transformers built them, by kind."""
+    dense = Lfm2ForCausalLM(Lfm2Config(**SHAPE, block_auto_adjust_ff_dim=False))
+    moe = Lfm2MoeForCausalLM(Lfm2MoeConfig(**SHAPE, **EXPERTS))
+    for seed, model in enumerate((dense, moe)):
+        _randomize(model.eval(), seed)
+    return {"dense": dense, "moe": moe, "moe_fused": moe}
+
+
+def _randomize(model: torch.nn.Module, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    weights = [*model.named_parameters(), *model.named_buffers()]
+    for name, tensor in weights:
+        if not tensor.is_floating_point() or name.endswith("inv_freq"):
+            continue
+        noise = torch.randn(tensor.shape, generator=generator)
+        if name.endswith("expert_bias"):
+            value = 0.2 * noise
+        elif name.endswith(("q_layernorm.weight", "k_layernorm.weight")):
+            # Sharp attention: queries and keys twice as long as a norm makes them.
+            value = 2 + 0.3 * noise
+        elif name.endswith("norm.weight"):
+            value = 1 + 0.3 * noise
+        elif name.endswith("embed_tokens.weight"):
+            value = noise
+        else:
+            value = 1.5 * noise / tensor.shape[-1] ** 0.5
+        tensor.data.copy_(value)
+
+
+@pytest.fixture(scope="session")
+def checkpoints(
+    transformers_models: Mapping[str, Any], tmp_path_factory: pytest.TempPathFactory
+) -> Mapping[str, Path]:
+    """Checkpoint folders by kind: "dense", "moe" (a tensor for each expert), "moe_fused"."""
+    root = tmp_path_factory.mktemp("checkpoints")
+    for kind in ("dense", "moe"):
+        transformers_models[kind].save_pretrained(root / kind)
+    _fuse(root / "moe", root / "moe_fused")
+    return {folder.name: folder for folder in root.iterdir()}
+
+
+def _fuse(source: Path, target: Path) -> None:
+    """Copy a checkpoint with the experts of each layer stacked, gate rows before up rows."""
+    shutil.copytree(source, target)
+    tensors = load_file(source / "model.safetensors")
+    prefixes = {name.split(".experts.")[0] for name in tensors if ".experts." in name}
+    for prefix in prefixes:
+        w1, w2, w3 = (
+            np.stack([tensors.pop(f"{prefix}.experts.{e}.{w}.weight") for e in range(8)])
+            for w in ("w1", "w2", "w3")
+        )
+        tensors[f"{prefix}.experts.gate_up_proj"] = np.concatenate([w1, w3], axis=1)
+        tensors[f"{prefix}.experts.down_proj"] = w2
+    save_file(tensors, target / "model.safetensors")
+
+
+@pytest.fixture(scope="session")
+def bundle_of(
+    checkpoints: Mapping[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> BundleOf:
+    """Export a checkpoint, given its kind and a precision; each is exported once."""
+    root = tmp_path_factory.mktemp("bundles")
+
+    @functools.cache
+    def make(kind: str, precision: str) -> Bundle:
+        return export(str(checkpoints[kind]), root / f"{kind}-{precision}", precision=precision)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def open_ort() -> OpenOrt:
+    """Load a bundle with ONNX Runtime, on one thread."""
+
+    def load(bundle: Bundle) -> Runtime:
+        runtime: Runtime = find_runtime("ort")(bundle, threads=1)
+        return runtime
+
+    return load
