@@ -57,12 +57,22 @@ class ExportOptions:
         precision: how weights are stored.
         context_length: most tokens a row may hold; None for the model's, at most 32,768.
         overwrite: replace a bundle that is already there.
+
+    Raises:
+        ExportError: the target has no such precision.
     """
 
     target: Target
     precision: Precision
     context_length: int | None = None
     overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        if self.precision not in self.target.precisions:
+            raise ExportError(
+                f"target {self.target.name} has no precision {self.precision!r}: "
+                f"expected one of {', '.join(self.target.precisions)}"
+            )
 
 
 def build_draft(
@@ -73,15 +83,10 @@ def build_draft(
     """Trace, stitch and lower; no weight is read.
 
     Raises:
-        ExportError: the precision or context is not possible, or lowering left something over.
+        ExportError: the context is not possible, or lowering left something over.
     """
-    target, precision = options.target, options.precision
-    if precision not in target.precisions:
-        raise ExportError(
-            f"target {target.name} has no precision {precision!r}: "
-            f"expected one of {', '.join(target.precisions)}"
-        )
-    plan = plan_tensors(list_weights(config), precision)
+    target = options.target
+    plan = plan_tensors(list_weights(config), options.precision)
     context_length = choose_context(config, options.context_length)
     draft = Draft(config, stitch(config, trace), plan, WeightBook(), context_length)
     for rewrite in target.passes:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from lfm2_deploy.bundle import GENERATION, Bundle, open_bundle
+from lfm2_deploy.bundle import GENERATION, Bundle, check_destination, open_bundle
 from lfm2_deploy.chat import ChatTemplate
 from lfm2_deploy.checkpoint import open_checkpoint
 from lfm2_deploy.compare.compare import Comparison, compare_runtimes
@@ -47,9 +47,10 @@ def export(
     Raises:
         Lfm2DeployError: in one line; nothing is left at `out`.
     """
-    chosen = find_target(target)
+    options = EXPORT_OPTIONS.load()(find_target(target), precision, context_length, overwrite)
+    # Before a download of gigabytes, not after it.
+    check_destination(Path(out), overwrite)
     checkpoint = open_checkpoint(model, revision=revision, adapter=adapter, progress=progress)
-    options = EXPORT_OPTIONS.load()(chosen, precision, context_length, overwrite)
     bundle: Bundle = EXPORTER.load()(checkpoint, Path(out), options, progress)
     return bundle
 

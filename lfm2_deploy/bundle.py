@@ -128,7 +128,7 @@ def open_bundle(path: str | Path) -> Bundle:
 def _read_manifest(folder: Path) -> Manifest:
     file = folder / MANIFEST
     if not file.is_file():
-        what = "is not a bundle (no manifest.json)" if folder.is_dir() else "does not exist"
+        what = "is not a bundle (no manifest.json)" if folder.exists() else "does not exist"
         raise BundleError(f"{folder} {what}: make one with `lfm2-deploy export MODEL {folder}`")
     try:
         raw = json.loads(file.read_text(encoding="utf-8"))

@@ -313,6 +313,5 @@ def _stream_answers(generation: TokenGeneration, answers: Sequence[_Answer]) -> 
 
 
 def _is_ids(prompt: object) -> TypeGuard[Sequence[int]]:
-    if not isinstance(prompt, Sequence) or not prompt:
-        return False
-    return all(isinstance(item, int) for item in prompt)
+    # An empty list counts as ids: every model refuses those in words that fit.
+    return isinstance(prompt, Sequence) and all(isinstance(item, int) for item in prompt)

@@ -51,14 +51,14 @@ class SamplingOptions:
 
     def __post_init__(self) -> None:
         for name, low, high, expected in (
-            ("temperature", 0.0, math.inf, "a finite number from 0 (greedy)"),
+            ("temperature", 0.0, 1e9, "a number from 0 (greedy) to 1e9"),
             ("top_p", 1e-9, 1.0, "a number above 0 and up to 1 (off)"),
             ("min_p", 0.0, 1.0, "a number from 0 (off) to 1"),
-            ("repetition_penalty", 1e-9, math.inf, "a finite number above 0; 1 is off"),
+            ("repetition_penalty", 1e-9, 1e9, "a number above 0 and up to 1e9; 1 is off"),
         ):
             value = getattr(self, name)
             real = isinstance(value, int | float) and not isinstance(value, bool)
-            if not real or not low <= value <= high or math.isinf(value):
+            if not real or not low <= value <= high:
                 raise GenerationError(f"{name} is {value!r}, expected {expected}")
         if not is_count(self.top_k):
             raise GenerationError(f"top_k is {self.top_k!r}, expected an integer from 0 (off)")

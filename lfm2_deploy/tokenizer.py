@@ -43,7 +43,7 @@ class Tokenizer:
         self._bytes: dict[int, bytes] = {}
         self.special_tokens = dict(special_tokens)
         ids = backend.encode(_PROBE, add_special_tokens=False).ids
-        if self.decode(ids, skip_special_tokens=False) != backend.decode(ids) or not ids:
+        if not self.decode(ids, skip_special_tokens=False) == backend.decode(ids) == _PROBE:
             raise BundleError(
                 "tokenizer.json is not a byte-level tokenizer, as every LFM2 model has; "
                 "take the file from the model's own repository"

@@ -153,6 +153,11 @@ class FakeSession:
                 f"a {type(snapshot).__name__} of {len(snapshot.lengths)} rows cannot be restored "
                 f"to a fake session of {self.batch_size}: restore the session it was taken of"
             )
+        if max(snapshot.lengths) > self._capacity:
+            raise ContextOverflowError(
+                f"the snapshot holds {max(snapshot.lengths)} tokens, more than this session's "
+                f"capacity of {self._capacity}: restore the session it was taken of"
+            )
         self._rows = [list(history) for history in snapshot.histories]
 
     @property
@@ -175,8 +180,13 @@ class FakeSession:
         return self._runtime.next_logits(tuple(row))
 
     def _check(self, rows: Sequence[Sequence[int]]) -> None:
+        self._runtime.check_open()
         if len(rows) != self.batch_size:
             raise GenerationError(f"{len(rows)} rows given to a session of {self.batch_size}")
+        width = self._runtime.config.vocab_size
+        stray = next((token for new in rows for token in new if not 0 <= token < width), None)
+        if stray is not None:
+            raise GenerationError(f"token {stray} is outside the vocabulary of {width}")
         for index, (row, new) in enumerate(zip(self._rows, rows, strict=True)):
             if len(row) + len(new) > self._capacity:
                 raise ContextOverflowError(
@@ -233,15 +243,16 @@ class FakeRuntime:
 
     def open(self, batch_size: int = 1, capacity: int | None = None) -> FakeSession:
         """See `contracts.Runtime.open`."""
-        if self.closed:
-            raise GenerationError("this runtime is closed: load the model again")
+        self.check_open()
+        if batch_size < 1:
+            raise GenerationError(f"batch_size is {batch_size}, expected at least 1")
         most = self._info.capabilities.max_batch_size
         if most and batch_size > most:
             raise GenerationError(f"a session of {batch_size} rows exceeds this runtime's {most}")
         capacity = self.context_length if capacity is None else capacity
-        if capacity > self.context_length:
+        if not 1 <= capacity <= self.context_length:
             raise ContextOverflowError(
-                f"a capacity of {capacity} exceeds the context of {self.context_length}"
+                f"a capacity of {capacity} is not within the context of {self.context_length}"
             )
         self.sessions.append(FakeSession(self, batch_size, capacity))
         return self.sessions[-1]
@@ -249,6 +260,15 @@ class FakeRuntime:
     def close(self) -> None:
         """See `contracts.Runtime.close`."""
         self.closed = True
+
+    def check_open(self) -> None:
+        """Refuse work after `close`.
+
+        Raises:
+            GenerationError: the runtime was closed.
+        """
+        if self.closed:
+            raise GenerationError("this runtime is closed: load the model again")
 
 
 def tiny_config(vocab_size: int, context_length: int, eos_token_ids: Sequence[int]) -> Lfm2Config:

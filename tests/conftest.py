@@ -8,7 +8,6 @@ all decide what comes out. Everything here is made once a session and is read-on
 from __future__ import annotations
 
 import functools
-import json
 import os
 import shutil
 from collections.abc import Callable, Mapping

@@ -16,6 +16,7 @@ from lfm2_deploy.weights import list_weights
 # the float path on AVX2 (onnxruntime 1.32.0; leaving it unset selects the slow one).
 INT8_ACTIVATIONS = 4
 
+_ROWS_AT_ONCE = 1024
 _FLOATS = {32: ir.DataType.FLOAT, 16: ir.DataType.FLOAT16}
 
 
@@ -86,9 +87,19 @@ def quantized_table(draft: Draft, name: str) -> tuple[ir.Value, ir.Value]:
 
 
 def encode_rows(weight: Array, bits: int, group: int) -> tuple[Array, Array]:
-    """float32 [N, K] -> packed levels and scales, in MatMulNBits' order."""
-    levels, scales = quantize(weight, bits, group)
-    return pack(levels, bits), scales
+    """float32 [N, K] -> packed levels and scales, in MatMulNBits' order.
+
+    Rows go through in pieces: the arithmetic needs several times its input, and an
+    embedding of half a gigabyte would otherwise set the export's peak memory.
+    """
+    rows, columns = weight.shape
+    packed = np.empty((rows, columns * bits // 8), np.uint8)
+    scales = np.empty((rows, columns // group), np.float32)
+    for start in range(0, rows, _ROWS_AT_ONCE):
+        piece = slice(start, start + _ROWS_AT_ONCE)
+        levels, scales[piece] = quantize(weight[piece], bits, group)
+        packed[piece] = pack(levels, bits)
+    return packed, scales
 
 
 def interleave(gate: Array, up: Array) -> Array:

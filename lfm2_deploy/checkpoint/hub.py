@@ -17,6 +17,7 @@ from lfm2_deploy.checkpoint.folder import (
     open_folder,
     read_description,
 )
+from lfm2_deploy.config import Lfm2Config
 from lfm2_deploy.contracts import Origin, Progress
 from lfm2_deploy.errors import RuntimeUnavailableError, SourceError
 
@@ -42,15 +43,8 @@ def open_hub(model: str, revision: str | None, progress: Progress) -> FolderChec
     what = f"download {model}"
     progress(what, 0, 0)
     # Config first: a model that cannot be exported is refused before its weights come.
-    folder = _download(model, revision, _DESCRIPTION)
-    if not (folder / CONFIG_FILE).is_file():
-        raise SourceError(
-            f"{model} has no {CONFIG_FILE} on the Hub, so it is no transformers checkpoint "
-            "(perhaps GGUF or ONNX files); use the original model, such as LiquidAI/LFM2-1.2B"
-        )
-    read_description(folder)
-    # The cache names a snapshot's folder by its commit.
-    commit = folder.name
+    _, origin = describe_hub(model, revision)
+    commit = origin.revision
     folder = _download(model, commit, _WEIGHTS)
     if not any(folder.glob(_WEIGHTS[0])):
         raise SourceError(
@@ -58,7 +52,31 @@ def open_hub(model: str, revision: str | None, progress: Progress) -> FolderChec
             "opened, convert them to safetensors (save_pretrained does) and pass the folder"
         )
     progress(what, 1, 1)
-    return open_folder(folder, Origin(kind="hub", name=model, revision=commit))
+    return open_folder(folder, origin)
+
+
+def describe_hub(model: str, revision: str | None) -> tuple[Lfm2Config, Origin]:
+    """Download all but the weights, a few megabytes.
+
+    Args:
+        model: `owner/name`.
+        revision: branch, tag or commit; the default branch when None.
+
+    Returns:
+        The config, and the origin with the commit's hash.
+
+    Raises:
+        SourceError, ConfigError: as `open_hub`.
+    """
+    folder = _download(model, revision, _DESCRIPTION)
+    if not (folder / CONFIG_FILE).is_file():
+        raise SourceError(
+            f"{model} has no {CONFIG_FILE} on the Hub, so it is no transformers checkpoint "
+            "(perhaps GGUF or ONNX files); use the original model, such as LiquidAI/LFM2-1.2B"
+        )
+    _, config = read_description(folder)
+    # The cache names a snapshot's folder by its commit.
+    return config, Origin(kind="hub", name=model, revision=folder.name)
 
 
 def _download(model: str, revision: str | None, patterns: tuple[str, ...]) -> Path:

@@ -12,10 +12,11 @@ from pathlib import Path
 
 from lfm2_deploy.checkpoint.adapter import read_adapter
 from lfm2_deploy.checkpoint.folder import open_folder
-from lfm2_deploy.checkpoint.hub import open_hub
+from lfm2_deploy.checkpoint.hub import describe_hub, open_hub
 from lfm2_deploy.checkpoint.lora import LoraCheckpoint
 from lfm2_deploy.checkpoint.synthetic import open_synthetic
-from lfm2_deploy.contracts import Checkpoint, Progress, ignore_progress
+from lfm2_deploy.config import Lfm2Config
+from lfm2_deploy.contracts import Checkpoint, Origin, Progress, ignore_progress
 from lfm2_deploy.errors import SourceError
 
 _SYNTHETIC = "synthetic:"
@@ -56,6 +57,27 @@ def open_checkpoint(
     return base if merged is None else LoraCheckpoint(base, merged)
 
 
+def describe_model(model: str, revision: str | None = None) -> tuple[Lfm2Config, Origin]:
+    """A model's config and origin; of a Hub model, no weights are downloaded.
+
+    Args:
+        model: as `open_checkpoint` takes it.
+        revision: branch, tag or commit; of Hub models only.
+
+    Raises:
+        SourceError, CheckpointError, ConfigError: as `open_checkpoint`.
+    """
+    if is_hub_id(model):
+        return describe_hub(model, revision)
+    checkpoint = open_checkpoint(model, revision=revision)
+    return checkpoint.config, checkpoint.origin
+
+
+def is_hub_id(model: str) -> bool:
+    """Whether a name means a Hub repository: its form, and no local folder of that name."""
+    return bool(_HUB_ID.fullmatch(model)) and not Path(os.path.expanduser(model)).exists()
+
+
 def _open_base(model: str, revision: str | None, progress: Progress) -> Checkpoint:
     # Path.expanduser fails on an unknown user; this leaves the text as it is.
     folder = Path(os.path.expanduser(model))
@@ -69,7 +91,7 @@ def _open_base(model: str, revision: str | None, progress: Progress) -> Checkpoi
         return open_synthetic(model.removeprefix(_SYNTHETIC))
     if model and folder.is_dir():
         return open_folder(folder)
-    if _HUB_ID.fullmatch(model) and not folder.exists():
+    if is_hub_id(model):
         return open_hub(model, revision, progress)
     seen = "is a file" if model and folder.exists() else "is neither"
     raise SourceError(f"model {model!r} {seen}: expected {_FORMS}")

@@ -75,7 +75,7 @@ def generate(
         typer.Option(min=0, metavar="N", help="Tell each token's odds, and the N likeliest."),
     ] = None,
     threads: options.Threads = None,
-    stream: Annotated[bool, typer.Option(help="Show text as it comes.")] = True,
+    stream: Annotated[bool, typer.Option(help="Show one prompt's text as it comes.")] = True,
     stats: Annotated[bool, typer.Option("--stats", help="Tell the speed, on stderr.")] = False,
     as_json: options.AsJson = False,
 ) -> None:
@@ -117,16 +117,21 @@ def _gather_prompts(
     if system is not None and not chat:
         raise typer.BadParameter("--system is for a chat: add --chat")
     texts = [_read_stdin() if word == _STDIN else word for word in words]
-    if file is not None:
-        texts += [line for line in _decode(file.read_bytes(), str(file)).splitlines() if line]
+    texts += [] if file is None else _read_lines(file)
     if not texts:
         missing = "a PROMPT, or --prompts-file" if file is None else f"at least one line in {file}"
         raise typer.BadParameter(f"there is nothing to continue: give {missing}")
+    is_batch = len(words) != 1 or file is not None
     if not chat:
-        return Prompts(texts, texts, True, len(words) != 1 or file is not None)
+        return Prompts(texts, texts, True, is_batch)
     before = [] if system is None else [{"role": "system", "content": system}]
     chats = [[*before, {"role": "user", "content": text}] for text in texts]
-    return Prompts(texts, chats, False, len(words) != 1 or file is not None)
+    return Prompts(texts, chats, False, is_batch)
+
+
+def _read_lines(file: Path) -> list[str]:
+    text = _decode(file.read_bytes(), str(file))
+    return [line for line in text.replace("\r\n", "\n").split("\n") if line]
 
 
 def _read_stdin() -> str:

@@ -68,12 +68,11 @@ def _inspect_bundle(path: Path, tensors: bool, check: bool, as_json: bool) -> No
 
 
 def _inspect_model(model: str, revision: str | None, as_json: bool) -> None:
-    with show_progress() as progress:
-        from lfm2_deploy.checkpoint import open_checkpoint
-        from lfm2_deploy.commands import model_report
+    from lfm2_deploy.checkpoint import describe_model
+    from lfm2_deploy.commands import model_report
 
-        checkpoint = open_checkpoint(model, revision=revision, progress=progress)
+    config, origin = describe_model(model, revision)
     if as_json:
-        print_json(model_report.describe_model(checkpoint.config, checkpoint.origin))
+        print_json(model_report.describe_model(config, origin))
     else:
-        model_report.print_model(checkpoint.config, checkpoint.origin)
+        model_report.print_model(config, origin)

@@ -70,7 +70,7 @@ def test_impossible_context_leaves_nothing(run: Callable, fails: Callable, tmp_p
 
 @pytest.mark.skipif(sys.platform == "win32", reason="interrupts differ")
 def test_interrupt_is_quiet_and_leaves_nothing(program: Sequence[str], tmp_path: Path) -> None:
-    words = [*program, "export", "synthetic:LFM2-350M", str(tmp_path / "big")]
+    words = [*program, "export", "synthetic:LFM2.5-230M", str(tmp_path / "big")]
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         deadline = time.monotonic() + 60
         while not any(tmp_path.glob(".big.partial-*")) and time.monotonic() < deadline:

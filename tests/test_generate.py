@@ -1,0 +1,513 @@
+"""Prompts become answers: where they end, how they stream, and what a batch changes (nothing)."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lfm2_deploy.chat import ChatTemplate
+from lfm2_deploy.contracts import Capabilities, FloatArray
+from lfm2_deploy.demo import DEMO_MODEL
+from lfm2_deploy.engine import generate_tokens
+from lfm2_deploy.errors import ContextOverflowError, GenerationError, TemplateError
+from lfm2_deploy.generate import Completion, LanguageModel
+from lfm2_deploy.options import GenerationOptions
+from lfm2_deploy.sampling import SamplingOptions, measure_logprobs
+from lfm2_deploy.tokenizer import Tokenizer
+from runtimes.fake import FakeRuntime, NextLogits, hash_logits, scripted_logits
+
+VOCAB, CONTEXT = 4096, 64
+BOS, EOS, OTHER_EOS = 1, 7, 2
+PROMPT = [BOS, 100, 101, 102]
+RAGGED = [[BOS, 300], PROMPT, [BOS, *range(200, 220)]]
+
+Script = Callable[..., LanguageModel]
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    return Tokenizer.from_folder(DEMO_MODEL)
+
+
+@pytest.fixture
+def random_model(tokenizer: Tokenizer) -> LanguageModel:
+    """A model whose next token depends on every token before it."""
+    return build(tokenizer, hash_logits(VOCAB))
+
+
+@pytest.fixture
+def script(tokenizer: Tokenizer) -> Script:
+    """Make a model that answers PROMPT with given ids or text, and then ends its turn."""
+
+    def make(reply: str | Sequence[int], then: int = EOS, **options: Any) -> LanguageModel:
+        ids = byte_ids(tokenizer, reply) if isinstance(reply, str) else reply
+        return build(tokenizer, scripted_logits(VOCAB, {tuple(PROMPT): ids}, then), **options)
+
+    return make
+
+
+def build(tokenizer: Tokenizer, next_logits: NextLogits, **options: Any) -> LanguageModel:
+    runtime = FakeRuntime(next_logits, vocab_size=VOCAB, context_length=CONTEXT, **options)
+    template = ChatTemplate.from_folder(DEMO_MODEL, tokenizer.special_tokens)
+    return LanguageModel(runtime, tokenizer, template)
+
+
+def byte_ids(tokenizer: Tokenizer, text: str) -> list[int]:
+    """One token for each byte, so that every longer character is cut."""
+    single = {tokenizer.token_bytes(i): i for i in reversed(range(VOCAB))}
+    return [single[bytes([byte])] for byte in text.encode()]
+
+
+def calls(model: LanguageModel) -> list[tuple[str, Any]]:
+    """Everything that was asked of the model's sessions."""
+    assert isinstance(model.runtime, FakeRuntime)
+    return [call for session in model.runtime.sessions for call in session.calls]
+
+
+def without_times(completion: Completion) -> tuple[Any, ...]:
+    return (
+        completion.text,
+        completion.token_ids,
+        completion.finish_reason,
+        completion.stop,
+        completion.prompt_tokens,
+        completion.logprobs,
+    )
+
+
+# How an answer ends.
+
+
+def test_greedy_follows_the_script_until_the_end_of_turn(script: Script) -> None:
+    model = script("Hello")
+    answer = model.generate(PROMPT)
+    assert answer.text == "Hello"
+    assert answer.token_ids == (*byte_ids(model.tokenizer, "Hello"), EOS)
+    assert (answer.finish_reason, answer.stop) == ("stop", None)
+    assert answer.prompt_tokens == len(PROMPT)
+    assert answer.logprobs is None
+    assert answer.prefill_seconds > 0
+    assert answer.decode_seconds > 0
+
+
+def test_one_step_is_run_for_each_token_but_the_last(script: Script) -> None:
+    model = script([50, 51])
+    model.generate(PROMPT)
+    assert calls(model) == [("prefill", [PROMPT]), ("decode", [50]), ("decode", [51])]
+
+
+def test_end_of_turn_tokens_of_model_and_options_end_alike(script: Script) -> None:
+    model = script([50, OTHER_EOS, 51])
+    assert model.generate(PROMPT).token_ids == (50, OTHER_EOS, 51, EOS)
+    assert model.generate(PROMPT, eos_token_ids=OTHER_EOS).token_ids == (50, OTHER_EOS)
+
+
+def test_end_of_turn_token_that_is_not_special_is_left_out_of_the_text(script: Script) -> None:
+    model = script("Hi!")
+    mark = byte_ids(model.tokenizer, "!")[0]
+    answer = model.generate(PROMPT, stop_token_ids=mark)
+    assert (answer.text, answer.token_ids[-1], answer.finish_reason) == ("Hi", mark, "stop")
+
+
+def test_ignore_eos_goes_on_but_stop_tokens_still_end(script: Script) -> None:
+    model = script([50, EOS, 51, OTHER_EOS, 52])
+    going_on = {"ignore_eos": True, "eos_token_ids": [OTHER_EOS], "max_new_tokens": 5}
+    answer = model.generate(PROMPT, **going_on)
+    assert (answer.token_ids, answer.finish_reason) == ((50, EOS, 51, OTHER_EOS, 52), "length")
+    answer = model.generate(PROMPT, **going_on, stop_token_ids=[EOS])
+    assert (answer.token_ids, answer.finish_reason) == ((50, EOS), "stop")
+
+
+def test_max_new_tokens_ends_the_answer(script: Script) -> None:
+    model = script("Hello")
+    answer = model.generate(PROMPT, max_new_tokens=3)
+    assert (answer.text, len(answer.token_ids), answer.finish_reason) == ("Hel", 3, "length")
+
+
+def test_end_of_turn_at_the_last_token_counts_as_stop(script: Script) -> None:
+    assert script("Hello").generate(PROMPT, max_new_tokens=6).finish_reason == "stop"
+
+
+def test_answer_ends_where_the_context_is_full(script: Script) -> None:
+    answer = script([], then=50).generate(PROMPT)
+    assert len(answer.token_ids) == CONTEXT - len(PROMPT)
+    assert answer.finish_reason == "length"
+
+
+def test_prompt_and_answer_may_fill_the_context_exactly(script: Script) -> None:
+    model = script([], then=50)
+    answer = model.generate(PROMPT, max_new_tokens=CONTEXT - len(PROMPT))
+    assert len(answer.token_ids) == CONTEXT - len(PROMPT)
+
+
+def test_prompt_that_leaves_room_for_one_token_gets_one(script: Script) -> None:
+    answer = script([], then=50).generate([BOS] * (CONTEXT - 1))
+    assert (answer.token_ids, answer.finish_reason) == ((50,), "length")
+
+
+@pytest.mark.parametrize(
+    ("prompts", "max_new_tokens", "message"),
+    [
+        ([[BOS] * CONTEXT], None, "the prompt has 64 tokens"),
+        ([[BOS] * (CONTEXT + 9)], None, "the prompt has 73 tokens"),
+        ([PROMPT], 61, r"max_new_tokens is 61, 65 in all.* at most 60"),
+        ([PROMPT, [BOS] * 60], 5, "prompt 1 has 60 tokens"),
+    ],
+)
+def test_what_does_not_fit_is_refused_before_any_work(
+    script: Script, prompts: list[list[int]], max_new_tokens: int | None, message: str
+) -> None:
+    model = script("Hello")
+    with pytest.raises(ContextOverflowError, match=message):
+        model.stream_batch(prompts, max_new_tokens=max_new_tokens)
+    assert calls(model) == []
+
+
+def test_what_does_not_fit_the_callers_session_is_refused(script: Script) -> None:
+    model = script("Hello")
+    with pytest.raises(ContextOverflowError, match="the context holds 8"):
+        model.generate(PROMPT, session=model.runtime.open(1, 8), max_new_tokens=5)
+    assert [name for name, _ in calls(model)] == ["reset"]
+
+
+def test_empty_prompt_is_refused(script: Script) -> None:
+    model = script("Hello")
+    with pytest.raises(GenerationError, match="there is no prompt"):
+        model.generate_batch([])
+    with pytest.raises(GenerationError, match="the prompt is empty"):
+        model.generate([])
+    with pytest.raises(GenerationError, match="prompt 1 is empty"):
+        model.generate_batch([PROMPT, []])
+    assert calls(model) == []
+
+
+def test_empty_text_is_its_start_token(script: Script) -> None:
+    assert script("Hello").encode_prompt("") == [BOS]
+
+
+@pytest.mark.parametrize("stray", [-1, VOCAB])
+def test_id_outside_the_vocabulary_is_refused(script: Script, stray: int) -> None:
+    model = script("Hello")
+    with pytest.raises(GenerationError, match=f"token {stray}, .* ends at 4095"):
+        model.generate([BOS, stray])
+    assert calls(model) == []
+
+
+def test_unknown_option_is_refused(script: Script) -> None:
+    with pytest.raises(GenerationError, match="no generation option 'max_tokens'"):
+        script("Hello").generate(PROMPT, max_tokens=3)
+
+
+def test_models_defaults_apply_and_overrides_win(script: Script) -> None:
+    model = script("Hello")
+    model.defaults = GenerationOptions(max_new_tokens=2)
+    assert model.generate(PROMPT).text == "He"
+    assert model.generate(PROMPT, max_new_tokens=3).text == "Hel"
+    assert model.generate(PROMPT, GenerationOptions()).text == "Hello"
+
+
+# Stop strings and text.
+
+
+def test_stop_string_across_tokens_ends_the_answer_and_is_left_out(script: Script) -> None:
+    model = script("one END two")
+    answer = model.generate(PROMPT, stop="END")
+    assert (answer.text, answer.finish_reason, answer.stop) == ("one ", "stop", "END")
+    assert len(answer.token_ids) == len("one END")
+    # The token that completes the stop string is never run.
+    assert len(calls(model)) == len("one END")
+
+
+def test_stop_string_left_incomplete_is_part_of_the_text(script: Script) -> None:
+    answer = script("one EN").generate(PROMPT, stop="END")
+    assert (answer.text, answer.finish_reason, answer.stop) == ("one EN", "stop", None)
+    answer = script("one END").generate(PROMPT, stop="END", max_new_tokens=6)
+    assert (answer.text, answer.finish_reason, answer.stop) == ("one EN", "length", None)
+
+
+def test_stop_string_at_the_last_token_counts_as_stop(script: Script) -> None:
+    answer = script("one END").generate(PROMPT, stop="END", max_new_tokens=7)
+    assert (answer.text, answer.finish_reason, answer.stop) == ("one ", "stop", "END")
+
+
+def test_stop_string_of_a_special_token_needs_it_shown(script: Script) -> None:
+    model = script([50, OTHER_EOS, 51])
+    stop = model.tokenizer.decode([OTHER_EOS], skip_special_tokens=False)
+    hidden = model.generate(PROMPT, stop=stop)
+    assert (hidden.stop, hidden.token_ids) == (None, (50, OTHER_EOS, 51, EOS))
+    shown = model.generate(PROMPT, stop=stop, skip_special_tokens=False)
+    assert (shown.stop, shown.token_ids) == (stop, (50, OTHER_EOS))
+    assert shown.text == model.tokenizer.decode([50])
+
+
+@pytest.mark.parametrize("text", ["naïve 漢字🙂 e\u0301!", "🙂🙂", "plain"])
+def test_chunks_join_to_the_text_and_cut_no_character(script: Script, text: str) -> None:
+    model = script(text)
+    chunks = list(model.stream(PROMPT))
+    completion = chunks[-1].completion
+    assert completion is not None
+    assert "".join(chunk.text for chunk in chunks) == completion.text == text
+    assert all("\ufffd" not in chunk.text for chunk in chunks)
+    assert [chunk.text for chunk in chunks if chunk.text] == list(text)
+    assert tuple(chunk.token_id for chunk in chunks) == completion.token_ids
+    assert [chunk.completion for chunk in chunks[:-1]] == [None] * (len(chunks) - 1)
+
+
+def test_chunks_join_to_the_text_around_stop_strings(script: Script) -> None:
+    text = "一二一二三 end"
+    for stop, expected in (("二三", "一二一"), ("三四", text), ("一二三 ", "一二")):
+        chunks = list(script(text).stream(PROMPT, stop=stop))
+        completion = chunks[-1].completion
+        assert completion is not None
+        assert "".join(chunk.text for chunk in chunks) == completion.text == expected
+
+
+def test_character_unfinished_at_the_end_shows_as_one_replacement(script: Script) -> None:
+    model = script("a🙂")
+    answer = model.generate(PROMPT, max_new_tokens=3)
+    assert answer.text == "a\ufffd" == model.tokenizer.decode(answer.token_ids)
+
+
+def test_streaming_runs_the_model_only_as_chunks_are_taken(script: Script) -> None:
+    model = script("Hello")
+    chunks = model.stream(PROMPT)
+    assert calls(model) == []
+    assert next(chunks).text == "H"
+    assert len(calls(model)) == 1
+    assert next(chunks).text == "e"
+    assert len(calls(model)) == 2
+
+
+# Log-probabilities and seeds.
+
+
+@pytest.mark.parametrize("temperature", [0.0, 2.0])
+def test_logprobs_are_the_models_own_at_every_step(
+    random_model: LanguageModel, temperature: float
+) -> None:
+    sampling = SamplingOptions(temperature, top_k=5, repetition_penalty=1.3, seed=0)
+    options = GenerationOptions(max_new_tokens=6, sampling=sampling, logprobs=3)
+    answer = random_model.generate(PROMPT, options)
+    history, expected = list(PROMPT), []
+    for token_id in answer.token_ids:
+        expected.append(measure_logprobs(hash_logits(VOCAB)(history), token_id, 3))
+        history.append(token_id)
+    assert answer.logprobs == tuple(expected)
+    chunks = list(random_model.stream(PROMPT, options))
+    assert [chunk.logprobs for chunk in chunks] == expected
+
+
+def test_logprobs_of_zero_list_the_chosen_token_alone(random_model: LanguageModel) -> None:
+    answer = random_model.generate(PROMPT, max_new_tokens=3, logprobs=0)
+    assert answer.logprobs is not None
+    assert [entry.token_id for entry in answer.logprobs] == list(answer.token_ids)
+    assert [entry.top for entry in answer.logprobs] == [()] * 3
+
+
+def test_same_seed_answers_the_same_and_another_does_not(random_model: LanguageModel) -> None:
+    first, again, other = (
+        random_model.generate(PROMPT, temperature=1.5, seed=seed, max_new_tokens=12).token_ids
+        for seed in (3, 3, 4)
+    )
+    assert first == again != other
+
+
+# Batches.
+
+
+@pytest.mark.parametrize("sampling", [{}, {"temperature": 1.5, "seed": 11, "top_k": 40}])
+def test_ragged_batch_answers_each_prompt_as_alone(
+    random_model: LanguageModel, sampling: dict[str, Any]
+) -> None:
+    options = {"max_new_tokens": 12, "repetition_penalty": 1.2, "logprobs": 2, **sampling}
+    together = random_model.generate_batch(RAGGED, **options)
+    alone = [random_model.generate(prompt, **options) for prompt in RAGGED]
+    assert [without_times(answer) for answer in together] == [without_times(a) for a in alone]
+    assert len({answer.token_ids for answer in alone}) == len(RAGGED)
+
+
+def test_rows_without_a_limit_fill_the_context_each_on_its_own(tokenizer: Tokenizer) -> None:
+    model = build(tokenizer, scripted_logits(VOCAB, {}, then=50))
+    answers = model.generate_batch(RAGGED)
+    assert [len(a.token_ids) for a in answers] == [CONTEXT - len(row) for row in RAGGED]
+    assert {a.finish_reason for a in answers} == {"length"}
+
+
+def test_row_that_ended_is_left_out_of_later_steps(tokenizer: Tokenizer) -> None:
+    replies = {(BOS, 20): [50, 51, 52], (BOS, 30): [60], (BOS, 40): [70, 71]}
+    model = build(tokenizer, scripted_logits(VOCAB, replies, then=EOS))
+    answers = model.generate_batch([list(prompt) for prompt in replies])
+    assert [a.token_ids for a in answers] == [(*reply, EOS) for reply in replies.values()]
+    assert calls(model) == [
+        ("prefill", [[BOS, 20], [BOS, 30], [BOS, 40]]),
+        ("decode", [50, 60, 70]),
+        ("decode", [51, None, 71]),
+        ("decode", [52, None, None]),
+    ]
+
+
+def test_row_that_met_a_stop_string_is_left_out_of_later_steps(tokenizer: Tokenizer) -> None:
+    first, second = byte_ids(tokenizer, "a#b"), byte_ids(tokenizer, "cde")
+    replies = {(BOS, 20): first, (BOS, 30): second}
+    model = build(tokenizer, scripted_logits(VOCAB, replies, then=EOS))
+    answers = model.generate_batch([[BOS, 20], [BOS, 30]], stop="#")
+    assert [(a.text, a.stop) for a in answers] == [("a", "#"), ("cde", None)]
+    assert [call for _, call in calls(model)[2:]] == [[None, second[1]], [None, second[2]]]
+
+
+def test_batch_streams_rows_in_turn_with_one_completion_each(tokenizer: Tokenizer) -> None:
+    replies = {(BOS, 20): [50, 51], (BOS, 30): [60]}
+    model = build(tokenizer, scripted_logits(VOCAB, replies, then=EOS))
+    chunks = list(model.stream_batch([[BOS, 20], [BOS, 30]]))
+    assert [(c.row, c.token_id, c.completion is not None) for c in chunks] == [
+        (0, 50, False),
+        (1, 60, False),
+        (0, 51, False),
+        (1, EOS, True),
+        (0, EOS, True),
+    ]
+
+
+def test_more_prompts_than_the_runtime_takes_are_refused(script: Script) -> None:
+    two_rows = Capabilities(appends_many=True, rewinds=True, max_batch_size=2, scores_all=True)
+    model = script("Hello", capabilities=two_rows)
+    assert [a.text for a in model.generate_batch([PROMPT, PROMPT])] == ["Hello", "Hello"]
+    with pytest.raises(GenerationError, match=r"3 prompts at once.*takes 2.*groups of 2"):
+        model.stream_batch([PROMPT] * 3)
+
+
+def test_runtime_without_capabilities_still_generates(script: Script) -> None:
+    model = script("Hello", capabilities=Capabilities(False, False, 1, False))
+    assert model.generate(PROMPT).text == "Hello"
+
+
+# Cancelling.
+
+
+def test_cancelled_before_the_start_runs_nothing(script: Script) -> None:
+    model, cancel = script("Hello"), threading.Event()
+    cancel.set()
+    answers = model.generate_batch([PROMPT, PROMPT], cancel=cancel)
+    assert [(a.text, a.token_ids, a.finish_reason) for a in answers] == [("", (), "cancelled")] * 2
+    assert calls(model) == []
+
+
+def test_cancelled_in_the_middle_keeps_what_there_is(script: Script) -> None:
+    model, cancel = script("Hello"), threading.Event()
+    chunks = []
+    for chunk in model.stream(PROMPT, cancel=cancel):
+        chunks.append(chunk)
+        if len(chunks) == 3:
+            cancel.set()
+    completion = chunks[-1].completion
+    assert completion is not None
+    assert (completion.text, completion.finish_reason) == ("Hel", "cancelled")
+    assert "".join(chunk.text for chunk in chunks) == "Hel"
+    assert chunks[-1].token_id is None
+    assert len(completion.token_ids) == 3
+    assert len(calls(model)) == 3
+
+
+def test_cancelled_rows_are_only_those_that_had_not_ended(tokenizer: Tokenizer) -> None:
+    replies = {(BOS, 20): [50, 51, 52], (BOS, 30): []}
+    model = build(tokenizer, scripted_logits(VOCAB, replies, then=EOS))
+    cancel = threading.Event()
+    finished = {}
+    for chunk in model.stream_batch([[BOS, 20], [BOS, 30]], cancel=cancel):
+        cancel.set()
+        if chunk.completion:
+            finished[chunk.row] = chunk.completion.finish_reason
+    assert finished == {0: "cancelled", 1: "stop"}
+
+
+# Chats and sessions.
+
+
+def test_chat_is_encoded_with_one_start_token(tokenizer: Tokenizer) -> None:
+    messages = [{"role": "user", "content": "Hello"}]
+    text = "<|im_start|>user\nHello<|im_end|>\n<|im_start|>assistant\n"
+    prompt = [BOS, *tokenizer.encode(text, add_special_tokens=False)]
+    model = build(
+        tokenizer, scripted_logits(VOCAB, {tuple(prompt): byte_ids(tokenizer, "Hi")}, EOS)
+    )
+    for answer in (model.chat(messages), model.generate(messages)):
+        assert (answer.text, answer.prompt_tokens) == ("Hi", len(prompt))
+    assert calls(model)[0] == ("prefill", [prompt])
+
+
+def test_chat_passes_tools_and_template_options_on(script: Script) -> None:
+    model = script("Hello")
+    messages = [{"role": "user", "content": "Hello"}]
+    ids = model.encode_prompt(messages, tools=[{"name": "clock"}], add_generation_prompt=False)
+    text = model.tokenizer.decode(ids, skip_special_tokens=False)
+    assert 'List of tools: <|tool_list_start|>[{"name": "clock"}]<|tool_list_end|>' in text
+    assert text.endswith("Hello<|im_end|>\n")
+    model.chat(messages, tools=[{"name": "clock"}], max_new_tokens=1)
+    opening = model.tokenizer.encode("<|im_start|>assistant\n", add_special_tokens=False)
+    assert calls(model)[0] == ("prefill", [[*ids, *opening]])
+
+
+def test_plain_text_is_encoded_with_its_start_token(script: Script) -> None:
+    model = script("Hello")
+    bare = model.tokenizer.encode("Once upon", add_special_tokens=False)
+    assert model.encode_prompt("Once upon") == [BOS, *bare]
+
+
+def test_chat_with_a_base_model_is_refused(tokenizer: Tokenizer) -> None:
+    runtime = FakeRuntime(hash_logits(VOCAB), vocab_size=VOCAB)
+    model = LanguageModel(runtime, tokenizer)
+    with pytest.raises(TemplateError, match="no chat template"):
+        model.chat([{"role": "user", "content": "Hello"}])
+    with pytest.raises(GenerationError, match="the prompt is empty"):
+        model.generate([])
+
+
+def test_malformed_messages_are_refused(script: Script) -> None:
+    with pytest.raises(TemplateError, match="message 0 has no 'role'"):
+        script("Hello").generate([{"content": "Hello"}])
+
+
+def test_session_is_reused_and_emptied_first(script: Script) -> None:
+    model = script("Hello")
+    session = model.runtime.open()
+    first, second = (model.generate(PROMPT, session=session) for _ in range(2))
+    assert first.text == second.text == "Hello"
+    assert isinstance(model.runtime, FakeRuntime)
+    assert len(model.runtime.sessions) == 1
+    # The end-of-turn token is sampled and never appended.
+    assert session.lengths == (len(PROMPT) + 5,)
+
+
+def test_fresh_session_is_only_as_large_as_the_request_needs(script: Script) -> None:
+    model = script("Hello")
+    model.generate_batch([PROMPT, [BOS] * 9], max_new_tokens=5)
+    model.generate(PROMPT)
+    assert isinstance(model.runtime, FakeRuntime)
+    assert [s.capacity for s in model.runtime.sessions] == [14, CONTEXT]
+
+
+def test_session_of_other_size_is_refused(script: Script) -> None:
+    model = script("Hello")
+    with pytest.raises(GenerationError, match="2 prompts for a session of 1 rows"):
+        model.generate_batch([PROMPT, PROMPT], session=model.runtime.open(1))
+
+
+def test_tokens_continue_what_a_session_already_holds() -> None:
+    seen: list[tuple[int, ...]] = []
+
+    def next_logits(history: Sequence[int]) -> FloatArray:
+        seen.append(tuple(history))
+        return np.eye(VOCAB, dtype=np.float32)[50]
+
+    session = FakeRuntime(next_logits, vocab_size=VOCAB, context_length=CONTEXT).open(1, 8)
+    session.prefill([[BOS, 20]])
+    events = list(generate_tokens(session, [[30, 31]], GenerationOptions()))
+    assert [event.token_id for event in events] == [50] * 4
+    assert [event.finish_reason for event in events] == [None, None, None, "length"]
+    assert seen[-1] == (BOS, 20, 30, 31, 50, 50, 50)
+    with pytest.raises(ContextOverflowError):
+        generate_tokens(session, [[30]], GenerationOptions())
