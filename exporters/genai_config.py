@@ -38,13 +38,13 @@ def make_genai_config(
             "attention_mask": ATTENTION_MASK,
             "past_key_names": "past_key_values.%d.key",
             "past_value_names": "past_key_values.%d.value",
-            "past_conv_names": conv[0].input.replace(f".{conv[0].layer}.", ".%d."),
+            **{"past_conv_names": _pattern(s.input, s.layer) for s in conv[:1]},
         },
         "outputs": {
             "logits": LOGITS,
             "present_key_names": "present.%d.key",
             "present_value_names": "present.%d.value",
-            "present_conv_names": conv[0].output.replace(f".{conv[0].layer}.", ".%d."),
+            **{"present_conv_names": _pattern(s.output, s.layer) for s in conv[:1]},
         },
     }
     return {
@@ -63,3 +63,7 @@ def make_genai_config(
             "past_present_share_buffer": True,
         },
     }
+
+
+def _pattern(name: str, layer: int) -> str:
+    return name.replace(f".{layer}.", ".%d.")

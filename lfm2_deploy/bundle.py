@@ -25,7 +25,7 @@ from typing import Any
 
 from lfm2_deploy.config import Lfm2Config, parse_config
 from lfm2_deploy.contracts import Origin, Progress, ignore_progress
-from lfm2_deploy.errors import BundleError
+from lfm2_deploy.errors import BundleError, ConfigError
 from lfm2_deploy.states import StateSpec
 
 SCHEMA_VERSION = 1
@@ -122,7 +122,16 @@ def open_bundle(path: str | Path) -> Bundle:
         _check_size(folder, name, record)
         if record.size_bytes <= _HASHED_AT_OPEN:
             _check_hash(folder, name, record)
-    return Bundle(folder, manifest, parse_config(manifest.config))
+    return Bundle(folder, manifest, _parse_own_config(folder, manifest))
+
+
+def _parse_own_config(folder: Path, manifest: Manifest) -> Lfm2Config:
+    try:
+        return parse_config(manifest.config)
+    except (AttributeError, ConfigError) as error:
+        raise BundleError(
+            f"{folder / MANIFEST} is damaged (its config: {error}); export the model again"
+        ) from error
 
 
 def _read_manifest(folder: Path) -> Manifest:
@@ -142,7 +151,7 @@ def _read_manifest(folder: Path) -> Manifest:
         )
     try:
         return _parse_manifest(raw)
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise BundleError(f"{file} is damaged ({error!r}); export the model again") from error
 
 
@@ -214,10 +223,20 @@ def check_destination(path: Path, overwrite: bool) -> None:
     """
     if not path.exists() or (path.is_dir() and not any(path.iterdir())):
         return
-    if not (path / MANIFEST).is_file():
+    if not _is_bundle(path):
         raise BundleError(f"{path} exists and is not a bundle; choose another folder")
     if not overwrite:
         raise BundleError(f"{path} already holds a bundle; pass --overwrite to replace it")
+
+
+def _is_bundle(path: Path) -> bool:
+    """Whether a folder is one of ours, perhaps damaged or of another version."""
+    try:
+        raw = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        # A bundle whose manifest is damaged still has its graph beside it.
+        return (path / MANIFEST).is_file() and (path / GRAPH).is_file()
+    return isinstance(raw, dict) and {"schema_version", "quantization"} <= raw.keys()
 
 
 def _move_into_place(scratch: Path, path: Path) -> None:
@@ -230,6 +249,7 @@ def _move_into_place(scratch: Path, path: Path) -> None:
     except OSError:
         if retired:
             os.replace(retired / path.name, path)
+            retired.rmdir()
         raise
     if retired:
         shutil.rmtree(retired, ignore_errors=True)

@@ -139,11 +139,6 @@ def parse_config(raw: Mapping[str, Any]) -> Lfm2Config:
             key = _MULTIMODAL[model_type]
             raise ConfigError(f"config.json of a '{model_type}' model has no object '{key}'")
         return _parse_text(part, text_part_of=model_type)
-    if model_type not in (DENSE, MOE):
-        raise UnsupportedModelError(
-            f"model_type {model_type!r} is not supported: expected {_SUPPORTED}"
-            + ("; LFM3 differs in its layers and is not loaded as LFM2" if _is_lfm3(raw) else "")
-        )
     return _parse_text(raw, text_part_of=None)
 
 
@@ -153,17 +148,21 @@ def _is_lfm3(raw: Mapping[str, Any]) -> bool:
 
 
 def _parse_text(raw: Mapping[str, Any], text_part_of: str | None) -> Lfm2Config:
-    keys = _Keys(raw)
-    if _is_lfm3(raw):
-        raise UnsupportedModelError("this config names LFM3, which is not loaded as LFM2")
+    keys, model_type = _Keys(raw), raw.get("model_type")
+    if model_type not in (DENSE, MOE) or _is_lfm3(raw):
+        whose = f" (the text part of '{text_part_of}')" if text_part_of else ""
+        raise UnsupportedModelError(
+            f"model_type {model_type!r}{whose} is not supported: expected {_SUPPORTED}"
+            + ("; LFM3 differs in its layers and is not loaded as LFM2" if _is_lfm3(raw) else "")
+        )
     keys.refuse_changed_arithmetic()
     layers = keys.integer("num_hidden_layers")
     hidden = keys.agreeing_integer("hidden_size", "block_dim", "conv_dim", "conv_dim_out")
     heads = keys.agreeing_integer("num_attention_heads", "num_heads")
     kv_heads = keys.integer("num_key_value_heads")
-    moe = _parse_moe(keys, layers) if keys.text("model_type") == MOE else None
+    moe = _parse_moe(keys, layers) if model_type == MOE else None
     config = Lfm2Config(
-        model_type=keys.text("model_type"),
+        model_type=str(model_type),
         vocab_size=keys.integer("vocab_size"),
         hidden_size=hidden,
         num_hidden_layers=layers,
@@ -188,7 +187,7 @@ def _parse_text(raw: Mapping[str, Any], text_part_of: str | None) -> Lfm2Config:
 
 
 def _head_dim(keys: _Keys, hidden: int, heads: int, kv_heads: int) -> int:
-    head_dim = keys.optional_integer("head_dim")
+    head_dim = keys.optional_integer("head_dim", minimum=1)
     if head_dim is None:
         if hidden % heads:
             raise ConfigError(
@@ -205,7 +204,7 @@ def _head_dim(keys: _Keys, hidden: int, heads: int, kv_heads: int) -> int:
 
 
 def _layer_types(keys: _Keys, layers: int) -> tuple[LayerType, ...]:
-    listed, indices = keys.raw.get("layer_types"), keys.raw.get("full_attn_idxs")
+    listed, indices = keys.optional_list("layer_types"), keys.optional_list("full_attn_idxs")
     if listed is None and indices is None:
         raise ConfigError("config.json has neither 'layer_types' nor 'full_attn_idxs'; add one")
     if indices is not None:
@@ -215,8 +214,8 @@ def _layer_types(keys: _Keys, layers: int) -> tuple[LayerType, ...]:
                 f"config.json: full_attn_idxs names layer {bad[0]!r}, "
                 f"expected integers from 0 to {layers - 1}"
             )
-    from_indices = indices and ["full_attention" if i in indices else "conv" for i in range(layers)]
-    kinds = listed if listed is not None else from_indices or ["conv"] * layers
+    from_indices = ["full_attention" if i in (indices or ()) else "conv" for i in range(layers)]
+    kinds = from_indices if listed is None else listed
     unknown = sorted({str(kind) for kind in kinds} - {"conv", "full_attention"})
     if unknown:
         raise UnsupportedModelError(
@@ -226,7 +225,7 @@ def _layer_types(keys: _Keys, layers: int) -> tuple[LayerType, ...]:
         raise ConfigError(
             f"config.json: layer_types lists {len(kinds)} layers, num_hidden_layers says {layers}"
         )
-    if listed is not None and indices is not None and list(listed) != from_indices:
+    if listed is not None and indices is not None and listed != from_indices:
         raise ConfigError("config.json: layer_types and full_attn_idxs contradict each other")
     return tuple(kinds)
 
@@ -252,7 +251,7 @@ def _rope_theta(keys: _Keys) -> float:
         raise UnsupportedModelError(
             f"config.json: rope_type {kind!r} is not supported: expected 'default'"
         )
-    theta = float(parameters["rope_theta"])
+    theta = _Keys(parameters).number("rope_theta")
     if keys.raw.get("rope_theta", theta) != theta:
         raise ConfigError(
             f"config.json: rope_theta {keys.raw['rope_theta']} contradicts "
@@ -262,17 +261,14 @@ def _rope_theta(keys: _Keys) -> float:
 
 
 def _tied(keys: _Keys) -> bool:
-    given = [keys.raw[k] for k in ("tie_embedding", "tie_word_embeddings") if k in keys.raw]
-    if not given:
+    names = [k for k in ("tie_embedding", "tie_word_embeddings") if k in keys.raw]
+    if not names:
         keys.assumptions.append("tie_word_embeddings = true (Lfm2Config's definition; key absent)")
         return True
-    if any(not isinstance(value, bool) for value in given):
-        raise ConfigError(
-            f"config.json: tie_word_embeddings is {given[0]!r}, expected true or false"
-        )
+    given = [keys.boolean(name) for name in names]
     if len(set(given)) > 1:
         raise ConfigError("config.json: tie_embedding contradicts tie_word_embeddings")
-    return bool(given[0])
+    return given[0]
 
 
 def _eos(keys: _Keys) -> tuple[int, ...]:
@@ -324,8 +320,14 @@ class _Keys:
             raise ConfigError(f"config.json: {key} is {value!r}, expected an integer >= {minimum}")
         return value
 
-    def optional_integer(self, key: str) -> int | None:
-        return None if self.raw.get(key) is None else self.integer(key, minimum=0)
+    def optional_integer(self, key: str, minimum: int = 0) -> int | None:
+        return None if self.raw.get(key) is None else self.integer(key, minimum)
+
+    def optional_list(self, key: str) -> list[Any] | None:
+        value = self.raw.get(key)
+        if value is not None and not isinstance(value, list | tuple):
+            raise ConfigError(f"config.json: {key} is {value!r}, expected a list")
+        return None if value is None else list(value)
 
     def number(self, key: str) -> float:
         value = self.present(key)
@@ -338,9 +340,6 @@ class _Keys:
         if not isinstance(value, bool):
             raise ConfigError(f"config.json: {key} is {value!r}, expected true or false")
         return value
-
-    def text(self, key: str) -> str:
-        return str(self.present(key))
 
     def agreeing_integer(self, key: str, *aliases: str) -> int:
         value = self.integer(key)

@@ -65,11 +65,11 @@ class TokenGeneration:
         self._cancel = cancel
         self._samplers = [Sampler(options.sampling, row) for row in rows]
         most = options.max_new_tokens
-        rooms = [
-            session.capacity - held - len(row)
+        # `check_room` saw to it that `most` fits.
+        self._left = [
+            session.capacity - held - len(row) if most is None else most
             for held, row in zip(session.lengths, rows, strict=True)
         ]
-        self._left = [room if most is None else min(room, most) for room in rooms]
         # Row -> its last token, which the next step appends. Rows that ended are absent.
         self._live: dict[int, int | None] = dict.fromkeys(range(len(rows)))
         self.prefill_seconds = 0.0

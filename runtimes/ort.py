@@ -183,7 +183,7 @@ class OrtSession:
 
     def restore(self, snapshot: Snapshot) -> None:
         """Put back a snapshot of this session, exactly."""
-        if not isinstance(snapshot, OrtSnapshot) or len(snapshot.lengths) != self.batch_size:
+        if not isinstance(snapshot, OrtSnapshot) or not self._fits(snapshot):
             raise GenerationError("this snapshot is of another session; restore it there")
         longest = max(snapshot.lengths)
         if longest > self.capacity:
@@ -198,9 +198,26 @@ class OrtSession:
             array[:] = saved
         self._lengths[:] = snapshot.lengths
 
+    def _fits(self, snapshot: OrtSnapshot) -> bool:
+        """Whether a snapshot has this session's rows and this model's states."""
+        own = [*self._kv, *self._conv[self._turn]]
+        if len(snapshot.lengths) != self.batch_size or len(snapshot.arrays) != len(own):
+            return False
+        # All but the length of keys and values, which may differ.
+        kept = [(0, 1, 3)] * len(self._kv) + [(0, 1, 2)] * (len(own) - len(self._kv))
+        return all(
+            [saved.shape[axis] for axis in axes] == [array.shape[axis] for axis in axes]
+            for saved, array, axes in zip(snapshot.arrays, own, kept, strict=True)
+        )
+
     def _allocate(self) -> tuple[list[FloatArray], tuple[list[FloatArray], list[FloatArray]]]:
+        # GroupQueryAttention wants room for a row's padding too, though it never writes there
+        # (onnxruntime 1.32.0). The memory is only reserved: untouched pages cost nothing.
+        padding = min(PREFILL_CHUNK, self.capacity) if self.batch_size > 1 else 0
+
         def zeros(spec: StateSpec) -> FloatArray:
-            return np.zeros(spec.concrete_shape(self.batch_size, self.capacity), np.float32)
+            shape = spec.concrete_shape(self.batch_size, self.capacity + padding)
+            return np.zeros(shape, np.float32)
 
         states = self._runtime.states
         kv = [zeros(s) for s in states if s.kind != "conv"]
@@ -258,7 +275,10 @@ class OrtSession:
     def _run(self, ids: IntArray, new: IntArray, keep: int) -> FloatArray:
         """One call of the graph; returns logits [B, keep, V], valid until the next call."""
         total = self._lengths + new
-        mask = (np.arange(int(total.max())) < total[:, None]).astype(np.int64)
+        # A row that is empty and stays so is shown as one token long: the kernel knows no
+        # length of 0, and what it gives for that row is not used.
+        shown = np.maximum(total, 1)
+        mask = (np.arange(int(shown.max())) < shown[:, None]).astype(np.int64)
         binding = self._bindings[self._turn]
         binding.bind_cpu_input("input_ids", ids)
         binding.bind_cpu_input("attention_mask", mask)

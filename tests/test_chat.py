@@ -17,7 +17,7 @@ from lfm2_deploy.demo import DEMO_MODEL
 from lfm2_deploy.errors import TemplateError
 from lfm2_deploy.tokenizer import Tokenizer
 
-HELLO = [{"role": "user", "content": "Hello"}]
+HELLO: list[dict[str, Any]] = [{"role": "user", "content": "Hello"}]
 TOOL = {
     "name": "weather",
     "description": "Température à <lieu>",

@@ -492,3 +492,9 @@ def test_file_without_an_object_is_refused(tmp_path: Path, content: str, kind: s
     (tmp_path / "config.json").write_text(content, encoding="utf-8")
     with pytest.raises(ConfigError, match=f"holds a {kind}, expected a JSON object"):
         read_config(tmp_path)
+
+
+def test_no_attention_layer_by_indices_agrees_with_all_conv_layer_types() -> None:
+    layers = ["conv"] * 4
+    raw = {**NEW, "num_hidden_layers": 4, "layer_types": layers, "full_attn_idxs": []}
+    assert parse_config(raw).attention_layers == ()

@@ -113,10 +113,10 @@ def test_transformers_loads_it_and_computes_the_same(
     reference: ReferenceRuntime, passage: list[int]
 ) -> None:
     assert AutoTokenizer.from_pretrained(DEMO_MODEL)(PASSAGE)["input_ids"] == passage
-    model: Any
-    model, report = Lfm2MoeForCausalLM.from_pretrained(
+    loaded: Any = Lfm2MoeForCausalLM.from_pretrained(
         DEMO_MODEL, dtype=torch.float32, output_loading_info=True
     )
+    model, report = loaded
     assert not any(report[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
     with torch.no_grad():
         theirs = model(torch.tensor([passage])).logits[0].numpy()

@@ -26,6 +26,7 @@ PROMPT = [BOS, 100, 101, 102]
 RAGGED = [[BOS, 300], PROMPT, [BOS, *range(200, 220)]]
 
 Script = Callable[..., LanguageModel]
+Replies = dict[tuple[int, ...], list[int]]
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +116,11 @@ def test_end_of_turn_token_that_is_not_special_is_left_out_of_the_text(script: S
 
 def test_ignore_eos_goes_on_but_stop_tokens_still_end(script: Script) -> None:
     model = script([50, EOS, 51, OTHER_EOS, 52])
-    going_on = {"ignore_eos": True, "eos_token_ids": [OTHER_EOS], "max_new_tokens": 5}
+    going_on: dict[str, Any] = {
+        "ignore_eos": True,
+        "eos_token_ids": [OTHER_EOS],
+        "max_new_tokens": 5,
+    }
     answer = model.generate(PROMPT, **going_on)
     assert (answer.token_ids, answer.finish_reason) == ((50, EOS, 51, OTHER_EOS, 52), "length")
     answer = model.generate(PROMPT, **going_on, stop_token_ids=[EOS])
@@ -323,11 +328,28 @@ def test_same_seed_answers_the_same_and_another_does_not(random_model: LanguageM
 def test_ragged_batch_answers_each_prompt_as_alone(
     random_model: LanguageModel, sampling: dict[str, Any]
 ) -> None:
-    options = {"max_new_tokens": 12, "repetition_penalty": 1.2, "logprobs": 2, **sampling}
+    options: dict[str, Any] = {
+        "max_new_tokens": 12,
+        "repetition_penalty": 1.2,
+        "logprobs": 2,
+        **sampling,
+    }
     together = random_model.generate_batch(RAGGED, **options)
     alone = [random_model.generate(prompt, **options) for prompt in RAGGED]
     assert [without_times(answer) for answer in together] == [without_times(a) for a in alone]
     assert len({answer.token_ids for answer in alone}) == len(RAGGED)
+
+
+def test_repetition_penalty_counts_each_rows_own_tokens(tokenizer: Tokenizer) -> None:
+    # Always 50 before 51; the penalty halves the logits of those a row holds already.
+    def next_logits(_: Sequence[int]) -> FloatArray:
+        logits = np.zeros(VOCAB, dtype=np.float32)
+        logits[[50, 51]] = 4, 3
+        return logits
+
+    model = build(tokenizer, next_logits)
+    answers = model.generate_batch([[BOS, 50], [BOS, 60]], repetition_penalty=2.0, max_new_tokens=2)
+    assert [answer.token_ids for answer in answers] == [(51, 50), (50, 51)]
 
 
 def test_rows_without_a_limit_fill_the_context_each_on_its_own(tokenizer: Tokenizer) -> None:
@@ -338,7 +360,7 @@ def test_rows_without_a_limit_fill_the_context_each_on_its_own(tokenizer: Tokeni
 
 
 def test_row_that_ended_is_left_out_of_later_steps(tokenizer: Tokenizer) -> None:
-    replies = {(BOS, 20): [50, 51, 52], (BOS, 30): [60], (BOS, 40): [70, 71]}
+    replies: Replies = {(BOS, 20): [50, 51, 52], (BOS, 30): [60], (BOS, 40): [70, 71]}
     model = build(tokenizer, scripted_logits(VOCAB, replies, then=EOS))
     answers = model.generate_batch([list(prompt) for prompt in replies])
     assert [a.token_ids for a in answers] == [(*reply, EOS) for reply in replies.values()]
@@ -352,7 +374,7 @@ def test_row_that_ended_is_left_out_of_later_steps(tokenizer: Tokenizer) -> None
 
 def test_row_that_met_a_stop_string_is_left_out_of_later_steps(tokenizer: Tokenizer) -> None:
     first, second = byte_ids(tokenizer, "a#b"), byte_ids(tokenizer, "cde")
-    replies = {(BOS, 20): first, (BOS, 30): second}
+    replies: Replies = {(BOS, 20): first, (BOS, 30): second}
     model = build(tokenizer, scripted_logits(VOCAB, replies, then=EOS))
     answers = model.generate_batch([[BOS, 20], [BOS, 30]], stop="#")
     assert [(a.text, a.stop) for a in answers] == [("a", "#"), ("cde", None)]
@@ -360,7 +382,7 @@ def test_row_that_met_a_stop_string_is_left_out_of_later_steps(tokenizer: Tokeni
 
 
 def test_batch_streams_rows_in_turn_with_one_completion_each(tokenizer: Tokenizer) -> None:
-    replies = {(BOS, 20): [50, 51], (BOS, 30): [60]}
+    replies: Replies = {(BOS, 20): [50, 51], (BOS, 30): [60]}
     model = build(tokenizer, scripted_logits(VOCAB, replies, then=EOS))
     chunks = list(model.stream_batch([[BOS, 20], [BOS, 30]]))
     assert [(c.row, c.token_id, c.completion is not None) for c in chunks] == [
@@ -413,7 +435,7 @@ def test_cancelled_in_the_middle_keeps_what_there_is(script: Script) -> None:
 
 
 def test_cancelled_rows_are_only_those_that_had_not_ended(tokenizer: Tokenizer) -> None:
-    replies = {(BOS, 20): [50, 51, 52], (BOS, 30): []}
+    replies: Replies = {(BOS, 20): [50, 51, 52], (BOS, 30): []}
     model = build(tokenizer, scripted_logits(VOCAB, replies, then=EOS))
     cancel = threading.Event()
     finished = {}
@@ -501,7 +523,7 @@ def test_tokens_continue_what_a_session_already_holds() -> None:
 
     def next_logits(history: Sequence[int]) -> FloatArray:
         seen.append(tuple(history))
-        return np.eye(VOCAB, dtype=np.float32)[50]
+        return scripted_logits(VOCAB, {}, then=50)(history)
 
     session = FakeRuntime(next_logits, vocab_size=VOCAB, context_length=CONTEXT).open(1, 8)
     session.prefill([[BOS, 20]])

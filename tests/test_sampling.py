@@ -164,7 +164,7 @@ def test_min_p_equals_transformers(seed: int, min_p: float) -> None:
 def test_all_filters_together_equal_transformers_in_its_order(
     transformers_models: Mapping[str, Any], options: dict[str, Any], seed: int
 ) -> None:
-    config = GenerationConfig(do_sample=True, **({"top_k": 0} | options))
+    config = GenerationConfig(do_sample=True, **({"top_k": 0} | options))  # type: ignore[no-untyped-call]
     # The method that puts the processors in order has no public name.
     theirs = transformers_models["dense"]._get_logits_processor(config, input_ids_seq_length=1)
     logits = random_logits(seed, dropped=60)
@@ -253,7 +253,7 @@ def test_logits_that_are_not_finite_are_refused(temperature: float, bad: list[fl
 
 
 def test_extreme_options_still_draw_a_token() -> None:
-    options = {
+    options: dict[str, tuple[Any, ...]] = {
         "temperature": (5e-324, 1e9),
         "repetition_penalty": (1e-9, 1e9),
         "top_p": (1e-9, 1.0),

@@ -34,7 +34,7 @@ def test_fake_is_a_runtime_of_the_contract() -> None:
 def test_prefill_gives_the_logits_after_each_rows_last_token() -> None:
     session = runtime().open(2)
     logits = session.prefill([[1, 2, 3], [4]])
-    assert (logits.shape, logits.dtype) == ((2, VOCAB), np.float32)
+    assert logits.dtype == np.float32
     np.testing.assert_array_equal(logits, [LOGITS([1, 2, 3]), LOGITS([4])])
     assert session.lengths == (3, 1)
 

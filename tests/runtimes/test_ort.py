@@ -12,7 +12,7 @@ import pytest
 
 from lfm2_deploy import export
 from lfm2_deploy.bundle import GRAPH, WEIGHTS, Bundle
-from lfm2_deploy.contracts import Capabilities, RuntimeInfo
+from lfm2_deploy.contracts import Capabilities, RuntimeInfo, Snapshot
 from lfm2_deploy.errors import (
     BundleError,
     ContextOverflowError,
@@ -279,29 +279,29 @@ def test_snapshot_of_a_longer_session_is_refused(runtime: OrtRuntime) -> None:
     assert session.lengths == (2,)
 
 
-def other_batch(runtime: OrtRuntime) -> object:
+def other_batch(runtime: OrtRuntime) -> Snapshot:
     return runtime.open(2, 16).snapshot()
 
 
-def other_runtime(runtime: OrtRuntime) -> object:
+def other_runtime(runtime: OrtRuntime) -> Snapshot:
     return FakeRuntime(hash_logits(512), vocab_size=512).open(1).snapshot()
 
 
-def model_with_fewer_attention_layers(runtime: OrtRuntime) -> object:
+def model_with_fewer_attention_layers(runtime: OrtRuntime) -> Snapshot:
     session = runtime.open(1, 16)
     session.prefill([[1, 2, 3]])
     snapshot = session.snapshot()
     return OrtSnapshot(snapshot.lengths, snapshot.arrays[2:])
 
 
-def model_with_fewer_conv_layers(runtime: OrtRuntime) -> object:
+def model_with_fewer_conv_layers(runtime: OrtRuntime) -> Snapshot:
     session = runtime.open(1, 16)
     session.prefill([[1, 2, 3]])
     snapshot = session.snapshot()
     return OrtSnapshot(snapshot.lengths, snapshot.arrays[:-1])
 
 
-def model_whose_shapes_broadcast(runtime: OrtRuntime) -> object:
+def model_whose_shapes_broadcast(runtime: OrtRuntime) -> Snapshot:
     session = runtime.open(1, 16)
     session.prefill([[1, 2, 3]])
     snapshot = session.snapshot()
@@ -319,7 +319,7 @@ def model_whose_shapes_broadcast(runtime: OrtRuntime) -> object:
     ],
 )
 def test_foreign_snapshot_is_refused_and_changes_nothing(
-    runtime: OrtRuntime, take: Callable[[OrtRuntime], OrtSnapshot]
+    runtime: OrtRuntime, take: Callable[[OrtRuntime], Snapshot]
 ) -> None:
     session, untouched = runtime.open(1, 16), runtime.open(1, 16)
     for each in (session, untouched):
