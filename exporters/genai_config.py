@@ -21,7 +21,9 @@ def make_genai_config(
         graph: the ONNX file's name.
         context_length: most tokens a row may hold.
     """
-    conv = [s for s in states if s.kind == "conv"]
+    conv = next((s for s in states if s.kind == "conv"), None)
+    past_conv = {"past_conv_names": _pattern(conv.input, conv.layer)} if conv else {}
+    present_conv = {"present_conv_names": _pattern(conv.output, conv.layer)} if conv else {}
     decoder = {
         "session_options": {"log_id": "onnxruntime-genai", "provider_options": []},
         "filename": graph,
@@ -38,13 +40,13 @@ def make_genai_config(
             "attention_mask": ATTENTION_MASK,
             "past_key_names": "past_key_values.%d.key",
             "past_value_names": "past_key_values.%d.value",
-            **{"past_conv_names": _pattern(s.input, s.layer) for s in conv[:1]},
+            **past_conv,
         },
         "outputs": {
             "logits": LOGITS,
             "present_key_names": "present.%d.key",
             "present_value_names": "present.%d.value",
-            **{"present_conv_names": _pattern(s.output, s.layer) for s in conv[:1]},
+            **present_conv,
         },
     }
     return {
