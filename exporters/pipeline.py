@@ -38,13 +38,14 @@ from lfm2_deploy.bundle import (
 from lfm2_deploy.config import Lfm2Config
 from lfm2_deploy.contracts import Checkpoint, Progress
 from lfm2_deploy.errors import ExportError
+from lfm2_deploy.json_file import read_json_object
 from lfm2_deploy.recommended import complete_generation_config
 from lfm2_deploy.states import list_states
 from lfm2_deploy.weights import list_weights
 
 # LFM2's conversations are 32,768 tokens long; a longer context is asked for by --context.
 DEFAULT_CONTEXT = 32_768
-# logits_to_keep as Hugging Face names it: 1 position, or more than any call can hold.
+# The default of logits_to_keep, as Hugging Face names it.
 LAST_ONLY = 1
 
 
@@ -164,21 +165,34 @@ def _write_side_files(checkpoint: Checkpoint, draft: Draft, folder: Path) -> Non
     written = {
         "config.json": dict(checkpoint.raw_config),
         "genai_config.json": genai,
-        GENERATION: _complete_defaults(checkpoint, folder / GENERATION),
+        GENERATION: _complete_defaults(checkpoint),
     }
     for name, content in written.items():
         if content:
             (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
-def _complete_defaults(checkpoint: Checkpoint, file: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-    except ValueError as error:
-        raise ExportError(
-            f"the checkpoint's {file.name} is not readable JSON ({error}); mend or remove it"
-        ) from error
+def _complete_defaults(checkpoint: Checkpoint) -> dict[str, Any]:
+    found = _read_defaults(checkpoint)
+    # Only a Hub repository's name says for sure which model card is meant.
+    if checkpoint.origin.kind != "hub":
+        return found
     return complete_generation_config(checkpoint.origin.name, found)
+
+
+def _read_defaults(checkpoint: Checkpoint) -> dict[str, Any]:
+    file = checkpoint.side_files.get(GENERATION)
+    if file is None:
+        return {}
+    return read_json_object(file, ExportError, "mend or remove it, and export again")
+
+
+def list_notes(checkpoint: Checkpoint) -> tuple[str, ...]:
+    """What an export assumed that the checkpoint does not say."""
+    notes = checkpoint.config.assumptions
+    if _complete_defaults(checkpoint) != _read_defaults(checkpoint):
+        notes += (f"sampling settings are those of {checkpoint.origin.name}'s model card",)
+    return notes
 
 
 def _describe(checkpoint: Checkpoint, draft: Draft, options: ExportOptions) -> Manifest:
@@ -195,6 +209,7 @@ def _describe(checkpoint: Checkpoint, draft: Draft, options: ExportOptions) -> M
         states=list_states(draft.config),
         quantization=summarize_plan(draft.plan),
         made_with={name: version(name) for name in packages},
+        notes=list_notes(checkpoint),
         files={},
     )
 

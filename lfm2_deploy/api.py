@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from lfm2_deploy.compare.compare import Comparison, compare_runtimes
 from lfm2_deploy.contracts import Checkpoint, Progress, ignore_progress
 from lfm2_deploy.errors import BundleError
 from lfm2_deploy.generate import LanguageModel
+from lfm2_deploy.json_file import read_json_object
 from lfm2_deploy.options import GenerationOptions
 from lfm2_deploy.registry import EXPORT_OPTIONS, EXPORTER, find_runtime, find_target
 from lfm2_deploy.tokenizer import Tokenizer
@@ -94,10 +94,7 @@ def read_generation_defaults(folder: Path) -> GenerationOptions:
     file = folder / GENERATION
     if not file.is_file():
         return GenerationOptions()
-    try:
-        raw = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise BundleError(f"{file} is not readable JSON ({error}); copy it again") from error
+    raw = read_json_object(file, BundleError, "copy or export the bundle again")
     return GenerationOptions.from_generation_config(raw)
 
 
@@ -119,6 +116,15 @@ def verify(
         greedy_tokens: how many tokens to generate greedily after the first row.
         threads: threads of one operator; None lets the runtime choose.
         progress: told of each step.
+
+    Returns:
+        How far the bundle is from the reference.
+
+    Raises:
+        BundleError: the bundle is absent or damaged.
+        CheckpointError: a tensor cannot be read.
+        RuntimeUnavailableError: torch, or the bundle's runtime, is not installed.
+        GenerationError: there are no rows, or the vocabularies differ.
     """
     opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
     reference = find_runtime("reference")(checkpoint, progress)

@@ -56,7 +56,10 @@ class FileRecord:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """manifest.json; see the module's docstring for the files it speaks of."""
+    """manifest.json; see the module's docstring for the files it speaks of.
+
+    `notes` say what the export assumed that the checkpoint does not say.
+    """
 
     schema_version: int
     model: str
@@ -69,6 +72,7 @@ class Manifest:
     states: tuple[StateSpec, ...]
     quantization: tuple[StoredTensor, ...]
     made_with: Mapping[str, str]
+    notes: tuple[str, ...]
     files: Mapping[str, FileRecord]
 
 
@@ -161,6 +165,7 @@ def _parse_manifest(raw: dict[str, Any]) -> Manifest:
             **raw,
             "origin": Origin(**raw["origin"]),
             "states": tuple(StateSpec(**{**s, "shape": tuple(s["shape"])}) for s in raw["states"]),
+            "notes": tuple(raw["notes"]),
             "quantization": tuple(StoredTensor(**t) for t in raw["quantization"]),
             "files": {name: FileRecord(**record) for name, record in raw["files"].items()},
         }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from io import TextIOWrapper
-from typing import Annotated
+from typing import Annotated, TextIO
 
 import typer
 
@@ -66,12 +66,20 @@ def main() -> int:
     """Run the command line of this process; return its exit code."""
     # torch's threads wait by spinning, which is very slow where others use the cores.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    for stream, errors in (
-        (sys.stdin, "surrogateescape"),
-        (sys.stdout, "replace"),
-        (sys.stderr, "replace"),
-    ):
-        # A character that a terminal's encoding lacks must not end the program.
-        if isinstance(stream, TextIOWrapper):
-            stream.reconfigure(errors=errors)
+    _prepare_stream(sys.stdin, "utf-8-sig", "surrogateescape")
+    _prepare_stream(sys.stdout, "utf-8", "replace")
+    _prepare_stream(sys.stderr, "utf-8", "replace")
     return app(prog_name=PROGRAM, standalone_mode=False) or 0
+
+
+def _prepare_stream(stream: TextIO | None, encoding: str, errors: str) -> None:
+    """Give a pipe or file this encoding, whatever the system's; a terminal keeps its own.
+
+    A character that an encoding lacks must not end the program in either case.
+    """
+    if not isinstance(stream, TextIOWrapper):  # replaced by the caller, or absent
+        return
+    if stream.isatty() or os.environ.get("PYTHONIOENCODING"):
+        stream.reconfigure(errors=errors)
+    else:
+        stream.reconfigure(encoding=encoding, errors=errors)

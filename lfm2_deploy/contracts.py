@@ -127,12 +127,14 @@ class Session(Protocol):
         """Append tokens to each row; rows may differ in length.
 
         Args:
-            rows: B lists of token ids, each with at least one.
+            rows: B lists of token ids; an empty one leaves its row as it is.
 
         Returns:
-            [B, V] logits after each row's last token.
+            [B, V] logits after each row's last token; of an empty row, nothing of meaning.
 
         Raises:
+            GenerationError: another number of rows, an id outside the vocabulary, or no
+                token at all; nothing is appended.
             ContextOverflowError: a row would exceed the capacity; nothing is appended.
         """
 
@@ -141,10 +143,17 @@ class Session(Protocol):
 
         Returns:
             [B, V] logits; a row given None holds nothing of meaning.
+
+        Raises:
+            GenerationError, ContextOverflowError: as `prefill`.
         """
 
     def score(self, rows: Sequence[Sequence[int]]) -> list[FloatArray]:
-        """As `prefill`, but with logits after every token: B arrays [len(row), V]."""
+        """As `prefill`, but with logits after every token: B arrays [len(row), V].
+
+        Raises:
+            GenerationError, ContextOverflowError: as `prefill`.
+        """
 
     def reset(self) -> None:
         """Empty every row."""
@@ -153,7 +162,12 @@ class Session(Protocol):
         """Copy the states."""
 
     def restore(self, snapshot: Snapshot) -> None:
-        """Put back a snapshot of this session, exactly."""
+        """Put back a snapshot of this session, exactly.
+
+        Raises:
+            GenerationError: it is of another session.
+            ContextOverflowError: it is longer than this session's capacity.
+        """
 
 
 class Runtime(Protocol):
@@ -177,6 +191,10 @@ class Runtime(Protocol):
         Args:
             batch_size: number of rows.
             capacity: most tokens a row will hold; the context length when None.
+
+        Raises:
+            GenerationError: no rows, or the runtime was closed.
+            ContextOverflowError: the capacity is not within the context.
         """
 
     def close(self) -> None:

@@ -11,6 +11,8 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+import numpy as np
+
 from lfm2_deploy.contracts import FloatArray, Session
 from lfm2_deploy.errors import ContextOverflowError, GenerationError
 from lfm2_deploy.options import GenerationOptions
@@ -57,12 +59,14 @@ class TokenGeneration:
         options: GenerationOptions,
         end_ids: Collection[int],
         cancel: CancelSignal | None,
+        prefill_slice: int | None,
     ) -> None:
         self._session = session
         self._rows = rows
         self._options = options
         self._end_ids = frozenset(end_ids)
         self._cancel = cancel
+        self._slice = prefill_slice or max(map(len, rows))
         self._samplers = [Sampler(options.sampling, row) for row in rows]
         most = options.max_new_tokens
         # `check_room` saw to it that `most` fits.
@@ -76,12 +80,10 @@ class TokenGeneration:
         self.decode_seconds = 0.0
 
     def __iter__(self) -> Iterator[TokenEvent]:
-        if self._cancelled():
+        logits = self._prefill()
+        if logits is None:
             yield from self._cancel_rows()
             return
-        started = time.perf_counter()
-        logits = self._session.prefill(self._rows)
-        self.prefill_seconds = time.perf_counter() - started
         yield from self._choose(logits)
         while self._live:
             if self._cancelled():
@@ -91,6 +93,20 @@ class TokenGeneration:
             logits = self._session.decode([self._live.get(row) for row in range(len(self._rows))])
             self.decode_seconds += time.perf_counter() - started
             yield from self._choose(logits)
+
+    def _prefill(self) -> FloatArray | None:
+        """[B, V] logits after every prompt; None when cancelled on the way."""
+        logits: FloatArray | None = None
+        for start in range(0, max(map(len, self._rows)), self._slice):
+            if self._cancelled():
+                return None
+            pieces = [row[start : start + self._slice] for row in self._rows]
+            started = time.perf_counter()
+            part = self._session.prefill(pieces)
+            self.prefill_seconds += time.perf_counter() - started
+            grew = np.array([len(piece) > 0 for piece in pieces])
+            logits = part if logits is None else np.where(grew[:, None], part, logits)
+        return logits
 
     def stop(self, row: int) -> None:
         """End a row for a reason of the caller's own; it has no further events."""
@@ -132,6 +148,7 @@ def generate_tokens(
     options: GenerationOptions,
     eos_token_ids: Collection[int] = (),
     cancel: CancelSignal | None = None,
+    prefill_slice: int | None = None,
 ) -> TokenGeneration:
     """Continue every row until it ends; rows may differ in length and end on their own.
 
@@ -142,6 +159,8 @@ def generate_tokens(
             see `TokenGeneration.stop`.
         eos_token_ids: the model's own end-of-turn tokens.
         cancel: looked at before every step.
+        prefill_slice: append prompts in pieces of so many tokens, and look at `cancel`
+            between them; None where the session appends nothing to what it holds.
 
     Returns:
         An iterable of events. Nothing has run before its first event is asked for.
@@ -160,7 +179,7 @@ def generate_tokens(
     end_ids = {*options.stop_token_ids}
     if not options.ignore_eos:
         end_ids |= {*eos_token_ids, *options.eos_token_ids}
-    return TokenGeneration(session, rows, options, end_ids, cancel)
+    return TokenGeneration(session, rows, options, end_ids, cancel, prefill_slice)
 
 
 def check_rows(rows: Sequence[Sequence[int]]) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any, TypeAlias, TypeGuard, cast
 
 from lfm2_deploy.chat import ChatTemplate, Message
@@ -26,6 +27,9 @@ from lfm2_deploy.options import GenerationOptions
 from lfm2_deploy.sampling import TokenLogprobs
 from lfm2_deploy.stopping import StopScanner
 from lfm2_deploy.tokenizer import TextStream, Tokenizer
+
+# A long prompt is appended in pieces of this many tokens, and may be cancelled between.
+_PREFILL_SLICE = 512
 
 # Plain text, a chat, or token ids.
 Prompt: TypeAlias = str | Sequence[Message] | Sequence[int]
@@ -160,7 +164,13 @@ class LanguageModel:
         cancel: CancelSignal | None = None,
         **overrides: Any,
     ) -> Completion:
-        """Answer a conversation, in which the model may call `tools`."""
+        """Answer a conversation, in which the model may call `tools`.
+
+        With `tools`, special tokens stay in the text unless `skip_special_tokens` says
+        otherwise: LFM2 marks its calls by <|tool_call_start|> and <|tool_call_end|>.
+        """
+        if tools:
+            overrides.setdefault("skip_special_tokens", False)
         ids = self.encode_prompt(messages, tools=tools)
         return self.generate(ids, options, cancel=cancel, **overrides)
 
@@ -226,7 +236,9 @@ class LanguageModel:
         else:
             session.reset()
         eos = self.runtime.config.eos_token_ids
-        generation = generate_tokens(session, rows, chosen, eos, cancel)
+        appends = self.runtime.info.capabilities.appends_many
+        piece = _PREFILL_SLICE if appends else None
+        generation = generate_tokens(session, rows, chosen, eos, cancel, piece)
         answers = [_Answer(self.tokenizer, chosen, len(row)) for row in rows]
         return _stream_answers(generation, answers)
 
@@ -314,4 +326,4 @@ def _stream_answers(generation: TokenGeneration, answers: Sequence[_Answer]) -> 
 
 def _is_ids(prompt: object) -> TypeGuard[Sequence[int]]:
     # An empty list counts as ids: every model refuses those in words that fit.
-    return isinstance(prompt, Sequence) and all(isinstance(item, int) for item in prompt)
+    return isinstance(prompt, Sequence) and all(isinstance(item, Integral) for item in prompt)

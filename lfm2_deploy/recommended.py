@@ -44,4 +44,4 @@ def complete_generation_config(model: str, found: Mapping[str, Any]) -> dict[str
     settings = _BY_MODEL.get(model.rpartition("/")[2])
     if settings is None or "temperature" in found or "do_sample" in found:
         return dict(found)
-    return {**found, "do_sample": True, **settings, "repetition_penalty": 1.05}
+    return {"do_sample": True, **settings, "repetition_penalty": 1.05, **found}

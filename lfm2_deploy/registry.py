@@ -1,7 +1,7 @@
 """Names -> runtimes, targets and the exporter, found by import only when asked for.
 
 This is the one place where the core names what lies outside it. An entry that cannot
-be imported says which package is missing and how to get it.
+be imported says which package is missing or of the wrong version, and how to get it.
 """
 
 from __future__ import annotations
@@ -10,9 +10,20 @@ import importlib
 import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib import metadata
+from types import ModuleType
 from typing import Any
 
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import InvalidVersion, Version
+
 from lfm2_deploy.errors import RuntimeUnavailableError
+
+_PACKAGE = "lfm2-deploy"
+_EXTRAS = ("", "export")
+# An import error in one of these is a bug of ours, not a broken installation.
+_OWN = {"lfm2_deploy", "exporters", "runtimes"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,18 +48,76 @@ class Entry:
         """Which of the needed packages are not installed."""
         return tuple(name for name in self.needs if importlib.util.find_spec(name) is None)
 
+    def mismatched(self) -> tuple[str, ...]:
+        """What is installed in a version this package does not take.
+
+        Returns:
+            Words such as "torch==2.13.0, found 2.5.1".
+        """
+        found = (_compare_version(requirement) for requirement in _list_requirements(self.needs))
+        return tuple(words for words in found if words is not None)
+
     def load(self) -> Any:
         """Import and return it.
 
         Raises:
-            RuntimeUnavailableError: a needed package is not installed.
+            RuntimeUnavailableError: a needed package is not installed, is of the wrong
+                version, or does not load.
         """
         missing = self.missing()
         if missing:
             raise RuntimeUnavailableError(
                 f"{self.summary} needs {', '.join(missing)}, which is not installed: {self.install}"
             )
-        return getattr(importlib.import_module(self.module), self.attribute)
+        mismatched = self.mismatched()
+        if mismatched:
+            raise RuntimeUnavailableError(
+                f"{self.summary} needs {'; '.join(mismatched)}: {self.install}"
+            )
+        return getattr(self._import(), self.attribute)
+
+    def _import(self) -> ModuleType:
+        try:
+            return importlib.import_module(self.module)
+        except (ImportError, OSError) as error:  # OSError: torch, where a library is absent
+            if _is_own(error):
+                raise
+            among = "one of " if len(self.needs) > 1 else ""
+            raise RuntimeUnavailableError(
+                f"{self.summary} needs {among}{', '.join(self.needs)}, which is installed but "
+                f"does not load ({' '.join(str(error).split())}): {self.install} --force-reinstall"
+            ) from error
+
+
+def _is_own(error: ImportError | OSError) -> bool:
+    name = error.name if isinstance(error, ImportError) else None
+    return (name or "").partition(".")[0] in _OWN
+
+
+def _list_requirements(names: tuple[str, ...]) -> list[Requirement]:
+    """What this package requires of others, given by their import names."""
+    wanted = {canonicalize_name(name) for name in names}
+    try:
+        declared = metadata.requires(_PACKAGE) or []
+    except metadata.PackageNotFoundError:  # run from a folder, without being installed
+        return []
+    requirements = map(Requirement, declared)
+    return [r for r in requirements if canonicalize_name(r.name) in wanted and _applies(r)]
+
+
+def _applies(requirement: Requirement) -> bool:
+    marker = requirement.marker
+    return marker is None or any(marker.evaluate({"extra": extra}) for extra in _EXTRAS)
+
+
+def _compare_version(requirement: Requirement) -> str | None:
+    """What is wrong with the installed version; None if nothing is, or none is known."""
+    try:
+        found = Version(metadata.version(requirement.name))
+        fits = requirement.specifier.contains(found, prereleases=True)
+    except (metadata.PackageNotFoundError, InvalidVersion):
+        return None  # a wheel of another name provides the module, or a build of one's own
+    return None if fits else f"{requirement.name}{requirement.specifier}, found {found}"
 
 
 _RUN = "pip install lfm2-deploy"

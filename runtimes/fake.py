@@ -15,6 +15,7 @@ import numpy as np
 from lfm2_deploy.config import Lfm2Config, parse_config
 from lfm2_deploy.contracts import Capabilities, FloatArray, RuntimeInfo, Snapshot
 from lfm2_deploy.errors import ContextOverflowError, GenerationError
+from lfm2_deploy.session_checks import check_rows, check_session, check_some_tokens
 
 # The tokens of a row so far -> [V] logits of the next.
 NextLogits = Callable[[Sequence[int]], FloatArray]
@@ -114,7 +115,8 @@ class FakeSession:
     def prefill(self, rows: Sequence[Sequence[int]]) -> FloatArray:
         """See `contracts.Session.prefill`."""
         self.calls.append(("prefill", [list(row) for row in rows]))
-        return np.stack([logits[-1] for logits in self._append(rows)])
+        parts = self._append(rows)
+        return np.stack([part[-1] if len(part) else self._unused() for part in parts])
 
     def decode(self, tokens: Sequence[int | None]) -> FloatArray:
         """See `contracts.Session.decode`; a row given None gets NaN."""
@@ -122,9 +124,7 @@ class FakeSession:
         self._check([[] if token is None else [token] for token in tokens])
         return np.stack(
             [
-                np.full(self._runtime.config.vocab_size, np.nan, dtype=np.float32)
-                if token is None
-                else self._step(row, token)
+                self._unused() if token is None else self._step(row, token)
                 for row, token in zip(self._rows, tokens, strict=True)
             ]
         )
@@ -165,13 +165,12 @@ class FakeSession:
         return self._runtime.info.capabilities
 
     def _append(self, rows: Sequence[Sequence[int]]) -> list[FloatArray]:
-        if not all(len(row) for row in rows):
-            raise GenerationError("a row is empty: give at least one token")
+        check_some_tokens(rows)
         if any(self._rows) and any(len(row) > 1 for row in rows):
             self._require(self._capabilities.appends_many, "append several tokens at once")
         self._check(rows)
         return [
-            np.stack([self._step(row, token) for token in new])
+            np.stack([self._step(row, token) for token in new]) if len(new) else self._nothing()
             for row, new in zip(self._rows, rows, strict=True)
         ]
 
@@ -181,18 +180,14 @@ class FakeSession:
 
     def _check(self, rows: Sequence[Sequence[int]]) -> None:
         self._runtime.check_open()
-        if len(rows) != self.batch_size:
-            raise GenerationError(f"{len(rows)} rows given to a session of {self.batch_size}")
-        width = self._runtime.config.vocab_size
-        stray = next((token for new in rows for token in new if not 0 <= token < width), None)
-        if stray is not None:
-            raise GenerationError(f"token {stray} is outside the vocabulary of {width}")
-        for index, (row, new) in enumerate(zip(self._rows, rows, strict=True)):
-            if len(row) + len(new) > self._capacity:
-                raise ContextOverflowError(
-                    f"row {index} holds {len(row)} tokens and {len(new)} more exceed the "
-                    f"capacity of {self._capacity}: open a session with more"
-                )
+        check_rows(rows, self.lengths, self._capacity, self._runtime.config.vocab_size)
+
+    def _unused(self) -> FloatArray:
+        """Logits of a row that got no token: NaN, so that a test sees them used."""
+        return np.full(self._runtime.config.vocab_size, np.nan, dtype=np.float32)
+
+    def _nothing(self) -> FloatArray:
+        return np.zeros((0, self._runtime.config.vocab_size), np.float32)
 
     def _require(self, able: bool, what: str) -> None:
         if not able:
@@ -244,16 +239,10 @@ class FakeRuntime:
     def open(self, batch_size: int = 1, capacity: int | None = None) -> FakeSession:
         """See `contracts.Runtime.open`."""
         self.check_open()
-        if batch_size < 1:
-            raise GenerationError(f"batch_size is {batch_size}, expected at least 1")
         most = self._info.capabilities.max_batch_size
         if most and batch_size > most:
             raise GenerationError(f"a session of {batch_size} rows exceeds this runtime's {most}")
-        capacity = self.context_length if capacity is None else capacity
-        if not 1 <= capacity <= self.context_length:
-            raise ContextOverflowError(
-                f"a capacity of {capacity} is not within the context of {self.context_length}"
-            )
+        capacity = check_session(batch_size, capacity, self.context_length)
         self.sessions.append(FakeSession(self, batch_size, capacity))
         return self.sessions[-1]
 

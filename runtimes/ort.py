@@ -18,14 +18,16 @@ from numpy.typing import NDArray
 
 from lfm2_deploy.bundle import Bundle
 from lfm2_deploy.config import Lfm2Config
-from lfm2_deploy.contracts import Capabilities, FloatArray, RuntimeInfo, Snapshot
+from lfm2_deploy.contracts import Capabilities, FloatArray, RuntimeInfo, Session, Snapshot
 from lfm2_deploy.errors import (
     BundleError,
     ContextOverflowError,
     GenerationError,
     RuntimeUnavailableError,
 )
+from lfm2_deploy.session_checks import check_rows, check_session, check_some_tokens
 from lfm2_deploy.states import StateSpec
+from runtimes.separate_rows import SeparateRows
 
 PROVIDER = "CPUExecutionProvider"
 # Prompts are appended in pieces of this many tokens, which bounds activations' memory.
@@ -75,17 +77,13 @@ class OrtRuntime:
             raise GenerationError("this runtime is closed; load the bundle again")
         return self._session
 
-    def open(self, batch_size: int = 1, capacity: int | None = None) -> OrtSession:
+    def open(self, batch_size: int = 1, capacity: int | None = None) -> Session:
         """A fresh session; see `contracts.Runtime.open`."""
-        capacity = self.context_length if capacity is None else capacity
-        if batch_size < 1:
-            raise GenerationError(f"batch_size is {batch_size}, expected at least 1")
-        if not 1 <= capacity <= self.context_length:
-            raise ContextOverflowError(
-                f"{capacity} tokens do not fit this bundle's context of {self.context_length}; "
-                "shorten the prompt, or export with a longer --context"
-            )
-        return OrtSession(self, batch_size, capacity)
+        capacity = check_session(batch_size, capacity, self.context_length)
+        if batch_size == 1 or self.config.moe is None:
+            return OrtSession(self, batch_size, capacity)
+        rows = [OrtSession(self, 1, capacity) for _ in range(batch_size)]
+        return SeparateRows(rows, self.config.vocab_size)
 
     def close(self) -> None:
         """Free the weights."""
@@ -140,7 +138,7 @@ class OrtSession:
 
     def prefill(self, rows: Sequence[Sequence[int]]) -> FloatArray:
         """Append tokens to each row; see `contracts.Session.prefill`."""
-        last = np.empty((self.batch_size, self._runtime.config.vocab_size), np.float32)
+        last = np.zeros((self.batch_size, self._runtime.config.vocab_size), np.float32)
         for start, ids, new in self._pieces(rows):
             logits = self._run(ids, new, keep=1)
             for row, tokens in enumerate(rows):
@@ -150,11 +148,9 @@ class OrtSession:
 
     def decode(self, tokens: Sequence[int | None]) -> FloatArray:
         """Append one token to each row; see `contracts.Session.decode`."""
-        self._check_rows(len(tokens))
-        self._check_ids([[t] for t in tokens if t is not None])
+        self._check([[] if t is None else [t] for t in tokens])
         ids = np.array([[PADDING if t is None else t] for t in tokens], np.int64)
         new = (ids[:, 0] != PADDING).astype(np.int64)
-        self._check_room(new)
         return self._run(ids, new, keep=1)[:, 0].copy()
 
     def score(self, rows: Sequence[Sequence[int]]) -> list[FloatArray]:
@@ -212,7 +208,7 @@ class OrtSession:
 
     def _allocate(self) -> tuple[list[FloatArray], tuple[list[FloatArray], list[FloatArray]]]:
         # GroupQueryAttention wants room for a row's padding too, though it never writes there
-        # (onnxruntime 1.32.0). The memory is only reserved: untouched pages cost nothing.
+        # (onnxruntime 1.32.0). It is address space: pages never touched take no memory on Linux.
         padding = min(PREFILL_CHUNK, self.capacity) if self.batch_size > 1 else 0
 
         def zeros(spec: StateSpec) -> FloatArray:
@@ -240,12 +236,9 @@ class OrtSession:
 
     def _pieces(self, rows: Sequence[Sequence[int]]) -> Any:
         """Yield (start, padded ids [B, S], new lengths [B]) for each chunk of the rows."""
-        self._check_rows(len(rows))
-        if any(len(row) == 0 for row in rows):
-            raise GenerationError("a row has no tokens; each needs at least one")
-        self._check_ids(rows)
+        self._check(rows)
+        check_some_tokens(rows)
         counts = np.array([len(row) for row in rows], np.int64)
-        self._check_room(counts)
         for start in range(0, int(counts.max()), PREFILL_CHUNK):
             new = np.clip(counts - start, 0, PREFILL_CHUNK)
             ids = np.full((self.batch_size, int(new.max())), PADDING, np.int64)
@@ -253,24 +246,9 @@ class OrtSession:
                 ids[row, :count] = rows[row][start : start + count]
             yield start, ids, new
 
-    def _check_rows(self, count: int) -> None:
-        if count != self.batch_size:
-            raise GenerationError(f"{count} rows were given, expected {self.batch_size}")
-
-    def _check_ids(self, rows: Sequence[Sequence[int]]) -> None:
-        vocab = self._runtime.config.vocab_size
-        for row in rows:
-            for token in row:
-                if not 0 <= token < vocab:
-                    raise GenerationError(f"token id {token} is not in 0 to {vocab - 1}")
-
-    def _check_room(self, new: IntArray) -> None:
-        longest = int((self._lengths + new).max())
-        if longest > self.capacity:
-            raise ContextOverflowError(
-                f"{longest} tokens do not fit this session's {self.capacity}; "
-                "shorten the prompt or ask for fewer new tokens"
-            )
+    def _check(self, rows: Sequence[Sequence[int]]) -> None:
+        vocab_size = self._runtime.config.vocab_size
+        check_rows(rows, self.lengths, self.capacity, vocab_size)
 
     def _run(self, ids: IntArray, new: IntArray, keep: int) -> FloatArray:
         """One call of the graph; returns logits [B, keep, V], valid until the next call."""

@@ -17,8 +17,9 @@ from lfm2_deploy.contracts import (
     Snapshot,
     ignore_progress,
 )
-from lfm2_deploy.errors import ContextOverflowError, GenerationError
+from lfm2_deploy.errors import GenerationError
 from lfm2_deploy.model.decoder import Decoder, checkpoint_name, empty_states
+from lfm2_deploy.session_checks import check_rows, check_session, check_some_tokens
 
 
 def load(checkpoint: Checkpoint, progress: Progress = ignore_progress) -> ReferenceRuntime:
@@ -33,7 +34,7 @@ def load(checkpoint: Checkpoint, progress: Progress = ignore_progress) -> Refere
     names = dict(model.named_parameters())
     for done, (name, parameter) in enumerate(names.items(), 1):
         progress("loading the reference", done, len(names))
-        tensor = torch.from_numpy(np.array(checkpoint.read(checkpoint_name(name))))
+        tensor = torch.from_numpy(checkpoint.read(checkpoint_name(name)))
         owner = model.get_submodule(name.rpartition(".")[0])
         leaf = name.rpartition(".")[2]
         setattr(owner, leaf, torch.nn.Parameter(tensor.view(parameter.shape), requires_grad=False))
@@ -52,10 +53,11 @@ class ReferenceRuntime:
 
     def open(self, batch_size: int = 1, capacity: int | None = None) -> ReferenceSession:
         """A fresh session; see `contracts.Runtime.open`."""
-        return ReferenceSession(self.model, batch_size, capacity or self.context_length)
+        capacity = check_session(batch_size, capacity, self.context_length)
+        return ReferenceSession(self.model, batch_size, capacity)
 
     def close(self) -> None:
-        """Nothing to free: the model goes with the object."""
+        """See `contracts.Runtime.close`; the weights go with the last session."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +92,10 @@ class ReferenceSession:
 
     def prefill(self, rows: Sequence[Sequence[int]]) -> FloatArray:
         """Append tokens to each row; see `contracts.Session.prefill`."""
-        return np.stack([logits[-1] for logits in self.score(rows)])
+        check_some_tokens(rows)
+        logits = self._run(rows)
+        ends = [max(len(row) - 1, 0) for row in rows]
+        return logits[np.arange(len(rows)), ends]
 
     def decode(self, tokens: Sequence[int | None]) -> FloatArray:
         """Append one token to each row; see `contracts.Session.decode`."""
@@ -98,6 +103,7 @@ class ReferenceSession:
 
     def score(self, rows: Sequence[Sequence[int]]) -> list[FloatArray]:
         """As `prefill`, with logits after every token; see `contracts.Session.score`."""
+        check_some_tokens(rows)
         logits = self._run(rows)
         return [logits[row, : len(tokens)] for row, tokens in enumerate(rows)]
 
@@ -107,17 +113,17 @@ class ReferenceSession:
 
     def restore(self, snapshot: Snapshot) -> None:
         """Put back a snapshot of this session, exactly."""
-        if not isinstance(snapshot, ReferenceSnapshot):
-            raise GenerationError("this snapshot is of another runtime; restore it there")
+        own = [state.shape for state in self._states]
+        if not isinstance(snapshot, ReferenceSnapshot) or own != [
+            state.shape for state in snapshot.states
+        ]:
+            raise GenerationError("this snapshot is of another session; restore it there")
         self._lengths, self._states = torch.tensor(snapshot.lengths), snapshot.states
 
     @torch.inference_mode()
     def _run(self, rows: Sequence[Sequence[int]]) -> FloatArray:
+        check_rows(rows, self.lengths, self.capacity, self._model.config.vocab_size)
         new = torch.tensor([len(row) for row in rows])
-        if int((self._lengths + new).max()) > self.capacity:
-            raise ContextOverflowError(
-                f"{int((self._lengths + new).max())} tokens do not fit {self.capacity}"
-            )
         width = max(int(new.max()), 1)
         ids = torch.tensor([[*row, *[0] * (width - len(row))] for row in rows])
         logits, self._states = self._model(ids, self._states, self._lengths, new)

@@ -60,6 +60,7 @@ MADE = Manifest(
     states=list_states(parse_config(CONFIG)),
     quantization=(StoredTensor("model.embed_tokens.weight", 4, 32, "large"),),
     made_with={"numpy": "2.0"},
+    notes=("tie_word_embeddings = true",),
     files={},
 )
 FILES: Mapping[str, bytes] = {

@@ -533,3 +533,49 @@ def test_tokens_continue_what_a_session_already_holds() -> None:
     assert seen[-1] == (BOS, 20, 30, 31, 50, 50, 50)
     with pytest.raises(ContextOverflowError):
         generate_tokens(session, [[30]], GenerationOptions())
+
+
+def test_long_prompt_is_cancelled_between_its_pieces(
+    script: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lfm2_deploy.generate._PREFILL_SLICE", 2)
+    model, cancel = script("Hello"), CancelAt(2)
+    answer = model.generate([1, 2, 3, 4, 5, 6, 8], cancel=cancel)
+    assert (answer.token_ids, answer.finish_reason) == ((), "cancelled")
+    assert calls(model) == [("prefill", [[1, 2]]), ("prefill", [[3, 4]])]
+
+
+def test_prompts_in_pieces_give_what_whole_ones_give(
+    random_model: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompts = [[1, 2, 3, 4, 5], [6], [8, 9, 10]]
+    whole = random_model.generate_batch(prompts, max_new_tokens=8)
+    monkeypatch.setattr("lfm2_deploy.generate._PREFILL_SLICE", 2)
+    pieces = random_model.generate_batch(prompts, max_new_tokens=8)
+    assert list(map(without_times, pieces)) == list(map(without_times, whole))
+    assert ("prefill", [[3, 4], [], [10]]) in calls(random_model)
+
+
+def test_chat_with_tools_keeps_the_marks_of_a_call(tokenizer: Tokenizer) -> None:
+    start, end = (tokenizer.token_id(f"<|tool_call_{part}|>") for part in ("start", "end"))
+    assert start is not None
+    assert end is not None
+    reply = [start, *byte_ids(tokenizer, "[now()]"), end]
+    messages = [{"role": "user", "content": "When?"}]
+    tools = [{"name": "now", "parameters": {}}]
+    model = build(tokenizer, hash_logits(VOCAB))
+    prompt = tuple(model.encode_prompt(messages, tools=tools))
+    model = build(tokenizer, scripted_logits(VOCAB, {prompt: reply}, EOS))
+    assert model.chat(messages, tools=tools).text == "<|tool_call_start|>[now()]<|tool_call_end|>"
+    assert model.chat(messages, tools=tools, skip_special_tokens=True).text == "[now()]"
+
+
+class CancelAt:
+    """A signal that is set from its n-th question after the first on."""
+
+    def __init__(self, questions: int) -> None:
+        self.left = questions
+
+    def is_set(self) -> bool:
+        self.left -= 1
+        return self.left < 0

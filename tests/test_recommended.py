@@ -21,3 +21,9 @@ def test_checkpoint_with_its_own_settings_keeps_them() -> None:
 
 def test_unknown_model_gets_nothing() -> None:
     assert complete_generation_config("my-finetune", {}) == {}
+
+
+def test_settings_that_the_checkpoint_does_have_win() -> None:
+    completed = complete_generation_config("LFM2.5-350M", {"top_k": 20, "repetition_penalty": 1.2})
+    assert completed["temperature"] == 0.1
+    assert (completed["top_k"], completed["repetition_penalty"]) == (20, 1.2)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from importlib.metadata import PackageNotFoundError
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -65,6 +67,59 @@ def test_missing_package_names_it_and_the_remedy(
         use()
     assert f"needs {package}, which is not installed" in str(caught.value)
     assert str(caught.value).endswith(remedy)
+
+
+@pytest.mark.parametrize(
+    ("declared", "found", "words"),
+    [
+        ('torch==2.13.0; extra == "export"', "2.5.1", "torch==2.13.0, found 2.5.1"),
+        ("torch==2.13.0", "2.13.0+cu126", None),
+        ("torch>=2.12", "2.13.0rc1", None),
+        ("torch==2.13.0", "my own build", None),
+        ('torch<2; extra == "dev"', "2.13.0", None),
+        ('torch<2; python_version < "3"', "2.13.0", None),
+        ("onnx-ir>=2", "1.0", "onnx-ir>=2, found 1.0"),
+        ("something-else>=2", "1.0", None),
+    ],
+)
+def test_version_that_is_not_taken_is_named(
+    declared: str, found: str, words: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.metadata.requires", lambda _: [declared])
+    monkeypatch.setattr("importlib.metadata.version", lambda _: found)
+    entry = replace(EXPORTER, needs=("torch", "onnx_ir"))
+    if words is None:
+        assert entry.mismatched() == ()
+        return
+    assert entry.mismatched() == (words,)
+    with pytest.raises(RuntimeUnavailableError) as caught:
+        entry.load()
+    assert str(caught.value) == f"exporting needs {words}: pip install 'lfm2-deploy[export]'"
+
+
+@pytest.mark.parametrize("asked", ["importlib.metadata.requires", "importlib.metadata.version"])
+def test_version_that_is_not_known_is_no_obstacle(
+    asked: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(name: str) -> None:
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr(asked, fail)
+    assert EXPORTER.mismatched() == ()
+
+
+@pytest.mark.parametrize("kind", ["ImportError", "OSError"])
+def test_package_that_does_not_load_is_one_line(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "broken_wheel.py").write_text(f"raise {kind}('no such library:\\n  x.so')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(RuntimeUnavailableError) as caught:
+        replace(RUNTIMES["ort"], module="broken_wheel").load()
+    assert str(caught.value) == (
+        "ONNX Runtime on the CPU needs onnxruntime, which is installed but does not load "
+        "(no such library: x.so): pip install lfm2-deploy --force-reinstall"
+    )
 
 
 def test_every_missing_package_is_named_and_nothing_is_imported(

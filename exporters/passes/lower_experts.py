@@ -16,7 +16,7 @@ from typing import Any
 import onnx_ir as ir
 
 from exporters.draft import MICROSOFT, Draft, Rewriter, name_of
-from exporters.passes.weights import INT8_ACTIVATIONS, encode_rows, interleave
+from exporters.passes.weights import INT8_ACTIVATIONS, encode_rows, interleave, to_float
 from exporters.quantize.plan import TensorPlan
 from exporters.weight_book import Array, Slot
 from lfm2_deploy.config import MoeConfig
@@ -148,7 +148,8 @@ def _float_experts(
     ]
 
     def encode(gate: Array, up: Array, down: Array) -> tuple[Array, ...]:
-        return interleave(gate, up).astype(dtype.numpy()), down.astype(dtype.numpy())
+        joined = interleave(gate, up)
+        return to_float(joined, dtype, fc1), to_float(down, dtype, fc2)
 
     for expert in range(experts):
         sources = _expert_sources(prefix, expert)

@@ -10,6 +10,8 @@ import onnx_ir as ir
 from exporters.draft import Draft, Rewriter, name_of
 from exporters.quantize.pack import pack, quantize
 from exporters.weight_book import Array, Slot
+from lfm2_deploy.config import Lfm2Config
+from lfm2_deploy.errors import ExportError
 from lfm2_deploy.weights import list_weights
 
 # MatMulNBits and QMoE: activations are rounded to int8, which is 5 times faster than
@@ -22,16 +24,12 @@ _FLOATS = {32: ir.DataType.FLOAT, 16: ir.DataType.FLOAT16}
 
 def weight_shape(draft: Draft, name: str) -> tuple[int, ...]:
     """A checkpoint tensor's shape, [out, in]."""
-    return _shapes(draft)[name]
+    return _list_shapes(draft.config)[name]
 
 
 @functools.lru_cache(maxsize=4)
-def _shapes_of(config: object) -> dict[str, tuple[int, ...]]:
-    return {w.name: w.shape for w in list_weights(config)}  # type: ignore[arg-type]
-
-
-def _shapes(draft: Draft) -> dict[str, tuple[int, ...]]:
-    return _shapes_of(draft.config)
+def _list_shapes(config: Lfm2Config) -> dict[str, tuple[int, ...]]:
+    return {weight.name: weight.shape for weight in list_weights(config)}
 
 
 def plain_weight(draft: Draft, name: str) -> ir.Value:
@@ -55,8 +53,24 @@ def _declare_float(draft: Draft, name: str, bits: int) -> ir.Value:
     if stored not in draft.book.values:
         shape, dtype = weight_shape(draft, name), _FLOATS[bits]
         draft.book.declare(draft.graph, stored, shape, dtype)
-        draft.book.fill([name], lambda w: [w.astype(dtype.numpy())], Slot(stored))
+        draft.book.fill([name], lambda w: [to_float(w, dtype, name)], Slot(stored))
     return draft.book.values[stored]
+
+
+def to_float(weight: Array, dtype: ir.DataType, name: str) -> Array:
+    """The weight in `dtype`.
+
+    Raises:
+        ExportError: a number is outside its range.
+    """
+    with np.errstate(over="ignore"):
+        stored = weight.astype(dtype.numpy())
+    if not np.isfinite(stored).all():
+        raise ExportError(
+            f"{name} holds {np.abs(weight).max():g}, beyond the range of {dtype.name.lower()}; "
+            "export with --precision fp32 or int8"
+        )
+    return stored
 
 
 def quantized_weight(draft: Draft, name: str) -> tuple[ir.Value, ir.Value, tuple[int, int]]:

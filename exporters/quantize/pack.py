@@ -32,6 +32,7 @@ def quantize(weight: FloatArray, bits: int, group: int) -> tuple[ByteArray, Floa
     low, high = grouped.min(-1), grouped.max(-1)
     extreme = np.where(-low > high, low, high)
     scales = (extreme / -zero).astype(np.float32)
+    scales[np.abs(scales) < np.finfo(np.float32).tiny] = 0  # 1 / scale would overflow
     inverse = np.divide(1, scales, out=np.zeros_like(scales), where=scales != 0)
     levels = np.rint(grouped * inverse[..., None])
     np.clip(levels + zero, 0, 2 * zero - 1, out=levels)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -13,7 +14,6 @@ from lfm2_deploy.bundle import Bundle, StoredTensor
 from lfm2_deploy.commands.console import (
     format_bytes,
     format_count,
-    note,
     output,
     print_facts,
     print_table,
@@ -65,6 +65,7 @@ def describe_bundle(bundle: Bundle) -> dict[str, Any]:
         "states": asdict(measure_states(manifest.states)),
         "plan": [asdict(line) for line in group_plan(bundle)],
         "quantization": [asdict(tensor) for tensor in manifest.quantization],
+        "notes": list(manifest.notes),
         "made_with": dict(manifest.made_with),
         "config": asdict(bundle.config),
     }
@@ -88,8 +89,7 @@ def print_bundle(bundle: Bundle) -> None:
     )
     _print_files(bundle)
     _print_plan(bundle)
-    for assumption in bundle.config.assumptions:
-        note(f"assumed: {assumption}")
+    _print_notes(manifest.notes)
 
 
 def print_tensors(bundle: Bundle) -> None:
@@ -160,6 +160,13 @@ def _print_files(bundle: Bundle) -> None:
     files = bundle.manifest.files
     rows = [(name, format_bytes(files[name].size_bytes)) for name in sorted(files)]
     print_table(("name", ">size"), rows)
+
+
+def _print_notes(notes: Sequence[str]) -> None:
+    if notes:
+        output().print()
+        print_title("Notes")
+        print_facts({f"{number}": text for number, text in enumerate(notes, 1)})
 
 
 def _print_plan(bundle: Bundle) -> None:

@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Event
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -34,21 +34,14 @@ _HELP = """\
 /exit         leave, as Ctrl-D does"""
 
 
+@options.takes_generation_options
 def chat(
     bundle: options.BundlePath,
+    *,
     system: Annotated[
         str | None, typer.Option(metavar="TEXT", help="The system's message.")
     ] = None,
-    max_new_tokens: options.MaxNewTokens = None,
-    stop: options.Stop = None,
-    ignore_eos: options.IgnoreEos = False,
-    greedy: options.Greedy = False,
-    temperature: options.Temperature = None,
-    top_k: options.TopK = None,
-    top_p: options.TopP = None,
-    min_p: options.MinP = None,
-    repetition_penalty: options.RepetitionPenalty = None,
-    seed: options.Seed = None,
+    overrides: dict[str, Any],
     threads: options.Threads = None,
 ) -> None:
     """Talk with a model.
@@ -62,18 +55,6 @@ def chat(
       lfm2-deploy chat ./LFM2-350M-cpu-int4 --system "Answer in one sentence."
       echo "Name three rivers." | lfm2-deploy chat ./LFM2-350M-cpu-int4
     """
-    overrides = options.gather_overrides(
-        greedy=greedy,
-        temperature=temperature,
-        stop=stop,
-        max_new_tokens=max_new_tokens,
-        ignore_eos=ignore_eos or None,
-        top_k=top_k,
-        top_p=top_p,
-        min_p=min_p,
-        repetition_penalty=repetition_penalty,
-        seed=seed,
-    )
     model = options.load_model(bundle, threads)
     if model.chat_template is None:
         raise TemplateError(

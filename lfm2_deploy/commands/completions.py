@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from lfm2_deploy.commands.console import format_seconds, notes, print_table, printable
@@ -74,13 +75,14 @@ def _percent(logprob: float) -> str:
     return f"{exp(logprob):.1%}"
 
 
-def summarize_speed(completions: Sequence[Completion]) -> str:
-    """One line about the work on a prompt, or on several run as one batch."""
-    # Of a batch, each row's seconds count the steps of all rows until it ended.
+def summarize_speed(*batches: Sequence[Completion]) -> str:
+    """One line about the work on a prompt, or on batches of them that ran one after another."""
+    completions = list(chain.from_iterable(batches))
     prompt = sum(c.prompt_tokens for c in completions)
     answer = sum(len(c.token_ids) for c in completions)
-    before = max(c.prefill_seconds for c in completions)
-    after = max(c.decode_seconds for c in completions)
+    # Of a batch, each row's seconds count the steps of all rows until it ended.
+    before = sum(max(c.prefill_seconds for c in batch) for batch in batches)
+    after = sum(max(c.decode_seconds for c in batch) for batch in batches)
     later = answer - len(completions)
     parts = [f"prompt {_rate(prompt, prompt, before)}", f"answer {_rate(answer, later, after)}"]
     if len(completions) == 1:

@@ -25,6 +25,8 @@ if TYPE_CHECKING:  # it imports numpy, which `--help` must not wait for
 _PLAIN_WIDTH = 160
 # During a download the screen belongs to huggingface_hub's own bars.
 _DOWNLOAD = "download"
+# Steps on a large model are far apart, so their speed is taken over a long time.
+_SPEED_SECONDS = 300.0
 # Stages too common to be worth a line in a log.
 _UNTOLD = {"starting", "loading"}
 _SCALES = ((1e9, "B"), (1e6, "M"), (1e3, "k"))
@@ -160,12 +162,24 @@ def show_progress() -> Iterator[Progress]:
         rich_progress.SpinnerColumn(),
         rich_progress.TextColumn("{task.description}", markup=False),
         rich_progress.BarColumn(bar_width=30),
+        rich_progress.TaskProgressColumn(),
         rich_progress.TimeElapsedColumn(),
+        _TimeLeftColumn(),
         console=console,
+        speed_estimate_period=_SPEED_SECONDS,
         transient=True,
     )
     with bar:
         yield _Bar(bar)
+
+
+class _TimeLeftColumn(rich_progress.TimeRemainingColumn):
+    """`0:01:30 left`; nothing where it is not known."""
+
+    def render(self, task: rich_progress.Task) -> Text:
+        if task.total is None or task.time_remaining is None:
+            return Text("")
+        return super().render(task).append(" left")
 
 
 def name_stage(what: str) -> str:

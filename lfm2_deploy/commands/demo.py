@@ -28,8 +28,7 @@ from lfm2_deploy.commands.console import (
     show_progress,
     write_text,
 )
-from lfm2_deploy.commands.export import Precision
-from lfm2_deploy.commands.options import AsJson, Threads
+from lfm2_deploy.commands.options import AsJson, Precision, Threads
 
 if TYPE_CHECKING:
     from lfm2_deploy.bundle import Bundle
@@ -143,14 +142,15 @@ def _generate(
 
 
 def _compare(bundle: Bundle, threads: int | None, steps: _Steps) -> Comparison | None:
-    """A short comparison with the torch reference; None where torch is not installed."""
+    """A short comparison with the torch reference; None where torch is not there for it."""
     from lfm2_deploy.api import verify
     from lfm2_deploy.checkpoint import open_checkpoint
     from lfm2_deploy.commands.passage import choose_passage
     from lfm2_deploy.demo import DEMO_MODEL
     from lfm2_deploy.registry import RUNTIMES
 
-    if RUNTIMES["reference"].missing():
+    reference = RUNTIMES["reference"]
+    if reference.missing() or reference.mismatched():
         return None
     with show_progress() as progress, steps.timed("compare"):
         progress("comparing", 0, 0)

@@ -104,12 +104,14 @@ def find_conflicts(distributions: Mapping[str, list[str]]) -> list[str]:
 
 
 def _describe_entry(entry: Entry) -> dict[str, Any]:
-    missing = list(entry.missing())
+    missing, mismatched = list(entry.missing()), list(entry.mismatched())
+    available = not missing and not mismatched
     return {
         "summary": entry.summary,
-        "available": not missing,
+        "available": available,
         "missing": missing,
-        "remedy": entry.install if missing else None,
+        "mismatched": mismatched,
+        "remedy": None if available else entry.install,
     }
 
 
@@ -175,9 +177,10 @@ def _explain_conflict(providers: list[str]) -> str:
 def _explain_entry(entry: Mapping[str, Any]) -> Text:
     if entry["available"]:
         return Text.assemble(("ready", "green"), f"  {entry['summary']}")
+    needed = [*filter(None, [", ".join(entry["missing"])]), *entry["mismatched"]]
     return Text.assemble(
-        ("missing", "yellow"),
-        f"  {entry['summary']}: needs {', '.join(entry['missing'])}; {entry['remedy']}",
+        ("missing" if entry["missing"] else "unfit", "yellow"),
+        f"  {entry['summary']}: needs {'; '.join(needed)}; {entry['remedy']}",
     )
 
 

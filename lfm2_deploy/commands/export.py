@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -17,12 +17,10 @@ from lfm2_deploy.commands.console import (
     print_title,
     show_progress,
 )
-from lfm2_deploy.commands.options import AsJson
+from lfm2_deploy.commands.options import AsJson, Precision
 
 if TYPE_CHECKING:
     from lfm2_deploy.bundle import Bundle
-
-Precision = Literal["fp32", "fp16", "int8", "int4"]
 
 # What makes a name awkward to type, such as the "@" of a synthetic model's seed.
 _AWKWARD = re.compile(r"[^\w.-]+")
@@ -83,10 +81,7 @@ def export(
     with show_progress() as progress:
         progress("starting", 0, 0)
         from lfm2_deploy import api
-        from lfm2_deploy.bundle import check_destination
 
-        # A place that is taken should not cost a download first.
-        check_destination(place, overwrite)
         bundle = api.export(
             model,
             place,

@@ -1,9 +1,10 @@
-"""`lfm2-deploy generate`: continue one text, or several as one batch."""
+"""`lfm2-deploy generate`: continue one text, or several in batches."""
 
 from __future__ import annotations
 
+import itertools
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -21,10 +22,12 @@ from lfm2_deploy.commands.console import note, output, print_json, printable, wr
 from lfm2_deploy.errors import GenerationError
 
 if TYPE_CHECKING:
-    from lfm2_deploy.generate import Completion, LanguageModel, Prompt
+    from lfm2_deploy.generate import Completion, LanguageModel, Prompt, TextChunk
 
 _STDIN = "-"
 _TITLE_CHARACTERS = 60
+# A row keeps its whole context in memory, so a long file is not run as one batch.
+MOST_TOGETHER = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +47,31 @@ class Prompts:
     is_batch: bool
 
 
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """A model, and what it is to do.
+
+    Args:
+        model: what answers.
+        prompts: all of them.
+        groups: their token ids in the same order, cut into what runs together.
+        overrides: options of `LanguageModel.stream_batch`.
+    """
+
+    model: LanguageModel
+    prompts: Prompts
+    groups: Sequence[Sequence[Sequence[int]]]
+    overrides: Mapping[str, Any]
+
+
+@options.takes_generation_options
 def generate(
     bundle: options.BundlePath,
     prompt: Annotated[
         list[str] | None,
         typer.Argument(metavar="PROMPT", help='Text to continue; "-" reads it from stdin.'),
     ] = None,
+    *,
     prompts_file: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Take prompts from a file, one a line."),
@@ -60,16 +82,7 @@ def generate(
     system: Annotated[
         str | None, typer.Option(metavar="TEXT", help="With --chat: the system's message.")
     ] = None,
-    max_new_tokens: options.MaxNewTokens = None,
-    stop: options.Stop = None,
-    ignore_eos: options.IgnoreEos = False,
-    greedy: options.Greedy = False,
-    temperature: options.Temperature = None,
-    top_k: options.TopK = None,
-    top_p: options.TopP = None,
-    min_p: options.MinP = None,
-    repetition_penalty: options.RepetitionPenalty = None,
-    seed: options.Seed = None,
+    overrides: dict[str, Any],
     logprobs: Annotated[
         int | None,
         typer.Option(min=0, metavar="N", help="Tell each token's odds, and the N likeliest."),
@@ -89,26 +102,13 @@ def generate(
       lfm2-deploy generate ./LFM2-350M-cpu-int4 --chat "Name three rivers." --stats
       cat letter.txt | lfm2-deploy generate ./LFM2-350M-cpu-int4 - --json
     """
-    overrides = options.gather_overrides(
-        greedy=greedy,
-        temperature=temperature,
-        stop=stop,
-        max_new_tokens=max_new_tokens,
-        ignore_eos=ignore_eos or None,
-        top_k=top_k,
-        top_p=top_p,
-        min_p=min_p,
-        repetition_penalty=repetition_penalty,
-        seed=seed,
-        logprobs=logprobs,
-    )
     prompts = _gather_prompts(prompt or [], prompts_file, chat, system)
     model = options.load_model(bundle, threads)
-    overrides["max_new_tokens"] = options.fit_length(model, prompts.inputs, max_new_tokens)
+    request = _prepare(model, prompts, {**overrides, "logprobs": logprobs})
     if as_json:
-        _print_as_json(model, prompts, overrides)
+        _print_as_json(request)
     else:
-        _print_as_text(model, prompts, overrides, stream, stats)
+        _print_as_text(request, stream, stats)
 
 
 def _gather_prompts(
@@ -151,32 +151,44 @@ def _decode(data: bytes, source: str) -> str:
         ) from error
 
 
-def _print_as_json(model: LanguageModel, prompts: Prompts, overrides: dict[str, Any]) -> None:
-    answers = model.generate_batch(prompts.inputs, **overrides)
-    described = [describe_completion(answer, model.tokenizer) for answer in answers]
-    print_json({"completions": described} if prompts.is_batch else described[0])
+def _prepare(model: LanguageModel, prompts: Prompts, overrides: dict[str, Any]) -> _Request:
+    """Encode the prompts and check all of them, so that none fails after others ran."""
+    from lfm2_deploy.engine import check_room, check_rows
+
+    rows = [model.encode_prompt(prompt) for prompt in prompts.inputs]
+    length = options.fit_length(model, rows, overrides["max_new_tokens"])
+    check_rows(rows)
+    check_room([len(row) for row in rows], length, model.runtime.context_length)
+    size = min(MOST_TOGETHER, model.runtime.info.capabilities.max_batch_size or MOST_TOGETHER)
+    groups = [rows[start : start + size] for start in range(0, len(rows), size)]
+    return _Request(model, prompts, groups, {**overrides, "max_new_tokens": length})
 
 
-def _print_as_text(
-    model: LanguageModel, prompts: Prompts, overrides: dict[str, Any], stream: bool, stats: bool
-) -> None:
-    if prompts.is_batch:
-        answers = list(_show_batch(model, prompts, overrides))
+def _print_as_json(request: _Request) -> None:
+    described = [
+        describe_completion(answer, request.model.tokenizer)
+        for group in request.groups
+        for answer in request.model.generate_batch(group, **request.overrides)
+    ]
+    print_json({"completions": described} if request.prompts.is_batch else described[0])
+
+
+def _print_as_text(request: _Request, stream: bool, stats: bool) -> None:
+    if request.prompts.is_batch:
+        batches = list(_show_batches(request))
     else:
-        answers = [_show_one(model, prompts, overrides, stream)]
-    for answer in answers:
+        batches = [[_show_one(request, stream)]]
+    for answer in itertools.chain.from_iterable(batches):
         if answer.logprobs is not None:
-            print_logprobs(answer.logprobs, model.tokenizer)
+            print_logprobs(answer.logprobs, request.model.tokenizer)
     if stats:
-        note(summarize_speed(answers))
+        note(summarize_speed(*batches))
 
 
-def _show_one(
-    model: LanguageModel, prompts: Prompts, overrides: dict[str, Any], stream: bool
-) -> Completion:
-    chunks = model.stream(prompts.inputs[0], **overrides)
-    if prompts.shows_prompt:
-        _echo_prompt(prompts.texts[0])
+def _show_one(request: _Request, stream: bool) -> Completion:
+    chunks = request.model.stream(request.groups[0][0], **request.overrides)
+    if request.prompts.shows_prompt:
+        _echo_prompt(request.prompts.texts[0])
     for chunk in chunks:
         if stream:
             write_text(chunk.text)
@@ -186,23 +198,31 @@ def _show_one(
     raise AssertionError("a stream ends with a completion")
 
 
-def _show_batch(
-    model: LanguageModel, prompts: Prompts, overrides: dict[str, Any]
-) -> Iterator[Completion]:
+def _show_batches(request: _Request) -> Iterator[list[Completion]]:
     """Print the answers in the order of their prompts, each as soon as its turn comes."""
-    chunks = model.stream_batch(prompts.inputs, **overrides)
-    finished: dict[int, Completion] = {}
     shown = 0
+    for group in request.groups:
+        batch = []
+        for answer in _in_order(request.model.stream_batch(group, **request.overrides)):
+            _print_heading(shown, request.prompts.texts)
+            if request.prompts.shows_prompt:
+                _echo_prompt(request.prompts.texts[shown])
+            write_text(answer.text + "\n")
+            batch.append(answer)
+            shown += 1
+        yield batch
+
+
+def _in_order(chunks: Iterator[TextChunk]) -> Iterator[Completion]:
+    """The answers of a batch in the order of its rows."""
+    finished: dict[int, Completion] = {}
+    row = 0
     for chunk in chunks:
         if chunk.completion is not None:
             finished[chunk.row] = chunk.completion
-        while shown in finished:
-            _print_heading(shown, prompts.texts)
-            if prompts.shows_prompt:
-                _echo_prompt(prompts.texts[shown])
-            write_text(finished[shown].text + "\n")
-            yield finished[shown]
-            shown += 1
+        while row in finished:
+            yield finished[row]
+            row += 1
 
 
 def _print_heading(index: int, texts: Sequence[str]) -> None:

@@ -5,20 +5,25 @@ An option left out is None, and then the model's own generation_config.json deci
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import wraps
+from inspect import Parameter, Signature, signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from lfm2_deploy.commands.console import show_progress
 
 if TYPE_CHECKING:
-    from lfm2_deploy.generate import LanguageModel, Prompt
+    from lfm2_deploy.generate import LanguageModel
 
 _DEFAULT_LENGTH = 512
 _CHOOSING = "How to choose tokens"
 _ENDING = "When to stop"
+
+# As `exporters.quantize.plan` has it, which `--help` must not wait for.
+Precision = Literal["fp32", "fp16", "int8", "int4"]
 
 BundlePath = Annotated[
     Path, typer.Argument(metavar="BUNDLE", help="The folder that `export` made.")
@@ -48,6 +53,13 @@ Stop = Annotated[
 IgnoreEos = Annotated[
     bool,
     typer.Option("--ignore-eos", help="Go on after end-of-turn tokens.", rich_help_panel=_ENDING),
+]
+ShowSpecialTokens = Annotated[
+    bool,
+    typer.Option(
+        "--show-special-tokens",
+        help="Keep tokens such as <|tool_call_start|> in the text.",
+    ),
 ]
 Temperature = Annotated[
     float | None,
@@ -98,15 +110,20 @@ Greedy = Annotated[
 
 
 def gather_overrides(
-    *, greedy: bool, temperature: float | None, stop: list[str] | None, **others: Any
+    *,
+    max_new_tokens: MaxNewTokens = None,
+    stop: Stop = None,
+    ignore_eos: IgnoreEos = False,
+    show_special_tokens: ShowSpecialTokens = False,
+    greedy: Greedy = False,
+    temperature: Temperature = None,
+    top_k: TopK = None,
+    top_p: TopP = None,
+    min_p: MinP = None,
+    repetition_penalty: RepetitionPenalty = None,
+    seed: Seed = None,
 ) -> dict[str, Any]:
     """Overrides for `LanguageModel.generate`, checked before a model is loaded.
-
-    Args:
-        greedy: `--greedy`.
-        temperature: `--temperature`.
-        stop: `--stop`; an empty list is none.
-        **others: options that are already named as `GenerationOptions` names them.
 
     Raises:
         typer.BadParameter: two options contradict each other.
@@ -117,12 +134,42 @@ def gather_overrides(
     if greedy and temperature:
         raise typer.BadParameter("--greedy and --temperature contradict each other: choose one")
     overrides = {
-        "temperature": 0.0 if greedy else temperature,
+        "max_new_tokens": max_new_tokens,
         "stop": stop or None,
-        **others,
+        "ignore_eos": ignore_eos or None,
+        "skip_special_tokens": False if show_special_tokens else None,
+        "temperature": 0.0 if greedy else temperature,
+        "top_k": top_k,
+        "top_p": top_p,
+        "min_p": min_p,
+        "repetition_penalty": repetition_penalty,
+        "seed": seed,
     }
     GenerationOptions().with_overrides(**overrides)
     return overrides
+
+
+def takes_generation_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options of `gather_overrides`, and what they become as `overrides`.
+
+    Args:
+        command: has a parameter `overrides`, in whose place its help lists the options.
+    """
+    shared = signature(gather_overrides, eval_str=True).parameters
+    parameters: list[Parameter] = []
+    for parameter in signature(command, eval_str=True).parameters.values():
+        parameters += shared.values() if parameter.name == "overrides" else [parameter]
+
+    @wraps(command)
+    def run(**given: Any) -> None:
+        overrides = gather_overrides(**{name: given.pop(name) for name in shared})
+        command(**given, overrides=overrides)
+
+    # typer learns from a signature which options there are.
+    run.__signature__ = Signature(  # type: ignore[attr-defined]
+        [parameter.replace(kind=Parameter.KEYWORD_ONLY) for parameter in parameters]
+    )
+    return run
 
 
 def load_model(bundle: Path, threads: int | None) -> LanguageModel:
@@ -134,17 +181,16 @@ def load_model(bundle: Path, threads: int | None) -> LanguageModel:
         return load(bundle, threads=threads)
 
 
-def fit_length(model: LanguageModel, prompts: Sequence[Prompt], asked: int | None) -> int:
+def fit_length(model: LanguageModel, rows: Sequence[Sequence[int]], asked: int | None) -> int:
     """How many tokens to generate where the user may have left it open.
 
     Args:
         model: its generation_config.json comes before this package's own default.
-        prompts: as `LanguageModel.encode_prompt` takes them.
+        rows: token ids of each prompt.
         asked: `--max-new-tokens`, which is never changed: if it does not fit, generating
             says so.
     """
     if asked is not None:
         return asked
-    longest = max(len(model.encode_prompt(prompt)) for prompt in prompts)
-    room = model.runtime.context_length - longest
+    room = model.runtime.context_length - max(map(len, rows))
     return max(1, min(model.defaults.max_new_tokens or _DEFAULT_LENGTH, room))

@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 
 # Arithmetic in another order moves float32 logits by about a millionth of the largest.
 MOST_RELATIVE_ERROR = 1e-4
-# Most KL divergence, in nats, that a precision may cost. A bundle that was mis-packed
-# is off by whole nats; a sound one of a real model is well below these.
-MOST_KLD = {"fp16": 1e-3, "int8": 0.05, "int4": 0.5}
+# Most KL divergence, in nats, that a precision may cost. Rules of thumb, well above what
+# the demo model measures (int8 0.0005, int4 0.02).
+MOST_KLD = {"fp16": 1e-3, "int8": 0.05, "int4": 0.2}
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +76,8 @@ def verify(
     The exit code is 1 if it is too far off. An fp32 bundle passes if its largest
     logit error is at most 0.0001 of the largest logit and all greedy tokens are
     equal. Others pass by their KL divergence: at most 0.001 for fp16, 0.05 for
-    int8 and 0.5 for int4.
+    int8 and 0.2 for int4. These limits are rules of thumb: the model of `demo`
+    is at 0.0005 in int8 and 0.02 in int4, and others may differ.
 
     \b
     Examples:

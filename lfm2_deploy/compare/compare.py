@@ -12,6 +12,8 @@ from lfm2_deploy.compare.metrics import kl_divergence, negative_log_likelihood
 from lfm2_deploy.contracts import FloatArray, Progress, Runtime, ignore_progress
 from lfm2_deploy.errors import GenerationError
 
+_ROWS_AT_ONCE = 64
+
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
@@ -59,10 +61,14 @@ def compare_runtimes(
         progress: told of each row.
 
     Raises:
-        GenerationError: there are no rows, or the two have different vocabularies.
+        GenerationError: there are no rows, the two have different vocabularies, or one
+            gives only the last position's logits.
     """
     if not rows or not all(rows):
         raise GenerationError("nothing to compare: give at least one row of tokens")
+    for runtime in (reference, tested):
+        if not runtime.info.capabilities.scores_all:
+            raise GenerationError(f"{runtime.info.runtime} gives only the last position's logits")
     if reference.config.vocab_size != tested.config.vocab_size:
         raise GenerationError(
             f"vocabularies differ: {reference.config.vocab_size} and {tested.config.vocab_size}; "
@@ -88,13 +94,19 @@ class _Totals:
         self.max_error = self.scale = 0.0
 
     def add(self, reference: FloatArray, tested: FloatArray, row: Sequence[int]) -> None:
-        self.kld += kl_divergence(reference, tested).tolist()
+        # A few rows at a time: float64 copies of [512, 128000] logits are half a gigabyte each.
+        for start in range(0, len(row), _ROWS_AT_ONCE):
+            piece = slice(start, start + _ROWS_AT_ONCE)
+            self.kld += kl_divergence(reference[piece], tested[piece]).tolist()
         self.same += (reference.argmax(-1) == tested.argmax(-1)).tolist()
         self.max_error = max(self.max_error, float(np.abs(reference - tested).max()))
         self.scale = max(self.scale, float(np.abs(reference).max()))
         targets = np.array(row[1:], np.int64)
         for logits, total in zip((reference, tested), self.likelihoods, strict=True):
-            total += negative_log_likelihood(logits[:-1], targets).tolist()
+            for start in range(0, len(targets), _ROWS_AT_ONCE):
+                end = min(start + _ROWS_AT_ONCE, len(targets))
+                part = negative_log_likelihood(logits[start:end], targets[start:end])
+                total += part.tolist()
 
     def summarize(self, greedy_tokens: int, greedy_equal: int) -> Comparison:
         count = len(self.kld)

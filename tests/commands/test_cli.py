@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
+from pathlib import Path
 
 import pytest
 
@@ -52,6 +54,52 @@ def test_missing_argument_names_it_and_the_help(run: Callable, fails: Callable) 
 
 def test_unknown_option_names_it(run: Callable, fails: Callable) -> None:
     fails(run("doctor", "--nope"), "--nope", code=2)
+
+
+@pytest.fixture
+def poor_locale(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A system whose encoding of text is ASCII."""
+    monkeypatch.delenv("PYTHONIOENCODING", raising=False)
+    monkeypatch.setenv("PYTHONUTF8", "0")
+    monkeypatch.setenv("PYTHONCOERCECLOCALE", "0")
+    monkeypatch.setenv("LC_ALL", "C")
+
+
+def chat_with(program: Sequence[str], bundle: Path, text: bytes) -> bytes:
+    words = [*program, "chat", str(bundle), "--max-new-tokens", "1", "--threads", "1"]
+    return subprocess.run(words, input=text, capture_output=True).stderr
+
+
+@pytest.mark.usefixtures("poor_locale")
+def test_pipes_are_utf8_whatever_the_locale(
+    program: Sequence[str], bundle: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "talk.json"
+    text = f"\ufeffGrüße, 漢字\n/save {file}\n/été\n".encode()
+    error = chat_with(program, bundle, text).decode("utf-8")
+    messages = json.loads(file.read_text(encoding="utf-8"))["messages"]
+    assert messages[0]["content"] == "Grüße, 漢字"
+    assert "no command /été:" in error
+
+
+@pytest.mark.usefixtures("poor_locale")
+def test_redirected_output_is_utf8_whatever_the_locale(
+    program: Sequence[str], bundle: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "prompts.txt"
+    file.write_text("Grüße\n漢字\n", encoding="utf-8")
+    words = [*program, "generate", str(bundle), "--prompts-file", str(file)]
+    done = subprocess.run([*words, "--max-new-tokens", "1"], capture_output=True)
+    assert "--- 1 of 2: Grüße\n" in done.stdout.decode("utf-8")
+    assert "--- 2 of 2: 漢字\n" in done.stdout.decode("utf-8")
+
+
+@pytest.mark.usefixtures("poor_locale")
+def test_encoding_that_the_user_asked_for_is_kept(
+    program: Sequence[str], bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONIOENCODING", "latin-1")
+    assert "/été:".encode("latin-1") in chat_with(program, bundle, "/été\n".encode("latin-1"))
 
 
 def test_reader_that_goes_away_ends_it_silently(program: Sequence[str], bundle: object) -> None:

@@ -6,6 +6,7 @@ import io
 import json
 import math
 import sys
+import time
 
 import pytest
 
@@ -118,6 +119,25 @@ def test_progress_in_a_terminal_is_a_bar_that_gives_way_to_downloads(
     assert "tracing" in screen.getvalue()[:shown]
     assert "download a/b ..." in screen.getvalue()[:shown]
     assert "writing weights" in screen.getvalue()[shown:]
+
+
+def test_bar_shows_percentage_and_time_left_once_the_end_is_known(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    screen = Terminal()
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(sys, "stderr", screen)
+    with console.show_progress() as progress:
+        progress("tracing", 0, 0)
+    assert "%" not in screen.getvalue()
+    assert "left" not in screen.getvalue()
+    with console.show_progress() as progress:
+        progress("writing weights", 0, 4)
+        progress("writing weights", 1, 4)
+        time.sleep(0.6)
+        progress("writing weights", 2, 4)
+    assert "50%" in screen.getvalue()
+    assert "0:00:02 left" in screen.getvalue()
 
 
 def test_model_output_is_made_harmless_for_a_terminal_only(

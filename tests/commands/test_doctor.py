@@ -63,6 +63,18 @@ def test_missing_package_comes_with_its_remedy(
     assert "pip install 'lfm2-deploy[export]'" in result.stdout
 
 
+def test_package_of_another_version_is_not_called_ready(
+    run: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.metadata.requires", lambda _: ["onnxruntime>=99"])
+    words = f"needs onnxruntime>=99, found {version('onnxruntime')}"
+    assert f"unfit  ONNX Runtime on the CPU: {words}; pip install" in run("doctor").stdout
+    record = json.loads(run("doctor", "--json").stdout)["runtimes"]["ort"]
+    assert record["available"] is False
+    assert record["missing"] == []
+    assert record["remedy"] == "pip install lfm2-deploy"
+
+
 def test_hub_that_does_not_answer_is_told_with_the_reason(
     run: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,10 +9,13 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
+from exporters.quantize.plan import PRECISIONS
 from lfm2_deploy.commands.export import _choose_name
+from lfm2_deploy.commands.options import Precision
 from lfm2_deploy.demo import DEMO_MODEL
 
 
@@ -95,3 +98,7 @@ def test_default_name_tells_model_target_and_precision(
     model: str, adapter: Path | None, name: str
 ) -> None:
     assert _choose_name(model, adapter, "cpu", "int4") == name
+
+
+def test_precisions_are_those_of_the_exporter() -> None:
+    assert get_args(Precision) == PRECISIONS

@@ -11,6 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from lfm2_deploy.chat import ChatTemplate
+from lfm2_deploy.commands.completions import summarize_speed
+from lfm2_deploy.generate import Completion, LanguageModel
+
 PROMPT = "My fellow Americans,"
 SHORT = ("--greedy", "--max-new-tokens", "8", "--threads", "1")
 
@@ -59,6 +63,85 @@ def test_prompts_of_a_file_are_a_list_in_json(run: Callable, bundle: Path, tmp_p
     file.write_text(PROMPT, encoding="utf-8")
     record = json.loads(run("generate", bundle, "--prompts-file", file, *SHORT, "--json").stdout)
     assert len(record["completions"]) == 1
+
+
+@pytest.mark.parametrize("more", [(), ("--json",)])
+def test_long_file_runs_in_groups_and_answers_in_order(
+    run: Callable,
+    bundle: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    more: tuple[str, ...],
+) -> None:
+    sizes = []
+    stream_batch = LanguageModel.stream_batch
+
+    def count(model: LanguageModel, prompts: Sequence, *args: object, **options: object) -> object:
+        sizes.append(len(prompts))
+        return stream_batch(model, prompts, *args, **options)
+
+    monkeypatch.setattr(LanguageModel, "stream_batch", count)
+    words = ("--greedy", "--max-new-tokens", "2", "--threads", "1")
+    file = tmp_path / "prompts.txt"
+    prompts = [f"In the year {number}," for number in range(35)]
+    file.write_text("\n".join(prompts), encoding="utf-8")
+    result = run("generate", bundle, "--prompts-file", file, *words, *more)
+    assert sizes == [16, 16, 3]
+    alone = run("generate", bundle, prompts[33], *words).stdout.removesuffix("\n")
+    if more:
+        answers = json.loads(result.stdout)["completions"]
+        assert len(answers) == 35
+        assert answers[33]["text"] == alone
+    else:
+        assert f"--- 34 of 35: {prompts[33]}\n{alone}\n--- 35 of 35: " in result.stdout
+
+
+def test_prompt_that_does_not_fit_is_refused_before_any_runs(
+    run: Callable, fails: Callable, bundle: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "prompts.txt"
+    file.write_text("short\n" * 20 + "and " * 3000, encoding="utf-8")
+    fails(run("generate", bundle, "--prompts-file", file), "prompt 20", "the context holds 2048")
+
+
+def test_speed_of_groups_is_that_of_all_their_work() -> None:
+    answer = Completion("x", (1, 2, 3), "length", None, 10, None, 2.0, 1.0)
+    words = summarize_speed([answer, answer], [answer])
+    assert words == "prompt 30 tokens in 4.00 s (7.5 tok/s), answer 9 tokens in 2.00 s (3.0 tok/s)"
+
+
+@pytest.mark.parametrize("command", ["generate", "chat"])
+def test_special_tokens_are_shown_where_asked(
+    run: Callable, bundle: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    given = []
+    stream_batch = LanguageModel.stream_batch
+
+    def look(model: LanguageModel, *args: object, **options: object) -> object:
+        given.append(options["skip_special_tokens"])
+        return stream_batch(model, *args, **options)
+
+    monkeypatch.setattr(LanguageModel, "stream_batch", look)
+    words = ("Hello",) if command == "generate" else ()
+    for more in ((), ("--show-special-tokens",)):
+        assert run(command, bundle, *words, *SHORT, *more, stdin="Hello\n").exit_code == 0
+    assert given == [None, False]
+
+
+def test_chat_is_rendered_once(
+    run: Callable, bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rendered = []
+    render = ChatTemplate.render
+
+    def count(template: ChatTemplate, *args: object, **options: object) -> str:
+        rendered.append(args)
+        return render(template, *args, **options)
+
+    monkeypatch.setattr(ChatTemplate, "render", count)
+    # Without --max-new-tokens, the length that fits has to be found, too.
+    assert run("generate", bundle, "Hello", "--chat", "--stop", "e").exit_code == 0
+    assert len(rendered) == 1
 
 
 def test_chat_renders_the_template(run: Callable, bundle: Path) -> None:

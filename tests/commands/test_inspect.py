@@ -38,6 +38,18 @@ def test_bundle_as_text_shows_files_and_reasons(run: Callable, bundle: Path) -> 
     assert ".experts." not in result.stdout
 
 
+def test_notes_of_the_manifest_are_part_of_the_result(run: Callable, copied_bundle: Path) -> None:
+    file = copied_bundle / "manifest.json"
+    manifest = json.loads(file.read_text(encoding="utf-8"))
+    notes = ["a [guess] was made", "and another"]
+    file.write_text(json.dumps({**manifest, "notes": notes}), encoding="utf-8")
+    shown = run("inspect", copied_bundle).stdout
+    assert "\nNotes\n  1  a [guess] was made\n  2  and another\n" in shown
+    assert json.loads(run("inspect", copied_bundle, "--json").stdout)["notes"] == notes
+    file.write_text(json.dumps({**manifest, "notes": []}), encoding="utf-8")
+    assert "Notes" not in run("inspect", copied_bundle).stdout
+
+
 def test_tensors_are_listed_where_asked(run: Callable, bundle: Path) -> None:
     result = run("inspect", bundle, "--tensors")
     assert "model.layers.7.feed_forward.experts.*.w2.weight" in result.stdout

@@ -62,6 +62,10 @@ def close(actual: Array, expected: Array) -> None:
     np.testing.assert_allclose(actual, expected, atol=FLOAT_ORDER, rtol=0)
 
 
+def rms(array: Array) -> float:
+    return float(np.sqrt((array**2).mean()))
+
+
 def count_operators(draft: Draft) -> Counter[str]:
     return Counter(f"{n.domain}::{n.op_type}" if n.domain else n.op_type for n in draft.graph)
 
@@ -297,20 +301,28 @@ def test_lower_experts_to_integers_preserves_mixtures_up_to_rounded_activations(
     before, after = mix(make_checkpoint(**options), precision)
     # Two products in a row, each of activations rounded to a 127th of their largest: some
     # 0.5 % of noise each. 1.1 to 1.3 % seen; one expert weighed wrongly by a tenth is more.
-    assert np.sqrt(((after - before) ** 2).mean()) < 0.03 * np.sqrt((before**2).mean())
+    assert rms(after - before) < 0.03 * rms(before)
 
 
-def test_lower_experts_weighs_tiny_probabilities_with_the_epsilon(checkpoint: Checkpoint) -> None:
-    # Their sum of about 1e-6 is no more than what is added to it before the division.
+@pytest.mark.parametrize(
+    ("precision", "tolerance"),
+    # Of floats, the kernel is given log p, about -15: float32 rounds that to a relative 1e-6 of
+    # p. Of integers, activations are rounded, as above.
+    [("fp32", 1e-5), ("fp16", 1e-5), ("int8", 0.03), ("int4", 0.03)],
+)
+def test_lower_experts_weighs_tiny_probabilities_with_the_epsilon(
+    checkpoint: Checkpoint, precision: Precision, tolerance: float
+) -> None:
+    # Two of them are 1e-6 together, as much as is added to their sum before the division.
     probabilities = np.full((1, 1, 5), 5e-7, np.float32)
-    feeds = {"x": 8 * normal(1, 1, 64), "scores": probabilities * [[[5, 4, 3, 2, 1]]]}
-    feeds = {name: array.astype(np.float32) for name, array in feeds.items()}
-    feeds["probabilities"] = probabilities
+    feeds = {
+        "x": 8 * normal(1, 1, 64),
+        "scores": probabilities * np.arange(1, 6, dtype=np.float32),
+        "probabilities": probabilities,
+    }
     op = Op("Experts", ["x", "scores", "probabilities", *EXPERTS], ["y"])
-    before, after = before_and_after(checkpoint, "fp32", [lower_experts], feeds, op)
-    assert np.abs(before["y"]).max() > 1
-    # The kernel is given log p, about -15, whose float32 rounding is a relative 1e-6 of p.
-    np.testing.assert_allclose(after["y"], before["y"], rtol=1e-5, atol=FLOAT_ORDER)
+    before, after = before_and_after(checkpoint, precision, [lower_experts], feeds, op)
+    assert rms(after["y"] - before["y"]) < tolerance * rms(before["y"])
 
 
 def test_interleave_puts_each_gate_row_before_its_up_row() -> None:

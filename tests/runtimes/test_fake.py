@@ -143,13 +143,13 @@ def test_callers_lists_are_copied() -> None:
     "misuse",
     [
         lambda session: session.prefill([[1]]),
-        lambda session: session.prefill([[1], []]),
+        lambda session: session.prefill([[], []]),
         lambda session: session.prefill([[1], [VOCAB]]),
         lambda session: session.prefill([[1], [-1]]),
         lambda session: session.decode([1]),
         lambda session: session.decode([1, VOCAB]),
         lambda session: session.score([[1], [2], [3]]),
-        lambda session: session.score([[], [1]]),
+        lambda session: session.score([[], []]),
     ],
 )
 def test_misuse_is_refused_and_appends_nothing(misuse: Callable[[FakeSession], object]) -> None:

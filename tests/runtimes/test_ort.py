@@ -24,15 +24,16 @@ from runtimes.ort import PREFILL_CHUNK, OrtRuntime, OrtSession, OrtSnapshot, loa
 
 Rows = Sequence[Sequence[int]]
 
-# synthetic:tiny-moe has two layers of each kind, width 128 and one KV head of 64.
-KV_BYTES = 2 * 2 * 64 * 4  # a token's keys and values, float32
-CONV_BYTES = 2 * 128 * 2 * 4  # a row's two columns of each conv layer, float32
+# synthetic:tiny-dense has one attention and three convolutions, width 128, one KV head of 64.
+KV_BYTES = 1 * 2 * 64 * 4  # a token's keys and values, float32
+CONV_BYTES = 3 * 128 * 2 * 4  # a row's two columns of each conv layer, float32
 
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """A random mixture of experts in fp32. Treat it as read-only."""
-    return export("synthetic:tiny-moe", tmp_path_factory.mktemp("ort") / "moe", precision="fp32")
+    """A random dense model in fp32, whose rows share a session. Treat it as read-only."""
+    out = tmp_path_factory.mktemp("ort") / "dense"
+    return export("synthetic:tiny-dense", out, precision="fp32")
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +91,7 @@ def test_overflow_is_refused_before_anything_is_appended(
     session, untouched = runtime.open(2, 6), runtime.open(2, 6)
     for each in (session, untouched):
         each.prefill([[1, 2, 3], [4]])
-    with pytest.raises(ContextOverflowError, match="7 tokens do not fit this session's 6"):
+    with pytest.raises(ContextOverflowError, match="row 0 holds 3 tokens and 4 more do not fit"):
         append(session, [[5, 6, 7, 8], [9]])
     assert session.lengths == (3, 1)
     assert np.array_equal(session.decode([5, 6]), untouched.decode([5, 6]))
@@ -108,7 +109,7 @@ def test_overflow_of_many_pieces_runs_none_of_them(runtime: OrtRuntime, append: 
 def test_decode_into_a_full_row_is_refused(runtime: OrtRuntime) -> None:
     session = runtime.open(2, 3)
     session.prefill([[1, 2, 3], [4]])
-    with pytest.raises(ContextOverflowError, match="4 tokens do not fit this session's 3"):
+    with pytest.raises(ContextOverflowError, match="row 0 holds 3 tokens and 1 more do not fit"):
         session.decode([5, 6])
     assert session.lengths == (3, 1)
 
@@ -192,11 +193,21 @@ def test_other_number_of_rows_to_decode_is_refused(runtime: OrtRuntime, tokens: 
 
 
 @appending
-def test_empty_row_is_refused(runtime: OrtRuntime, append: Append) -> None:
+def test_batch_without_any_token_is_refused(runtime: OrtRuntime, append: Append) -> None:
     session = runtime.open(2, 8)
-    with pytest.raises(GenerationError, match="a row has no tokens"):
-        append(session, [[1], []])
+    with pytest.raises(GenerationError, match="no token to append"):
+        append(session, [[], []])
     assert session.lengths == (0, 0)
+
+
+def test_row_without_tokens_stays_while_another_grows(runtime: OrtRuntime) -> None:
+    session, alone = runtime.open(2, 8), runtime.open(1, 8)
+    session.prefill([[1, 2], [3]])
+    alone.prefill([[1, 2]])
+    scored = session.score([[], [4, 5]])
+    assert session.lengths == (2, 3)
+    assert [len(logits) for logits in scored] == [0, 2]
+    assert np.array_equal(session.decode([6, None])[0], alone.decode([6])[0])
 
 
 @pytest.mark.parametrize("batch_size", [0, -1])
@@ -207,7 +218,7 @@ def test_batch_without_rows_is_refused(runtime: OrtRuntime, batch_size: int) -> 
 
 @pytest.mark.parametrize("capacity", [4097, 0, -1])
 def test_capacity_outside_the_context_is_refused(runtime: OrtRuntime, capacity: int) -> None:
-    with pytest.raises(ContextOverflowError, match=f"{capacity} tokens do not fit .* of 4096"):
+    with pytest.raises(ContextOverflowError, match=f"capacity of {capacity} tokens is not"):
         runtime.open(1, capacity)
 
 

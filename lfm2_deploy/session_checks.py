@@ -1,0 +1,68 @@
+"""What every runtime refuses, in the same words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from lfm2_deploy.errors import ContextOverflowError, GenerationError
+
+
+def check_session(batch_size: int, capacity: int | None, context_length: int) -> int:
+    """The capacity to open a session with.
+
+    Args:
+        batch_size: number of rows asked for.
+        capacity: most tokens a row will hold; the context length when None.
+        context_length: most tokens any session may hold.
+
+    Raises:
+        GenerationError: there are no rows.
+        ContextOverflowError: the capacity is not within the context.
+    """
+    if batch_size < 1:
+        raise GenerationError(f"batch_size is {batch_size}, expected at least 1")
+    capacity = context_length if capacity is None else capacity
+    if not 1 <= capacity <= context_length:
+        raise ContextOverflowError(
+            f"a capacity of {capacity} tokens is not within this model's context of "
+            f"{context_length}; shorten the prompt, or export with a longer --context"
+        )
+    return capacity
+
+
+def check_rows(
+    rows: Sequence[Sequence[int]], lengths: Sequence[int], capacity: int, vocab_size: int
+) -> None:
+    """Refuse tokens that cannot be appended.
+
+    Args:
+        rows: new tokens of each row; empty ones are left as they are.
+        lengths: tokens each row holds already.
+        capacity: most tokens a row can hold.
+        vocab_size: ids are below it.
+
+    Raises:
+        GenerationError: another number of rows, or an id outside the vocabulary.
+        ContextOverflowError: a row would exceed the capacity.
+    """
+    if len(rows) != len(lengths):
+        raise GenerationError(f"{len(rows)} rows were given, expected {len(lengths)}")
+    for index, (row, held) in enumerate(zip(rows, lengths, strict=True)):
+        stray = next((token for token in row if not 0 <= token < vocab_size), None)
+        if stray is not None:
+            raise GenerationError(f"token id {stray} is not in 0 to {vocab_size - 1}")
+        if held + len(row) > capacity:
+            raise ContextOverflowError(
+                f"row {index} holds {held} tokens and {len(row)} more do not fit this session's "
+                f"{capacity}; shorten the prompt or ask for fewer new tokens"
+            )
+
+
+def check_some_tokens(rows: Sequence[Sequence[int]]) -> None:
+    """Refuse to append nothing at all.
+
+    Raises:
+        GenerationError: every row is empty.
+    """
+    if not any(len(row) for row in rows):
+        raise GenerationError("there is no token to append; give at least one row some")

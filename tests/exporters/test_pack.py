@@ -1,0 +1,144 @@
+"""Integers by hand, and there and back again."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from exporters.passes.weights import encode_rows
+from exporters.quantize.pack import FloatArray, dequantize, pack, quantize, unpack
+
+
+def normal(*shape: int) -> FloatArray:
+    return np.random.default_rng(0).normal(size=shape).astype(np.float32)
+
+
+def row(*values: float) -> FloatArray:
+    return np.array([values], np.float32)
+
+
+def test_even_value_takes_the_low_half_of_a_byte() -> None:
+    levels = np.array([[1, 2, 15, 0]], np.uint8)
+    assert pack(levels, 4).tolist() == [[0x21, 0x0F]]
+    assert unpack(np.array([[0x21, 0x0F]], np.uint8), 4).tolist() == levels.tolist()
+
+
+def test_every_byte_unpacks_and_packs_to_itself() -> None:
+    every = np.arange(256, dtype=np.uint8).reshape(4, 64)
+    assert unpack(every, 4).max() == 15
+    np.testing.assert_array_equal(pack(unpack(every, 4), 4), every)
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("shape", [(64,), (3, 32), (2, 3, 64)])
+def test_unpack_is_the_inverse_of_pack(bits: int, shape: tuple[int, ...]) -> None:
+    levels = np.random.default_rng(0).integers(0, 1 << bits, shape).astype(np.uint8)
+    packed = pack(levels, bits)
+    assert packed.shape == (*shape[:-1], shape[-1] * bits // 8)
+    unpacked = unpack(packed, bits)
+    assert packed.dtype == unpacked.dtype == np.uint8
+    np.testing.assert_array_equal(unpacked, levels)
+
+
+def test_negative_extreme_takes_the_lowest_level() -> None:
+    levels, scales = quantize(row(-8, 7, 3.4, 0), bits=4, group=4)
+    assert scales.tolist() == [[1.0]]
+    assert levels.tolist() == [[0, 15, 11, 8]]
+
+
+def test_positive_extreme_takes_the_lowest_level_with_a_negative_scale() -> None:
+    levels, scales = quantize(row(16, -14, -6.5, 0), bits=4, group=4)
+    assert scales.tolist() == [[-2.0]]
+    assert levels.tolist() == [[0, 15, 11, 8]]
+    assert dequantize(levels, scales, 4).tolist() == [[16, -14, -6, 0]]
+
+
+def test_int8_has_256_levels_around_128() -> None:
+    levels, scales = quantize(row(-128, 127, 1.4, 0), bits=8, group=4)
+    assert scales.tolist() == [[1.0]]
+    assert levels.tolist() == [[0, 255, 129, 128]]
+
+
+def test_mirror_of_the_extreme_is_clipped_by_one_step() -> None:
+    # 4-bit integers reach from -8 to 7.
+    levels, scales = quantize(row(8, -8), bits=4, group=2)
+    assert dequantize(levels, scales, 4).tolist() == [[8, -7]]
+
+
+def test_each_group_along_the_last_axis_has_its_own_scale() -> None:
+    weight = np.array([[8, 0, 0.5, 0], [-80, 0, 0, 0]], np.float32)
+    levels, scales = quantize(weight, bits=4, group=2)
+    assert scales.tolist() == [[-1.0, -0.0625], [10.0, 0.0]]
+    np.testing.assert_array_equal(dequantize(levels, scales, 4), weight)
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_error_is_half_a_step_but_where_the_far_end_is_clipped(bits: int) -> None:
+    weight = normal(40, 96)
+    levels, scales = quantize(weight, bits, group=32)
+    assert levels.dtype == np.uint8
+    assert levels.shape == weight.shape
+    assert scales.shape == (40, 3)
+    steps = np.repeat(scales, 32, axis=1)
+    error = np.abs(dequantize(levels, scales, bits) - weight) / np.abs(steps)
+    # In steps, with float32's rounding of up to 128 of them.
+    half = 0.5 + 1e-5
+    clipped = weight / steps > (1 << (bits - 1)) - 0.5
+    assert error[~clipped].max() <= half
+    assert error.max() <= 1 + 1e-5
+    # Rounding is really to the nearest: errors spread over the half step.
+    assert error[~clipped].mean() == pytest.approx(0.25, abs=0.02)
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_extreme_of_each_group_is_kept_exactly(bits: int) -> None:
+    weight = normal(40, 96)
+    kept = dequantize(*quantize(weight, bits, group=32), bits)
+    largest = np.abs(weight).reshape(40, 3, 32).argmax(-1)[..., None]
+    original, back = (
+        np.take_along_axis(a.reshape(40, 3, 32), largest, axis=-1) for a in (weight, kept)
+    )
+    np.testing.assert_array_equal(back, original)
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_quantizing_again_changes_nothing(bits: int) -> None:
+    once = dequantize(*quantize(normal(4, 64), bits, group=32), bits)
+    np.testing.assert_array_equal(dequantize(*quantize(once, bits, group=32), bits), once)
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_zeros_stay_zeros(bits: int) -> None:
+    levels, scales = quantize(np.zeros((2, 64), np.float32), bits, group=32)
+    assert not scales.any()
+    assert (levels == 1 << (bits - 1)).all()
+    assert not dequantize(levels, scales, bits).any()
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("largest", [1e-45, 1e-39, 1e-37, 1e30, 3e38])
+def test_values_at_the_ends_of_float32_are_kept_without_a_warning(
+    bits: int, largest: float
+) -> None:
+    weight = (largest * np.linspace(-1, 1, 32)).astype(np.float32)[None]
+    weight[0, 5] = 0
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        levels, scales = quantize(weight, bits, group=32)
+    step = largest / (1 << (bits - 1))
+    # Half a step, or one at the far end. Where a step is below float32's smallest normal
+    # number, 1.2e-38, all are zeros: none is above 128 steps.
+    error = np.abs(dequantize(levels, scales, bits) - weight)
+    assert error.max() <= max(1.01 * step, 128 * 1.2e-38)
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_rows_in_pieces_encode_as_in_one(bits: int) -> None:
+    weight = normal(2050, 32)  # two pieces and a bit
+    packed, scales = encode_rows(weight, bits, group=32)
+    expected: tuple[NDArray[np.uint8], FloatArray] = quantize(weight, bits, group=32)
+    np.testing.assert_array_equal(packed, pack(expected[0], bits))
+    np.testing.assert_array_equal(scales, expected[1])
