@@ -17,63 +17,48 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
-from lfm2_deploy.config import Lfm2Config, parse_config
-from lfm2_deploy.contracts import Origin, Progress, ignore_progress
-from lfm2_deploy.errors import BundleError, ConfigError
-from lfm2_deploy.states import StateSpec
+from lfm2_deploy.config import Lfm2Config
+from lfm2_deploy.contracts import Progress, ignore_progress
+from lfm2_deploy.errors import BundleError
+from lfm2_deploy.json_file import read_json_object
+from lfm2_deploy.manifest import (
+    GENERATION,
+    GRAPH,
+    MANIFEST,
+    SCHEMA_VERSION,
+    WEIGHTS,
+    FileRecord,
+    Manifest,
+    StoredTensor,
+    read_manifest,
+)
 
-SCHEMA_VERSION = 1
-MANIFEST = "manifest.json"
-GRAPH, WEIGHTS = "model.onnx", "model.onnx.data"
-GENERATION = "generation_config.json"
+__all__ = [
+    "GENERATION",
+    "GRAPH",
+    "MANIFEST",
+    "SCHEMA_VERSION",
+    "WEIGHTS",
+    "Bundle",
+    "FileRecord",
+    "Manifest",
+    "StoredTensor",
+    "check_destination",
+    "open_bundle",
+    "seal",
+    "writing_bundle",
+]
+
 # Files up to this size are hashed whenever a bundle is opened; larger ones on request.
 _HASHED_AT_OPEN = 8 * 2**20
-
-
-@dataclass(frozen=True, slots=True)
-class StoredTensor:
-    """How a tensor (or, with a `*`, each expert's) was stored, and why."""
-
-    name: str
-    bits: int
-    group: int
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class FileRecord:
-    """Size and hash of one file of the bundle."""
-
-    size_bytes: int
-    sha256: str
-
-
-@dataclass(frozen=True, slots=True)
-class Manifest:
-    """manifest.json; see the module's docstring for the files it speaks of.
-
-    `notes` say what the export assumed that the checkpoint does not say.
-    """
-
-    schema_version: int
-    model: str
-    origin: Origin
-    target: str
-    runtime: str
-    precision: str
-    context_length: int
-    config: Mapping[str, Any]
-    states: tuple[StateSpec, ...]
-    quantization: tuple[StoredTensor, ...]
-    made_with: Mapping[str, str]
-    notes: tuple[str, ...]
-    files: Mapping[str, FileRecord]
+_HASHED_AT_ONCE = 8 * 2**20
+# What this package itself may put into a bundle after its manifest is written.
+_LATER_FILES = frozenset({MANIFEST, "demo_source.json"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,15 +88,17 @@ class Bundle:
     def verify(self, progress: Progress = ignore_progress) -> None:
         """Hash every file.
 
+        Args:
+            progress: told of the bytes done.
+
         Raises:
             BundleError: naming the first file that is not as it was written.
         """
-        done = 0
+        done, total = 0, self.size_bytes
         for name, record in self.manifest.files.items():
-            progress(f"checking {name}", done, self.size_bytes)
-            _check_hash(self.path, name, record)
+            _check_hash(self.path, name, record, _count(progress, "checking", done, total))
             done += record.size_bytes
-        progress("checked", done, self.size_bytes)
+        progress("checking", done, total)
 
 
 def open_bundle(path: str | Path) -> Bundle:
@@ -121,55 +108,12 @@ def open_bundle(path: str | Path) -> Bundle:
         BundleError: it is absent, of another schema, or a file is missing or damaged.
     """
     folder = Path(path)
-    manifest = _read_manifest(folder)
+    manifest, config = read_manifest(folder)
     for name, record in manifest.files.items():
         _check_size(folder, name, record)
         if record.size_bytes <= _HASHED_AT_OPEN:
             _check_hash(folder, name, record)
-    return Bundle(folder, manifest, _parse_own_config(folder, manifest))
-
-
-def _parse_own_config(folder: Path, manifest: Manifest) -> Lfm2Config:
-    try:
-        return parse_config(manifest.config)
-    except (AttributeError, ConfigError) as error:
-        raise BundleError(
-            f"{folder / MANIFEST} is damaged (its config: {error}); export the model again"
-        ) from error
-
-
-def _read_manifest(folder: Path) -> Manifest:
-    file = folder / MANIFEST
-    if not file.is_file():
-        what = "is not a bundle (no manifest.json)" if folder.exists() else "does not exist"
-        raise BundleError(f"{folder} {what}: make one with `lfm2-deploy export MODEL {folder}`")
-    try:
-        raw = json.loads(file.read_text(encoding="utf-8"))
-        version = raw["schema_version"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise BundleError(f"{file} is damaged ({error!r}); export the model again") from error
-    if version != SCHEMA_VERSION:
-        raise BundleError(
-            f"{file} has schema version {version}, this package reads {SCHEMA_VERSION}; "
-            "export the model again, or install the version that wrote it"
-        )
-    try:
-        return _parse_manifest(raw)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise BundleError(f"{file} is damaged ({error!r}); export the model again") from error
-
-
-def _parse_manifest(raw: dict[str, Any]) -> Manifest:
-    return Manifest(
-        **{
-            **raw,
-            "origin": Origin(**raw["origin"]),
-            "states": tuple(StateSpec(**{**s, "shape": tuple(s["shape"])}) for s in raw["states"]),
-            "notes": tuple(raw["notes"]),
-            "quantization": tuple(StoredTensor(**t) for t in raw["quantization"]),
-            "files": {name: FileRecord(**record) for name, record in raw["files"].items()},
-        }
-    )
+    return Bundle(folder, manifest, config)
 
 
 def _check_size(folder: Path, name: str, record: FileRecord) -> None:
@@ -183,18 +127,35 @@ def _check_size(folder: Path, name: str, record: FileRecord) -> None:
         )
 
 
-def _check_hash(folder: Path, name: str, record: FileRecord) -> None:
+def _check_hash(
+    folder: Path, name: str, record: FileRecord, tell: Callable[[int], object] = lambda n: None
+) -> None:
     _check_size(folder, name, record)
-    if _hash(folder / name) != record.sha256:
+    if _hash(folder / name, tell) != record.sha256:
         raise BundleError(
             f"{folder / name} is damaged: its sha256 is not the manifest's; "
             "copy or export the bundle again"
         )
 
 
-def _hash(file: Path) -> str:
+def _count(progress: Progress, what: str, before: int, total: int) -> Callable[[int], None]:
+    """What tells `progress` of one file's bytes, after those of the files before it."""
+
+    def tell(done: int) -> None:
+        progress(what, before + done, total)
+
+    return tell
+
+
+def _hash(file: Path, tell: Callable[[int], object]) -> str:
+    """sha256 of a file; `tell` hears how many bytes are done."""
+    digest, done = hashlib.sha256(), 0
     with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+        while piece := stream.read(_HASHED_AT_ONCE):
+            digest.update(piece)
+            done += len(piece)
+            tell(done)
+    return digest.hexdigest()
 
 
 @contextmanager
@@ -208,6 +169,7 @@ def writing_bundle(path: Path, overwrite: bool) -> Iterator[Path]:
         BundleError: something is at `path` that may not be replaced.
     """
     check_destination(path, overwrite)
+    path = path.resolve()
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}.partial-", dir=path.parent))
     try:
@@ -226,37 +188,60 @@ def check_destination(path: Path, overwrite: bool) -> None:
     Raises:
         BundleError: a bundle is there and `overwrite` is false, or anything else is.
     """
+    if path.resolve() in (Path.cwd(), *Path.cwd().parents):
+        raise BundleError(f"{path} is where you are or above it; choose a folder below")
     if not path.exists() or (path.is_dir() and not any(path.iterdir())):
         return
     if not _is_bundle(path):
         raise BundleError(f"{path} exists and is not a bundle; choose another folder")
     if not overwrite:
         raise BundleError(f"{path} already holds a bundle; pass --overwrite to replace it")
+    foreign = _list_foreign(path)
+    if foreign:
+        raise BundleError(
+            f"{path} also holds {foreign[0]}, which is not part of the bundle and would be lost; "
+            "move it away, or choose another folder"
+        )
 
 
 def _is_bundle(path: Path) -> bool:
     """Whether a folder is one of ours, perhaps damaged or of another version."""
     try:
-        raw = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        raw = read_json_object(path / MANIFEST, BundleError, "")
+    except BundleError:
         # A bundle whose manifest is damaged still has its graph beside it.
         return (path / MANIFEST).is_file() and (path / GRAPH).is_file()
-    return isinstance(raw, dict) and {"schema_version", "quantization"} <= raw.keys()
+    return {"schema_version", "quantization"} <= raw.keys()
+
+
+def _list_foreign(path: Path) -> list[str]:
+    """Names in a bundle's folder that its manifest does not know."""
+    try:
+        raw = read_json_object(path / MANIFEST, BundleError, "")
+    except BundleError:
+        return []  # damaged: what belongs to it can no longer be told
+    files = raw.get("files")
+    known = _LATER_FILES | (files.keys() if isinstance(files, dict) else set())
+    return sorted(entry.name for entry in path.iterdir() if entry.name not in known)
 
 
 def _move_into_place(scratch: Path, path: Path) -> None:
-    retired = None
-    if path.exists():
-        retired = Path(tempfile.mkdtemp(prefix=f".{path.name}.old-", dir=path.parent))
-        os.replace(path, retired / path.name)
-    try:
+    if not path.exists():
         os.replace(scratch, path)
-    except OSError:
-        if retired:
-            os.replace(retired / path.name, path)
-            retired.rmdir()
-        raise
-    if retired:
+        return
+    retired = Path(tempfile.mkdtemp(prefix=f".{path.name}.old-", dir=path.parent))
+    old = retired / path.name
+    try:
+        os.replace(path, old)
+        os.replace(scratch, path)
+    except OSError as error:
+        if old.exists():
+            os.replace(old, path)
+        raise BundleError(
+            f"{path} could not be replaced ({error.strerror}) and is as it was; "
+            "close the programs that use it and try again"
+        ) from error
+    finally:
         shutil.rmtree(retired, ignore_errors=True)
 
 
@@ -266,12 +251,13 @@ def seal(folder: Path, manifest: Manifest, progress: Progress = ignore_progress)
     Args:
         folder: the scratch folder, complete but for its manifest.
         manifest: all but `files`, which is filled in here.
+        progress: told of the bytes done.
     """
-    names = sorted(f.name for f in folder.iterdir())
-    files = {}
-    for number, name in enumerate(names):
-        progress(f"hashing {name}", number, len(names))
-        files[name] = FileRecord((folder / name).stat().st_size, _hash(folder / name))
-    progress("hashed", len(names), len(names))
+    sizes = {file.name: file.stat().st_size for file in sorted(folder.iterdir())}
+    total, done, files = sum(sizes.values()), 0, {}
+    for name, size in sizes.items():
+        digest = _hash(folder / name, _count(progress, "hashing", done, total))
+        files[name] = FileRecord(size, digest)
+        done += size
     record = {**asdict(manifest), "files": {n: asdict(f) for n, f in files.items()}}
     (folder / MANIFEST).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
