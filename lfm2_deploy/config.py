@@ -9,30 +9,21 @@ Source: transformers 5.24, `models/lfm2` and `models/lfm2_moe`.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from lfm2_deploy.config_keys import ConfigKeys
 from lfm2_deploy.errors import ConfigError, UnsupportedModelError
+from lfm2_deploy.json_file import read_json_object
 
 LayerType = Literal["conv", "full_attention"]
 
 DENSE, MOE = "lfm2", "lfm2_moe"
 _MULTIMODAL = {"lfm2_vl": "text_config", "lfm2_audio": "lfm"}
 _SUPPORTED = f"'{DENSE}' and '{MOE}'"
-# Keys that would change the arithmetic if they held anything but the value beside them.
-_FIXED = {
-    "rope_scaling": None,
-    "sliding_window": None,
-    "quantization_config": None,
-    "attention_bias": False,
-    "mlp_bias": False,
-    "conv_bias": False,
-    "block_use_swiglu": True,
-    "use_pos_enc": True,
-}
+_ROPE_KEYS = {"rope_theta", "rope_type", "type"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,18 +99,12 @@ def read_config(path: Path) -> Lfm2Config:
         ConfigError: the file is absent, is not JSON, or is not a usable LFM2 config.
     """
     file = path / "config.json" if path.is_dir() else path
-    try:
-        raw = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
+    if not file.exists():
         raise ConfigError(
             f"no config.json in {path}: expected a Hugging Face checkpoint folder; "
             "pass the folder that holds config.json and *.safetensors"
-        ) from error
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ConfigError(f"{file} is not readable JSON ({error}); download it again") from error
-    if not isinstance(raw, dict):
-        raise ConfigError(f"{file} holds a {type(raw).__name__}, expected a JSON object")
-    return parse_config(raw)
+        )
+    return parse_config(read_json_object(file, ConfigError, "download it again"))
 
 
 def parse_config(raw: Mapping[str, Any]) -> Lfm2Config:
@@ -133,6 +118,8 @@ def parse_config(raw: Mapping[str, Any]) -> Lfm2Config:
         ConfigError: a key is missing, of the wrong type, or contradicts another.
     """
     model_type = raw.get("model_type")
+    if model_type is not None and not isinstance(model_type, str):
+        raise ConfigError(f"config.json: model_type is {model_type!r}, expected {_SUPPORTED}")
     if model_type in _MULTIMODAL:
         part = raw.get(_MULTIMODAL[model_type])
         if not isinstance(part, dict):
@@ -143,12 +130,15 @@ def parse_config(raw: Mapping[str, Any]) -> Lfm2Config:
 
 
 def _is_lfm3(raw: Mapping[str, Any]) -> bool:
-    names = [str(raw.get("model_type")), *map(str, raw.get("architectures") or ())]
+    architectures = raw.get("architectures") or []
+    if not isinstance(architectures, list | tuple):
+        raise ConfigError(f"config.json: architectures is {architectures!r}, expected a list")
+    names = [str(raw.get("model_type")), *map(str, architectures)]
     return any(name.lower().startswith("lfm3") for name in names)
 
 
 def _parse_text(raw: Mapping[str, Any], text_part_of: str | None) -> Lfm2Config:
-    keys, model_type = _Keys(raw), raw.get("model_type")
+    keys, model_type = ConfigKeys(raw), raw.get("model_type")
     if model_type not in (DENSE, MOE) or _is_lfm3(raw):
         whose = f" (the text part of '{text_part_of}')" if text_part_of else ""
         raise UnsupportedModelError(
@@ -176,9 +166,9 @@ def _parse_text(raw: Mapping[str, Any], text_part_of: str | None) -> Lfm2Config:
         rope_theta=_rope_theta(keys),
         max_position_embeddings=keys.integer("max_position_embeddings"),
         tie_word_embeddings=_tied(keys),
-        bos_token_id=keys.optional_integer("bos_token_id"),
+        bos_token_id=keys.optional_token("bos_token_id"),
         eos_token_ids=_eos(keys),
-        pad_token_id=keys.optional_integer("pad_token_id"),
+        pad_token_id=keys.optional_token("pad_token_id"),
         moe=moe,
         text_part_of=text_part_of,
     )
@@ -186,8 +176,8 @@ def _parse_text(raw: Mapping[str, Any], text_part_of: str | None) -> Lfm2Config:
     return replace(config, assumptions=tuple(keys.assumptions))
 
 
-def _head_dim(keys: _Keys, hidden: int, heads: int, kv_heads: int) -> int:
-    head_dim = keys.optional_integer("head_dim", minimum=1)
+def _head_dim(keys: ConfigKeys, hidden: int, heads: int, kv_heads: int) -> int:
+    head_dim = keys.optional_integer("head_dim")
     if head_dim is None:
         if hidden % heads:
             raise ConfigError(
@@ -195,6 +185,8 @@ def _head_dim(keys: _Keys, hidden: int, heads: int, kv_heads: int) -> int:
                 f"num_attention_heads {heads}, and head_dim is not given"
             )
         head_dim = hidden // heads
+    if head_dim % 2:
+        raise ConfigError(f"config.json: head_dim is {head_dim}, expected an even number")
     if heads % kv_heads:
         raise ConfigError(
             f"config.json: num_attention_heads {heads} is not a multiple of "
@@ -203,7 +195,7 @@ def _head_dim(keys: _Keys, hidden: int, heads: int, kv_heads: int) -> int:
     return head_dim
 
 
-def _layer_types(keys: _Keys, layers: int) -> tuple[LayerType, ...]:
+def _layer_types(keys: ConfigKeys, layers: int) -> tuple[LayerType, ...]:
     listed, indices = keys.optional_list("layer_types"), keys.optional_list("full_attn_idxs")
     if listed is None and indices is None:
         raise ConfigError("config.json has neither 'layer_types' nor 'full_attn_idxs'; add one")
@@ -230,7 +222,7 @@ def _layer_types(keys: _Keys, layers: int) -> tuple[LayerType, ...]:
     return tuple(kinds)
 
 
-def _dense_width(keys: _Keys) -> int:
+def _dense_width(keys: ConfigKeys) -> int:
     # transformers reads block_ff_dim first and lets it override intermediate_size.
     width = keys.integer("block_ff_dim" if "block_ff_dim" in keys.raw else "intermediate_size")
     if not keys.boolean("block_auto_adjust_ff_dim"):
@@ -240,18 +232,23 @@ def _dense_width(keys: _Keys) -> int:
     return multiple * ((width + multiple - 1) // multiple)
 
 
-def _rope_theta(keys: _Keys) -> float:
+def _rope_theta(keys: ConfigKeys) -> float:
     parameters = keys.raw.get("rope_parameters")
     if parameters is None:
         return keys.number("rope_theta")
     if not isinstance(parameters, dict) or "rope_theta" not in parameters:
         raise ConfigError("config.json: rope_parameters has no 'rope_theta'")
+    other = sorted(k for k, v in parameters.items() if k not in _ROPE_KEYS and v is not None)
+    if other:
+        raise UnsupportedModelError(
+            f"config.json: rope_parameters has {other[0]!r}, which no LFM2 model uses"
+        )
     kind = parameters.get("rope_type", "default")
     if kind != "default":
         raise UnsupportedModelError(
             f"config.json: rope_type {kind!r} is not supported: expected 'default'"
         )
-    theta = _Keys(parameters).number("rope_theta")
+    theta = ConfigKeys(parameters).number("rope_theta")
     if keys.raw.get("rope_theta", theta) != theta:
         raise ConfigError(
             f"config.json: rope_theta {keys.raw['rope_theta']} contradicts "
@@ -260,7 +257,7 @@ def _rope_theta(keys: _Keys) -> float:
     return theta
 
 
-def _tied(keys: _Keys) -> bool:
+def _tied(keys: ConfigKeys) -> bool:
     names = [k for k in ("tie_embedding", "tie_word_embeddings") if k in keys.raw]
     if not names:
         keys.assumptions.append("tie_word_embeddings = true (Lfm2Config's definition; key absent)")
@@ -271,15 +268,15 @@ def _tied(keys: _Keys) -> bool:
     return given[0]
 
 
-def _eos(keys: _Keys) -> tuple[int, ...]:
+def _eos(keys: ConfigKeys) -> tuple[int, ...]:
     value = keys.present("eos_token_id")
     ids = value if isinstance(value, list) else [value]
-    if not ids or any(isinstance(i, bool) or not isinstance(i, int) for i in ids):
-        raise ConfigError(f"config.json: eos_token_id is {value!r}, expected an integer or a list")
-    return tuple(ids)
+    if not ids:
+        raise ConfigError("config.json: eos_token_id is [], expected a token or a list of them")
+    return tuple(keys.token("eos_token_id", i) for i in ids)
 
 
-def _parse_moe(keys: _Keys, layers: int) -> MoeConfig:
+def _parse_moe(keys: ConfigKeys, layers: int) -> MoeConfig:
     moe = MoeConfig(
         num_experts=keys.integer("num_experts"),
         num_experts_per_tok=keys.integer("num_experts_per_tok"),
@@ -300,68 +297,3 @@ def _parse_moe(keys: _Keys, layers: int) -> MoeConfig:
             f"num_hidden_layers {layers}"
         )
     return moe
-
-
-class _Keys:
-    """Typed access to the raw object; every failure names the key."""
-
-    def __init__(self, raw: Mapping[str, Any]) -> None:
-        self.raw = raw
-        self.assumptions: list[str] = []
-
-    def present(self, key: str) -> Any:
-        if self.raw.get(key) is None:
-            raise ConfigError(f"config.json has no '{key}', which an LFM2 model needs")
-        return self.raw[key]
-
-    def integer(self, key: str, minimum: int = 1) -> int:
-        value = self.present(key)
-        if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
-            raise ConfigError(f"config.json: {key} is {value!r}, expected an integer >= {minimum}")
-        return value
-
-    def optional_integer(self, key: str, minimum: int = 0) -> int | None:
-        return None if self.raw.get(key) is None else self.integer(key, minimum)
-
-    def optional_list(self, key: str) -> list[Any] | None:
-        value = self.raw.get(key)
-        if value is not None and not isinstance(value, list | tuple):
-            raise ConfigError(f"config.json: {key} is {value!r}, expected a list")
-        return None if value is None else list(value)
-
-    def number(self, key: str) -> float:
-        value = self.present(key)
-        if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
-            raise ConfigError(f"config.json: {key} is {value!r}, expected a number above 0")
-        return float(value)
-
-    def boolean(self, key: str) -> bool:
-        value = self.present(key)
-        if not isinstance(value, bool):
-            raise ConfigError(f"config.json: {key} is {value!r}, expected true or false")
-        return value
-
-    def agreeing_integer(self, key: str, *aliases: str) -> int:
-        value = self.integer(key)
-        self._agree(key, value, aliases)
-        return value
-
-    def agreeing_number(self, key: str, *aliases: str) -> float:
-        value = self.number(key)
-        self._agree(key, value, aliases)
-        return value
-
-    def _agree(self, key: str, value: float, aliases: tuple[str, ...]) -> None:
-        for alias in aliases:
-            if self.raw.get(alias, value) != value:
-                raise ConfigError(
-                    f"config.json: {key} {value} contradicts {alias} {self.raw[alias]}"
-                )
-
-    def refuse_changed_arithmetic(self) -> None:
-        for key, expected in _FIXED.items():
-            if key in self.raw and self.raw[key] not in (expected, None):
-                raise UnsupportedModelError(
-                    f"config.json: {key} is {self.raw[key]!r}; only {expected!r} is supported, "
-                    "as in every released LFM2 model"
-                )

@@ -498,3 +498,45 @@ def test_no_attention_layer_by_indices_agrees_with_all_conv_layer_types() -> Non
     layers = ["conv"] * 4
     raw = {**NEW, "num_hidden_layers": 4, "layer_types": layers, "full_attn_idxs": []}
     assert parse_config(raw).attention_layers == ()
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("norm_eps", float("nan")),
+        ("norm_eps", float("inf")),
+        ("norm_eps", 10**400),
+        ("model_type", ["lfm2"]),
+        ("architectures", 5),
+        ("eos_token_id", -5),
+        ("eos_token_id", 10**9),
+        ("bos_token_id", 10**9),
+        ("pad_token_id", 10**9),
+        ("head_dim", 63),
+        ("num_hidden_layers", 200_000),
+        ("hidden_size", 2**40),
+        ("max_position_embeddings", 2**40),
+    ],
+)
+def test_value_that_no_model_has_is_refused_by_key(key: str, value: object) -> None:
+    with pytest.raises(ConfigError, match=key):
+        parse_config({**NEW, key: value})
+
+
+@pytest.mark.parametrize(("key", "value"), [("hidden_act", "gelu"), ("partial_rotary_factor", 0.5)])
+def test_other_arithmetic_is_refused_by_key(key: str, value: object) -> None:
+    with pytest.raises(UnsupportedModelError, match=key):
+        parse_config({**NEW, key: value})
+
+
+def test_other_rotary_parameters_are_refused_by_key() -> None:
+    rope = {"rope_theta": 1e6, "rope_type": "default", "partial_rotary_factor": 0.5}
+    raw = {**NEW, "rope_parameters": rope}
+    with pytest.raises(UnsupportedModelError, match="partial_rotary_factor"):
+        parse_config(raw)
+
+
+def test_file_nested_too_deeply_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("[" * 200_000)
+    with pytest.raises(ConfigError, match="not readable JSON"):
+        read_config(tmp_path)
