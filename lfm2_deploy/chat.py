@@ -24,6 +24,10 @@ from lfm2_deploy.tokenizer import read_tokenizer_config
 
 Message = Mapping[str, Any]
 
+# Characters of a rendered conversation; 128K tokens are about half a million.
+_LARGEST_TEXT = 10_000_000
+_LARGEST_POWER = 10_000
+
 # Names under which clients send a model's reasoning; templates may read any of them.
 _REASONING = ("reasoning_content", "thinking", "reasoning")
 
@@ -49,6 +53,10 @@ class ChatTemplate:
             raise TemplateError(
                 f"the chat template has a syntax error in line {error.lineno}: "
                 f"{_one_line(error.message)}"
+            ) from error
+        except Exception as error:  # the compiler has limits of its own, such as its stack's
+            raise TemplateError(
+                f"the chat template cannot be compiled: {_one_line(error)}"
             ) from error
 
     @classmethod
@@ -125,7 +133,13 @@ class ChatTemplate:
             "add_generation_prompt": add_generation_prompt,
         }
         try:
-            return self._template.render(variables)
+            pieces, size = [], 0
+            for piece in self._template.generate(variables):
+                size += len(piece)
+                if size > _LARGEST_TEXT:
+                    raise _RefusalError(f"it printed more than {_LARGEST_TEXT:,} characters")
+                pieces.append(piece)
+            return "".join(pieces)
         except _RefusalError as error:
             raise TemplateError(
                 f"the chat template refused the messages: {_one_line(error)}"
@@ -152,9 +166,26 @@ class _GenerationTag(Extension):
         return nodes.Scope(body, lineno=line)
 
 
+class _Sandbox(ImmutableSandboxedEnvironment):
+    """Also refuses the operators by which a few characters become gigabytes."""
+
+    intercepted_binops = frozenset({"*", "**"})
+
+    def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+        """Carry out an operator on small numbers, or repeat a short text."""
+        sizes = [len(x) if isinstance(x, str | list | tuple) else abs(x) for x in (left, right)]
+        most = _LARGEST_POWER if operator == "**" else _LARGEST_TEXT
+        if sizes[0] * sizes[1] > most:
+            raise _RefusalError(f"'{operator}' would make something too large")
+        return super().call_binop(context, operator, left, right)
+
+
 def _environment() -> ImmutableSandboxedEnvironment:
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationTag, "jinja2.ext.loopcontrols"]
+    environment = _Sandbox(
+        trim_blocks=True,
+        lstrip_blocks=True,
+        extensions=[_GenerationTag, "jinja2.ext.loopcontrols"],
+        optimized=False,  # folding constants would run operators while compiling
     )
     # Jinja's own tojson escapes < and >, and with them <|im_start|>.
     environment.filters["tojson"] = _to_json

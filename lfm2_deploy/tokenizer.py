@@ -7,7 +7,6 @@ and a stream that turns ids into text as they arrive. Knows nothing of models or
 from __future__ import annotations
 
 import codecs
-import json
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +14,7 @@ from pathlib import Path
 import tokenizers
 
 from lfm2_deploy.errors import BundleError, GenerationError
+from lfm2_deploy.json_file import read_json_object
 
 # Characters of one to four bytes, and spaces where a decoder might drop one.
 _PROBE = " a é漢 🙂  b\n"
@@ -193,13 +193,7 @@ def read_tokenizer_config(folder: Path) -> dict[str, object]:
     file = folder / "tokenizer_config.json"
     if not file.is_file():
         return {}
-    try:
-        raw = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise BundleError(f"{file} is not readable JSON ({error}); download it again") from error
-    if not isinstance(raw, dict):
-        raise BundleError(f"{file} holds a {type(raw).__name__}, expected a JSON object")
-    return raw
+    return read_json_object(file, BundleError, "download it again")
 
 
 def _byte_alphabet() -> dict[str, int]:

@@ -10,7 +10,6 @@ Source: peft 0.21, `tuners/lora/config.py` and `tuners/lora/layer.py`.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from typing import Any
 
 from lfm2_deploy.checkpoint.tensor_file import DTYPE_BYTES, StoredTensor, read_header
 from lfm2_deploy.errors import CheckpointError, SourceError
+from lfm2_deploy.json_file import read_json_object
 
 CONFIG_FILE, TENSOR_FILE = "adapter_config.json", "adapter_model.safetensors"
 WAY_OUT = "merge it with PEFT (merge_and_unload, save_pretrained) and pass the merged folder"
@@ -84,17 +84,11 @@ def read_adapter(folder: Path) -> Adapter:
 
 def _read_config(folder: Path) -> dict[str, Any]:
     file = folder / CONFIG_FILE
-    try:
-        raw = json.loads(file.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError) as error:
+    if not file.exists():
         raise SourceError(
             f"no {CONFIG_FILE} in {folder}: expected the folder of a PEFT LoRA adapter"
-        ) from error
-    except (OSError, ValueError) as error:
-        raise SourceError(f"{file} is not readable JSON ({error}); save it again") from error
-    if not isinstance(raw, dict):
-        raise SourceError(f"{file} holds a {type(raw).__name__}, expected a JSON object")
-    return raw
+        )
+    return read_json_object(file, SourceError, "save it again")
 
 
 def _find_tensors(folder: Path) -> Path:

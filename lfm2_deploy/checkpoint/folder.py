@@ -7,7 +7,6 @@ config's `auto_map` points at.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +29,8 @@ from lfm2_deploy.checkpoint.tensor_file import (
 )
 from lfm2_deploy.config import Lfm2Config, read_config
 from lfm2_deploy.contracts import FloatArray, Origin
-from lfm2_deploy.errors import CheckpointError, SourceError, UnsupportedModelError
+from lfm2_deploy.errors import CheckpointError, ConfigError, SourceError, UnsupportedModelError
+from lfm2_deploy.json_file import read_json_object
 
 CONFIG_FILE = "config.json"
 SINGLE_FILE = "model.safetensors"
@@ -117,8 +117,7 @@ def read_description(folder: Path) -> tuple[dict[str, Any], Lfm2Config]:
             f"{folder} is a vision or audio checkpoint ('{config.text_part_of}'), whose text "
             "part cannot be exported yet; use a text model such as LiquidAI/LFM2-1.2B"
         )
-    raw: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    return raw, config
+    return read_json_object(file, ConfigError, "download it again"), config
 
 
 def _list_tensor_files(folder: Path) -> list[Path]:
@@ -144,10 +143,11 @@ def _list_tensor_files(folder: Path) -> list[Path]:
 
 def _read_index(index: Path) -> list[Path]:
     try:
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        raw = read_json_object(index, SourceError, "download it again")
+        names = sorted(set(raw["weight_map"].values()))
         # A shard lies beside its index; a path that leads elsewhere is not followed.
         outside = [name for name in names if not name or Path(name).name != name]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise SourceError(
             f"{index} is not a safetensors index ({type(error).__name__}: {error}); "
             "download it again"

@@ -259,8 +259,8 @@ def test_stale_index_beside_single_file_is_refused(
 @pytest.mark.parametrize(
     ("index", "expected"),
     [
-        ("{", "is not a safetensors index"),
-        ("[]", "is not a safetensors index"),
+        ("{", "is not readable JSON"),
+        ("[]", "holds a list, expected a JSON object"),
         ('{"weight_map": {"a": 1}}', "is not a safetensors index"),
         ('{"weight_map": {}}', "names no file"),
         ('{"weight_map": {"a": "../b.safetensors"}}', "names '../b.safetensors'"),

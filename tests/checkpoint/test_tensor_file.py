@@ -94,3 +94,20 @@ def test_values_not_finite_are_counted(bad: float) -> None:
     values[1, 1] = bad
     with pytest.raises(CheckpointError, match="t holds NaN or infinity in 1 of 6 values"):
         require_finite(values, "t")
+
+
+def test_header_nested_too_deeply_is_refused(tmp_path: Path) -> None:
+    header = b"[" * 200_000
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(len(header).to_bytes(8, "little") + header)
+    with pytest.raises(CheckpointError, match="corrupt header"):
+        read_header(file)
+
+
+def test_header_above_the_formats_limit_is_not_read(tmp_path: Path) -> None:
+    file = tmp_path / "model.safetensors"
+    with file.open("wb") as stream:
+        stream.write((200_000_000).to_bytes(8, "little"))
+        stream.truncate(200_000_100)  # sparse: takes no space
+    with pytest.raises(CheckpointError, match="above the format's limit"):
+        read_header(file)
