@@ -1,6 +1,6 @@
 """What each precision costs: KL divergence and perplexity against the torch reference.
 
-    python benchmarks/accuracy.py lfm2_deploy/demo/model EVAL.txt
+    python benchmarks/accuracy.py lfm2_deploy/demo/lfm2-demo-9m EVAL.txt
 
 Windows are spread evenly over the text, each scored from an empty state. Prints a
 Markdown table.

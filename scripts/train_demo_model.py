@@ -1,6 +1,6 @@
 """Train the demo model: a small LFM2-MoE of the family's true structure.
 
-    python scripts/train_demo_model.py TRAIN.txt EVAL.txt --out lfm2_deploy/demo/model
+    python scripts/train_demo_model.py TRAIN.txt EVAL.txt --out lfm2_deploy/demo/lfm2-demo-9m
 
 Needs torch. Two thirds of each batch are plain windows of the text; the rest are
 chats in LFM2's format, in which the user gives a passage's opening and the assistant

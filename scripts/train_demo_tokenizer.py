@@ -1,6 +1,6 @@
 """Train the demo model's byte-level BPE tokenizer.
 
-    python scripts/train_demo_tokenizer.py TEXT --out lfm2_deploy/demo/model
+    python scripts/train_demo_tokenizer.py TEXT --out lfm2_deploy/demo/lfm2-demo-9m
 
 Special tokens carry LFM2's names and the ids LFM2 gives them (pad 0, start 1, im_end 7).
 """

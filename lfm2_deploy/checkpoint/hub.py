@@ -48,7 +48,8 @@ def open_hub(model: str, revision: str | None, progress: Progress) -> FolderChec
     folder = _download(model, commit, _WEIGHTS)
     if not any(folder.glob(_WEIGHTS[0])):
         raise SourceError(
-            f"{model} came without {_WEIGHTS[0]}: if it has only pickled weights, which are never "
+            f"{model} came without {_WEIGHTS[0]}: if the Hub was not reached and only part of it "
+            "is cached, connect and try again; if it has only pickled weights, which are never "
             "opened, convert them to safetensors (save_pretrained does) and pass the folder"
         )
     progress(what, 1, 1)

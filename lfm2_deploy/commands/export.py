@@ -106,7 +106,7 @@ def _choose_name(model: str, adapter: Path | None, target: str, precision: str) 
 
 
 def _report(bundle: Bundle, seconds: float, as_json: bool) -> None:
-    for assumption in bundle.config.assumptions:
+    for assumption in bundle.manifest.notes:
         note(f"assumed: {assumption}")
     if as_json:
         print_json(_describe(bundle, seconds))
@@ -138,6 +138,6 @@ def _describe(bundle: Bundle, seconds: float) -> dict[str, Any]:
         "context_length": manifest.context_length,
         "size_bytes": bundle.size_bytes,
         "files": {name: record.size_bytes for name, record in manifest.files.items()},
-        "assumptions": list(bundle.config.assumptions),
+        "notes": list(bundle.manifest.notes),
         "seconds": seconds,
     }

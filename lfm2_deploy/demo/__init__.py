@@ -4,4 +4,4 @@ from __future__ import annotations
 
 from pathlib import Path
 
-DEMO_MODEL = Path(__file__).parent / "model"
+DEMO_MODEL = Path(__file__).parent / "lfm2-demo-9m"

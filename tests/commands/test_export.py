@@ -91,7 +91,7 @@ def test_interrupt_is_quiet_and_leaves_nothing(program: Sequence[str], tmp_path:
     [
         ("LiquidAI/LFM2-350M", None, "LFM2-350M-cpu-int4"),
         ("synthetic:tiny-moe@7", None, "tiny-moe-7-cpu-int4"),
-        (str(DEMO_MODEL), Path("some/lora"), "model-lora-cpu-int4"),
+        (str(DEMO_MODEL), Path("some/lora"), f"{DEMO_MODEL.name}-lora-cpu-int4"),
     ],
 )
 def test_default_name_tells_model_target_and_precision(

@@ -111,12 +111,12 @@ def test_traced_layer_names_its_weights_as_the_layer_does(
 def test_layer_that_no_memory_could_hold_is_traced(
     make_checkpoint: Callable[..., Checkpoint],
 ) -> None:
-    # Each of its 5 experts has three matrices of 32 TiB.
-    size = 1 << 21
-    config = make_checkpoint(hidden_size=size, moe_intermediate_size=4 * size).config
+    # Each of its 5 experts has three matrices of 2 TiB.
+    size = 1 << 20
+    config = make_checkpoint(hidden_size=size, moe_intermediate_size=size // 2).config
     graph = trace_layer(config, CONV_MOE)
     weight = graph.initializers["feed_forward.experts.4.w2.weight"]
-    assert weight.shape == (size, 4 * size)
+    assert weight.shape == (size, size // 2)
 
 
 def test_failing_tracer_is_one_error_with_layer_and_version(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 import torch
@@ -145,7 +146,7 @@ def test_conv_step_by_step_equals_one_call() -> None:
 
 
 def test_short_conv_gates_in_conv_and_out_in_that_order() -> None:
-    block = ShortConv(make_config(hidden=1))
+    block = ShortConv(replace(make_config(), hidden_size=1))
     # B, C and x of a token of 1.
     block.in_proj.weight.copy_(torch.tensor([[2.0], [3.0], [5.0]]))
     block.conv.weight.copy_(torch.tensor([[[100.0, 10.0, 1.0]]]))
