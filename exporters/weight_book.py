@@ -1,7 +1,7 @@
 """What a graph's initializers are, and which checkpoint tensors fill them.
 
 Passes declare initializers and jobs while no weight exists; `writer.py` runs the
-jobs afterwards, one at a time, so memory is bounded by the largest job.
+jobs afterwards, two at a time, so memory is bounded by the largest two.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ LayerType = Literal["conv", "full_attention"]
 
 DENSE, MOE = "lfm2", "lfm2_moe"
 _MULTIMODAL = {"lfm2_vl": "text_config", "lfm2_audio": "lfm"}
-_SUPPORTED = f"'{DENSE}' and '{MOE}'"
+_SUPPORTED = f"'{DENSE}' or '{MOE}'"
 _ROPE_KEYS = {"rope_theta", "rope_type", "type"}
 
 

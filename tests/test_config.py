@@ -422,7 +422,7 @@ def test_unknown_layer_type_is_refused_by_name(kind: str) -> None:
 def test_unknown_model_type_is_refused_with_the_expected_ones(model_type: object) -> None:
     message = refuse({**NEW, "model_type": model_type}, UnsupportedModelError)
     assert repr(model_type) in message
-    assert "'lfm2' and 'lfm2_moe'" in message
+    assert "'lfm2' or 'lfm2_moe'" in message
     assert "LFM3" not in message
 
 
