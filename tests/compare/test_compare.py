@@ -111,8 +111,10 @@ def test_kld_and_its_error_are_of_the_positions() -> None:
     def skewed_after_two(history: Sequence[int]) -> FloatArray:
         return logits_of([math.log(3) if len(history) == 2 else 0.0, 0.0])[0]
 
-    reference = FakeRuntime(even, vocab_size=2)
-    result = compare_runtimes(reference, FakeRuntime(skewed_after_two, vocab_size=2), [[1, 1]], 0)
+    reference = FakeRuntime(even, vocab_size=2, eos_token_ids=(1,))
+    result = compare_runtimes(
+        reference, FakeRuntime(skewed_after_two, vocab_size=2, eos_token_ids=(1,)), [[1, 1]], 0
+    )
     # Positions of 0 and 0.143841: their mean, and deviation 0.0719205 over the root of 2.
     assert result.kld == pytest.approx(0.0719205, abs=ROUNDING)
     assert result.kld_error == pytest.approx(0.0508555, abs=ROUNDING)
