@@ -21,10 +21,33 @@ def make_genai_config(
         graph: the ONNX file's name.
         context_length: most tokens a row may hold.
     """
-    conv = next((s for s in states if s.kind == "conv"), None)
-    past_conv = {"past_conv_names": _pattern(conv.input, conv.layer)} if conv else {}
-    present_conv = {"present_conv_names": _pattern(conv.output, conv.layer)} if conv else {}
-    decoder = {
+    return {
+        "model": {
+            "type": config.model_type,
+            "bos_token_id": config.bos_token_id,
+            "eos_token_id": list(config.eos_token_ids),
+            "pad_token_id": config.pad_token_id,
+            "vocab_size": config.vocab_size,
+            "context_length": context_length,
+            "decoder": _describe_decoder(config, states, graph),
+        },
+        "search": {
+            "do_sample": False,
+            "max_length": context_length,
+            "past_present_share_buffer": True,
+        },
+    }
+
+
+def _describe_decoder(
+    config: Lfm2Config, states: Sequence[StateSpec], graph: str
+) -> dict[str, Any]:
+    # The first state of each kind; the conv names' default changed between versions, so
+    # all are written out.
+    kinds = {state.kind: state for state in reversed(states)}
+    past = {f"past_{kind}_names": _pattern(s.input, s.layer) for kind, s in kinds.items()}
+    present = {f"present_{kind}_names": _pattern(s.output, s.layer) for kind, s in kinds.items()}
+    return {
         "session_options": {"log_id": "onnxruntime-genai", "provider_options": []},
         "filename": graph,
         "head_size": config.head_dim,
@@ -34,36 +57,8 @@ def make_genai_config(
         "num_key_value_heads": config.num_key_value_heads,
         "layer_types": list(config.layer_types),
         "conv_cache_size": config.conv_state_width,
-        # Conv names are written out: their default changed between versions.
-        "inputs": {
-            "input_ids": INPUT_IDS,
-            "attention_mask": ATTENTION_MASK,
-            "past_key_names": "past_key_values.%d.key",
-            "past_value_names": "past_key_values.%d.value",
-            **past_conv,
-        },
-        "outputs": {
-            "logits": LOGITS,
-            "present_key_names": "present.%d.key",
-            "present_value_names": "present.%d.value",
-            **present_conv,
-        },
-    }
-    return {
-        "model": {
-            "type": config.model_type,
-            "bos_token_id": config.bos_token_id,
-            "eos_token_id": list(config.eos_token_ids),
-            "pad_token_id": config.pad_token_id,
-            "vocab_size": config.vocab_size,
-            "context_length": context_length,
-            "decoder": decoder,
-        },
-        "search": {
-            "do_sample": False,
-            "max_length": context_length,
-            "past_present_share_buffer": True,
-        },
+        "inputs": {"input_ids": INPUT_IDS, "attention_mask": ATTENTION_MASK, **past},
+        "outputs": {"logits": LOGITS, **present},
     }
 
 

@@ -38,7 +38,6 @@ from .graphs import Reader, read_as_stored
 
 EMBEDDING = "model.embed_tokens.weight"
 PAGE = 4096
-BundleAt = Callable[[Precision], Bundle]
 
 # A share of the logits' root mean square. Kernels round activations to a 127th of their
 # largest before each of some 25 products in a row, half a percent of noise each, and these
@@ -169,14 +168,25 @@ def test_target_without_a_needed_pass_is_refused(
 # The weights
 
 
-def test_fp32_file_is_as_large_as_the_weights_and_the_rotary_tables(
-    export_tiny: Callable[..., Bundle], tmp_path: Path
+def count_bytes(config: Lfm2Config, precision: Precision) -> int:
+    """Bytes of all weights, each group of integers with its float32 scale."""
+    plan, total = plan_tensors(list_weights(config), precision), 0
+    for weight in list_weights(config):
+        entry = plan[weight.name]
+        total += weight.num_elements * entry.bits // 8
+        total += 4 * weight.num_elements // entry.group if entry.is_quantized else 0
+    return total
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_file_is_as_large_as_the_weights_and_the_rotary_tables(
+    export_tiny: Callable[..., Bundle], tmp_path: Path, precision: Precision
 ) -> None:
-    bundle = export_tiny(tmp_path / "out", "fp32")
-    places = read_places(load_graph(bundle)).values()
-    weights = sum(weight.num_elements for weight in list_weights(bundle.config))
-    rotary = 2 * bundle.manifest.context_length * bundle.config.head_dim // 2
-    assert sum(length for _, length in places) == 4 * (weights + rotary)
+    bundle = export_tiny(tmp_path / "out", precision)
+    # A set: where bytes are shared, both names have the one place.
+    places = set(read_places(load_graph(bundle)).values())
+    rotary = 4 * 2 * bundle.manifest.context_length * bundle.config.head_dim // 2
+    assert sum(length for _, length in places) == count_bytes(bundle.config, precision) + rotary
     ends = [offset + length for offset, length in sorted(places)]
     assert bundle.manifest.files[WEIGHTS].size_bytes == ends[-1]
     # What lies between is less than a page each, and nothing overlaps.

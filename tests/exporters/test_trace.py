@@ -9,6 +9,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensor
 
 from exporters.draft import SEMANTIC
 from exporters.passes.clean_up import clean_up
@@ -106,6 +107,15 @@ def test_traced_layer_names_its_weights_as_the_layer_does(
         parameters = dict(DecoderLayer(checkpoint.config, layer).named_parameters())
     weights = trace_once(checkpoint.config, layer).initializers
     assert weights.keys() == parameters.keys()
+
+
+@LAYERS
+def test_traced_layer_holds_no_numbers(
+    checkpoint: Checkpoint, trace_once: BlockTracer, layer: int
+) -> None:
+    for name, value in trace_once(checkpoint.config, layer).initializers.items():
+        assert value.const_value is not None, name
+        assert isinstance(value.const_value.raw, FakeTensor), name
 
 
 def test_layer_that_no_memory_could_hold_is_traced(
