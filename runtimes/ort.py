@@ -65,6 +65,7 @@ class OrtRuntime:
         self.states: tuple[StateSpec, ...] = bundle.manifest.states
         self.info = RuntimeInfo("ort", "cpu", Capabilities(True, True, 0, True))
         self._session: ort.InferenceSession | None = _create_session(bundle, threads)
+        self._agreement: dict[int, bool] = {}
 
     @property
     def session(self) -> ort.InferenceSession:
@@ -80,10 +81,40 @@ class OrtRuntime:
     def open(self, batch_size: int = 1, capacity: int | None = None) -> Session:
         """A fresh session; see `contracts.Runtime.open`."""
         capacity = check_session(batch_size, capacity, self.context_length)
-        if batch_size == 1 or self.config.moe is None:
+        if batch_size == 1 or self._rows_agree(batch_size):
             return OrtSession(self, batch_size, capacity)
+        return self._open_apart(batch_size, capacity)
+
+    def _open_apart(self, batch_size: int, capacity: int) -> SeparateRows:
         rows = [OrtSession(self, 1, capacity) for _ in range(batch_size)]
         return SeparateRows(rows, self.config.vocab_size)
+
+    def _rows_agree(self, batch_size: int) -> bool:
+        """Whether rows of such a batch come out bit for bit as they do alone.
+
+        It depends on the model and on the machine: MoE and QMoE let rows disturb each
+        other, and MatMulNBits in int4 sums in another order for one row than for several
+        on AVX2 (and not on AVX-512; onnxruntime 1.32.0). So it is tried, once for each
+        batch size, on a few tokens.
+        """
+        if self.config.moe is not None:
+            return False
+        if batch_size not in self._agreement:
+            self._agreement[batch_size] = self._try_rows(batch_size)
+        return self._agreement[batch_size]
+
+    def _try_rows(self, batch_size: int) -> bool:
+        capacity = min(4, self.context_length)
+        together = OrtSession(self, batch_size, capacity)
+        apart = self._open_apart(batch_size, capacity)
+        highest = self.config.vocab_size - 1
+        # One to three tokens: one row alone takes a path of its own in many kernels.
+        rows = [[(7 * row + i) % highest for i in range(1 + row % 3)] for row in range(batch_size)]
+        rows = [row[: capacity - 1] or [0] for row in rows]
+        if not np.array_equal(together.prefill(rows), apart.prefill(rows)):
+            return False
+        tokens = [row[-1] for row in rows]
+        return capacity < 2 or np.array_equal(together.decode(tokens), apart.decode(tokens))
 
     def close(self) -> None:
         """Free the weights."""

@@ -2,8 +2,9 @@
 
 For models whose kernels let the rows of a batch disturb each other. ONNX Runtime's MoE
 and QMoE multiply all tokens that chose an expert together, and the last bit of a row's
-result depends on how many there are (onnxruntime 1.32.0); where activations are then
-rounded to 8 bits, that bit grows until tokens differ. A row of its own gives exactly
+result depends on how many there are (onnxruntime 1.32.0); other kernels do the like on
+some machines. Where activations are then rounded to 8 bits, that bit grows until tokens
+differ. A row of its own gives exactly
 what its prompt gives alone, at the price of reading the weights once for each row.
 """
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 
 from lfm2_deploy import export
+from lfm2_deploy.contracts import FloatArray
 from lfm2_deploy.errors import ContextOverflowError, GenerationError
 from runtimes.fake import FakeRuntime, hash_logits
-from runtimes.ort import OrtRuntime, load
+from runtimes.ort import OrtRuntime, OrtSession, load
 from runtimes.separate_rows import SeparateRows
 
 PROMPTS = [[1, 2, 3, 4, 5, 6, 7], [8], [9, 10, 11]]
@@ -64,3 +68,20 @@ def test_foreign_snapshot_and_empty_batch_are_refused(runtime: OrtRuntime) -> No
 def test_scored_rows_have_their_own_lengths(runtime: OrtRuntime) -> None:
     scored = runtime.open(2, 8).score([[1, 2, 3], []])
     assert [logits.shape for logits in scored] == [(3, 512), (0, 512)]
+
+
+def test_rows_of_a_dense_model_share_a_session_only_where_no_bit_differs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dense = load(export("synthetic:tiny-dense", tmp_path / "dense", precision="fp32"), threads=1)
+    assert isinstance(dense.open(2, 8), OrtSession)
+    run = OrtSession._run
+
+    def run_rows_alone_otherwise(self: OrtSession, *args: Any, **kwargs: Any) -> FloatArray:
+        # As int4's kernel does on AVX2: one row is summed in another order.
+        logits = run(self, *args, **kwargs)
+        return np.nextafter(logits, np.float32(np.inf)) if self.batch_size == 1 else logits
+
+    monkeypatch.setattr(OrtSession, "_run", run_rows_alone_otherwise)
+    assert isinstance(dense.open(2, 8), OrtSession)  # tried before, and remembered
+    assert isinstance(dense.open(3, 8), SeparateRows)
