@@ -27,6 +27,7 @@ from lfm2_deploy.contracts import Progress, ignore_progress
 from lfm2_deploy.errors import BundleError
 from lfm2_deploy.json_file import read_json_object
 from lfm2_deploy.manifest import (
+    CONFIG,
     GENERATION,
     GRAPH,
     MANIFEST,
@@ -39,6 +40,7 @@ from lfm2_deploy.manifest import (
 )
 
 __all__ = [
+    "DEMO_SOURCE",
     "GENERATION",
     "GRAPH",
     "MANIFEST",
@@ -57,8 +59,22 @@ __all__ = [
 # Files up to this size are hashed whenever a bundle is opened; larger ones on request.
 _HASHED_AT_OPEN = 8 * 2**20
 _HASHED_AT_ONCE = 8 * 2**20
+# Written last, beside the manifest: which checkpoint the demo's bundle was made from.
+DEMO_SOURCE = "demo_source.json"
 # What this package itself may put into a bundle after its manifest is written.
-_LATER_FILES = frozenset({MANIFEST, "demo_source.json"})
+_LATER_FILES = frozenset({MANIFEST, DEMO_SOURCE})
+# Every name an export may give a file: what a bundle with a damaged manifest may hold.
+_POSSIBLE_FILES = _LATER_FILES | {
+    GRAPH,
+    WEIGHTS,
+    CONFIG,
+    GENERATION,
+    "genai_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,16 +186,27 @@ def writing_bundle(path: Path, overwrite: bool) -> Iterator[Path]:
     """
     check_destination(path, overwrite)
     path = path.resolve()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}.partial-", dir=path.parent))
+    scratch = _make_scratch(path)
     try:
         yield scratch
         if not (scratch / MANIFEST).is_file():
             raise BundleError(f"{path} was not finished; nothing was kept")
         scratch.chmod(0o755)  # mkdtemp makes it private
+        check_destination(path, overwrite)  # an export is long, and somebody may have come
         _move_into_place(scratch, path)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _make_scratch(path: Path) -> Path:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return Path(tempfile.mkdtemp(prefix=f".{path.name}.partial-", dir=path.parent))
+    except OSError as error:
+        raise BundleError(
+            f"nothing can be written in {path.parent} ({error.strerror or error}); "
+            "choose another folder"
+        ) from error
 
 
 def check_destination(path: Path, overwrite: bool) -> None:
@@ -188,7 +215,8 @@ def check_destination(path: Path, overwrite: bool) -> None:
     Raises:
         BundleError: a bundle is there and `overwrite` is false, or anything else is.
     """
-    if path.resolve() in (Path.cwd(), *Path.cwd().parents):
+    here = Path.cwd().resolve()
+    if path.resolve() in (here, *here.parents):
         raise BundleError(f"{path} is where you are or above it; choose a folder below")
     if not path.exists() or (path.is_dir() and not any(path.iterdir())):
         return
@@ -215,34 +243,49 @@ def _is_bundle(path: Path) -> bool:
 
 
 def _list_foreign(path: Path) -> list[str]:
-    """Names in a bundle's folder that its manifest does not know."""
+    """Names in a bundle's folder that do not belong to it."""
     try:
-        raw = read_json_object(path / MANIFEST, BundleError, "")
+        files = read_json_object(path / MANIFEST, BundleError, "").get("files")
     except BundleError:
-        return []  # damaged: what belongs to it can no longer be told
-    files = raw.get("files")
-    known = _LATER_FILES | (files.keys() if isinstance(files, dict) else set())
-    return sorted(entry.name for entry in path.iterdir() if entry.name not in known)
+        files = None
+    known = _LATER_FILES | files.keys() if isinstance(files, dict) else _POSSIBLE_FILES
+    return sorted(e.name for e in path.iterdir() if e.name not in known or e.is_dir())
 
 
 def _move_into_place(scratch: Path, path: Path) -> None:
-    if not path.exists():
-        os.replace(scratch, path)
-        return
-    retired = Path(tempfile.mkdtemp(prefix=f".{path.name}.old-", dir=path.parent))
-    old = retired / path.name
+    retired = None
     try:
-        os.replace(path, old)
+        if path.exists():
+            retired = Path(tempfile.mkdtemp(prefix=f".{path.name}.old-", dir=path.parent))
+            os.replace(path, retired / path.name)
         os.replace(scratch, path)
     except OSError as error:
-        if old.exists():
-            os.replace(old, path)
+        _put_back(retired, path, scratch)
         raise BundleError(
-            f"{path} could not be replaced ({error.strerror}) and is as it was; "
+            f"{path} could not be replaced ({error.strerror or error}) and is as it was; "
             "close the programs that use it and try again"
         ) from error
-    finally:
+    except BaseException:
+        _put_back(retired, path, scratch)
+        raise
+    if retired is not None:
         shutil.rmtree(retired, ignore_errors=True)
+
+
+def _put_back(retired: Path | None, path: Path, scratch: Path) -> None:
+    """Undo the first half of a replacement; what cannot be put back is never deleted."""
+    if retired is None:
+        return
+    old = retired / path.name
+    if old.exists() and scratch.exists():
+        try:
+            os.replace(old, path)
+        except OSError as error:
+            raise BundleError(
+                f"{path} could not be put back ({error.strerror or error}); "
+                f"it is whole in {old}: move it from there"
+            ) from error
+    shutil.rmtree(retired, ignore_errors=True)
 
 
 def seal(folder: Path, manifest: Manifest, progress: Progress = ignore_progress) -> None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from lfm2_deploy.config_keys import ConfigKeys
+from lfm2_deploy.config_keys import WIDEST, ConfigKeys
 from lfm2_deploy.errors import ConfigError, UnsupportedModelError
 from lfm2_deploy.json_file import read_json_object
 
@@ -228,8 +228,13 @@ def _dense_width(keys: ConfigKeys) -> int:
     if not keys.boolean("block_auto_adjust_ff_dim"):
         return width
     multiple = keys.integer("block_multiple_of")
-    width = int(keys.number("block_ffn_dim_multiplier") * int(2 * width / 3))
-    return multiple * ((width + multiple - 1) // multiple)
+    scaled = keys.number("block_ffn_dim_multiplier") * int(2 * width / 3)
+    if scaled > WIDEST:
+        raise ConfigError(
+            f"config.json: block_ffn_dim_multiplier makes the feed-forward {scaled:g} wide, "
+            f"above {WIDEST:,}, which no LFM2 model has"
+        )
+    return multiple * ((int(scaled) + multiple - 1) // multiple)
 
 
 def _rope_theta(keys: ConfigKeys) -> float:

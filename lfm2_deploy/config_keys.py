@@ -29,7 +29,7 @@ _MAXIMA = {
     "max_position_embeddings": 2**24,
     "conv_L_cache": 1024,
 }
-_WIDEST = 2**20
+WIDEST = 2**20
 
 
 class ConfigKeys:
@@ -53,7 +53,7 @@ class ConfigKeys:
         value = self.present(key)
         if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
             raise ConfigError(f"config.json: {key} is {value!r}, expected an integer >= {minimum}")
-        most = _MAXIMA.get(key, _WIDEST)
+        most = _MAXIMA.get(key, WIDEST)
         if value > most:
             raise ConfigError(f"config.json: {key} is above {most:,}, which no LFM2 model has")
         return value

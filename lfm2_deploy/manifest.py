@@ -7,8 +7,9 @@ file names, states and sizes are checked before anything acts on them.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path, PureWindowsPath
+from reprlib import repr as shorten
 from typing import Any
 
 from lfm2_deploy.config import Lfm2Config, parse_config
@@ -20,9 +21,12 @@ from lfm2_deploy.states import StateSpec, list_states
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
 GRAPH, WEIGHTS = "model.onnx", "model.onnx.data"
-GENERATION = "generation_config.json"
+CONFIG, GENERATION = "config.json", "generation_config.json"
 
+# What every bundle lists.
+_REQUIRED = frozenset({GRAPH, WEIGHTS, CONFIG})
 _AGAIN = "export the model again"
+_KINDS = {int: "an integer", str: "text", list: "a list", dict: "an object"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,17 +96,18 @@ def read_manifest(folder: Path) -> tuple[Manifest, Lfm2Config]:
     if "schema_version" not in raw:
         raise BundleError(f"{file} is damaged (no schema_version); {_AGAIN}")
     version = raw["schema_version"]
-    if version != SCHEMA_VERSION:
+    if type(version) is not int or version != SCHEMA_VERSION:
         raise BundleError(
-            f"{file} has schema version {version}, this package reads {SCHEMA_VERSION}; "
+            f"{file} has schema version {shorten(version)}, this package reads {SCHEMA_VERSION}; "
             "export the model again, or install the version that wrote it"
         )
     try:
         manifest = _parse(raw)
         config = parse_config(manifest.config)
         _check(manifest, config)
-    except (AttributeError, KeyError, TypeError, ValueError, ConfigError) as error:
-        raise BundleError(f"{file} is damaged ({error!r}); {_AGAIN}") from error
+    except (AttributeError, KeyError, TypeError, ValueError, OverflowError, ConfigError) as error:
+        reason = f"no {error}" if isinstance(error, KeyError) else str(error)
+        raise BundleError(f"{file} is damaged ({reason}); {_AGAIN}") from error
     return manifest, config
 
 
@@ -112,35 +117,57 @@ def _parse(raw: dict[str, Any]) -> Manifest:
             **raw,
             "origin": Origin(**raw["origin"]),
             "states": tuple(StateSpec(**{**s, "shape": tuple(s["shape"])}) for s in raw["states"]),
-            "notes": tuple(raw["notes"]),
+            "notes": tuple(_expect(raw["notes"], list, "notes")),
             "quantization": tuple(StoredTensor(**t) for t in raw["quantization"]),
             "files": {name: FileRecord(**record) for name, record in raw["files"].items()},
         }
     )
 
 
+def _expect(value: Any, kind: type, name: str) -> Any:
+    """The value, or ValueError where it is of another type; true and false are no integers."""
+    if type(value) is not kind:
+        raise ValueError(f"{name} is {shorten(value)}, expected {_KINDS[kind]}")
+    return value
+
+
 def _check(manifest: Manifest, config: Lfm2Config) -> None:
     """Raise ValueError for what has the right form and cannot be right."""
-    for name in ("model", "target", "runtime", "precision"):
-        if not isinstance(getattr(manifest, name), str):
-            raise ValueError(f"{name} is {getattr(manifest, name)!r}, expected text")
-    context, longest = manifest.context_length, config.max_position_embeddings
-    if type(context) is not int or not 1 <= context <= longest:
-        raise ValueError(f"context_length is {context!r}, expected 1 to {longest}")
-    if manifest.states != list_states(config):
+    _check_description(manifest)
+    longest = config.max_position_embeddings
+    context = _expect(manifest.context_length, int, "context_length")
+    if not 1 <= context <= longest:
+        raise ValueError(f"context_length is {context}, expected 1 to {longest}")
+    # By their text, since 1.0 and true equal 1.
+    if repr(manifest.states) != repr(list_states(config)):
         raise ValueError("its states are not those of its config")
-    missing = {GRAPH, WEIGHTS} - manifest.files.keys()
+    missing = _REQUIRED - manifest.files.keys()
     if missing:
         raise ValueError(f"it lists no {min(missing)}")
     for name, record in manifest.files.items():
         if not is_plain_name(name):
             raise ValueError(f"{name!r} is not a plain file name")
-        if type(record.size_bytes) is not int or record.size_bytes < 0:
-            raise ValueError(f"size of {name} is {record.size_bytes!r}")
-        if not isinstance(record.sha256, str):
-            raise ValueError(f"hash of {name} is {record.sha256!r}")
+        if _expect(record.size_bytes, int, f"size of {name}") < 0:
+            raise ValueError(f"size of {name} is {record.size_bytes}")
+        _expect(record.sha256, str, f"hash of {name}")
+
+
+def _check_description(manifest: Manifest) -> None:
+    for name in ("model", "target", "runtime", "precision"):
+        _expect(getattr(manifest, name), str, name)
+    for name, value in asdict(manifest.origin).items():
+        _expect(value, str, f"origin.{name}")
+    for tensor in manifest.quantization:
+        for field in fields(tensor):
+            kind = int if field.name in ("bits", "group") else str
+            _expect(getattr(tensor, field.name), kind, f"{field.name} of a stored tensor")
+    for package, made in _expect(manifest.made_with, dict, "made_with").items():
+        _expect(made, str, f"version of {package!r}")
+    for note in manifest.notes:
+        _expect(note, str, "a note")
 
 
 def is_plain_name(name: str) -> bool:
-    """Whether a name means a file right inside a folder, on every system."""
-    return name not in ("", ".", "..") and "/" not in name and PureWindowsPath(name).name == name
+    """Whether a name means a file right inside a folder, on every system, and can be shown."""
+    inside = name not in ("", ".", "..") and "/" not in name
+    return inside and PureWindowsPath(name).name == name and name.isprintable()

@@ -14,6 +14,7 @@ import pytest
 
 from lfm2_deploy import bundle as bundle_module
 from lfm2_deploy.bundle import (
+    DEMO_SOURCE,
     GRAPH,
     MANIFEST,
     SCHEMA_VERSION,
@@ -26,6 +27,7 @@ from lfm2_deploy.bundle import (
     seal,
     writing_bundle,
 )
+from lfm2_deploy.checkpoint.folder import CONFIG_FILE, SIDE_FILES
 from lfm2_deploy.config import parse_config
 from lfm2_deploy.contracts import Origin
 from lfm2_deploy.errors import BundleError
@@ -66,6 +68,7 @@ MADE = Manifest(
 FILES: Mapping[str, bytes] = {
     GRAPH: b"graph",
     WEIGHTS: bytes(range(256)) * 4,
+    "config.json": b"{}",
     "tokenizer.json": b'{"version": "1.0"}',
 }
 
@@ -167,8 +170,8 @@ def test_existing_bundle_is_not_overwritten_unasked(path: Path) -> None:
 
 
 def test_overwrite_replaces_every_file(path: Path) -> None:
-    write(path, overwrite=True, files={GRAPH: b"another", WEIGHTS: b""})
-    names = {GRAPH, WEIGHTS, MANIFEST}
+    write(path, overwrite=True, files={GRAPH: b"another", WEIGHTS: b"", "config.json": b"{}"})
+    names = {GRAPH, WEIGHTS, "config.json", MANIFEST}
     assert set(contents(path.parent)) == {f"{path.name}/{name}" for name in names}
     assert open_bundle(path).graph.read_bytes() == b"another"
 
@@ -246,6 +249,90 @@ def test_failure_to_move_into_place_puts_the_old_bundle_back(
     assert [entry.name for entry in path.parent.iterdir()] == [path.name]
 
 
+def test_interrupt_between_the_two_moves_puts_the_old_bundle_back(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, move = contents(path.parent), os.replace
+
+    def interrupt_the_new_one(source: Path, target: Path) -> None:
+        if ".partial-" in Path(source).name:
+            raise KeyboardInterrupt
+        move(source, target)
+
+    monkeypatch.setattr(os, "replace", interrupt_the_new_one)
+    with pytest.raises(KeyboardInterrupt):
+        write(path, overwrite=True)
+    assert contents(path.parent) == before
+    assert [entry.name for entry in path.parent.iterdir()] == [path.name]
+
+
+def test_bundle_in_use_that_cannot_be_renamed_stays(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As on Windows, where another process has one of its files open.
+    before, move = contents(path.parent), os.replace
+
+    def refuse_the_old_one(source: Path, target: Path) -> None:
+        if Path(source) == path:
+            raise PermissionError(13, "Access is denied")
+        move(source, target)
+
+    monkeypatch.setattr(os, "replace", refuse_the_old_one)
+    with pytest.raises(BundleError, match=r"Access is denied.*close the programs that use it"):
+        write(path, overwrite=True)
+    assert contents(path.parent) == before
+    assert [entry.name for entry in path.parent.iterdir()] == [path.name]
+
+
+def test_old_bundle_that_cannot_be_put_back_is_kept_and_its_place_told(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, move = contents(path), os.replace
+
+    def only_move_away(source: Path, target: Path) -> None:
+        if Path(source) != path:
+            raise OSError(5, "input/output error")
+        move(source, target)
+
+    monkeypatch.setattr(os, "replace", only_move_away)
+    with pytest.raises(BundleError, match="could not be put back") as caught:
+        write(path, overwrite=True)
+    (retired,) = path.parent.iterdir()
+    assert str(retired / path.name) in str(caught.value)
+    assert contents(retired / path.name) == before
+
+
+def test_move_to_a_new_place_that_fails_is_told_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(source: Path, target: Path) -> None:
+        raise OSError(28, "no room")
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(BundleError, match="no room"):
+        write(tmp_path / "new")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_place_below_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(BundleError, match="nothing can be written in"):
+        write(tmp_path / "file" / "new" / "bundle")
+
+
+def test_what_a_user_put_there_during_the_export_is_not_lost(path: Path) -> None:
+    def put() -> None:
+        with writing_bundle(path, True) as folder:
+            (folder / GRAPH).write_bytes(b"another")
+            seal(folder, MADE)
+            (path / "mine.txt").write_text("mine")
+
+    with pytest.raises(BundleError, match=r"also holds mine\.txt"):
+        put()
+    assert (path / "mine.txt").read_text() == "mine"
+    assert [entry.name for entry in path.parent.iterdir()] == [path.name]
+
+
 def test_absent_folder_is_refused_with_how_to_make_it(tmp_path: Path) -> None:
     message = refuse(tmp_path / "absent")
     assert f"{tmp_path / 'absent'} does not exist" in message
@@ -306,8 +393,23 @@ def test_verify_of_an_intact_bundle_tells_of_every_byte(path: Path) -> None:
     steps: list[tuple[str, int, int]] = []
     opened.verify(lambda what, done, total: steps.append((what, done, total)))
     assert {what for what, _, _ in steps} == {"checking"}
-    assert [done for _, done, _ in steps] == [5, 1029, 1047, 1047]
-    assert {total for _, _, total in steps} == {1047}
+    assert [done for _, done, _ in steps] == [2, 7, 1031, 1049, 1049]
+    assert {total for _, _, total in steps} == {1049}
+
+
+def test_hashing_tells_of_the_bytes_within_a_file(
+    path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(bundle_module, "_HASHED_AT_ONCE", 500)
+    checked: list[tuple[str, int, int]] = []
+    open_bundle(path).verify(lambda *step: checked.append(step))
+    assert [done for _, done, _ in checked] == [2, 7, 507, 1007, 1031, 1049, 1049]
+    sealed: list[tuple[str, int, int]] = []
+    for name, content in FILES.items():
+        (tmp_path / "scratch").mkdir(exist_ok=True)
+        (tmp_path / "scratch" / name).write_bytes(content)
+    seal(tmp_path / "scratch", MADE, lambda *step: sealed.append(step))
+    assert sealed == [("hashing", done, 1049) for done in (2, 7, 507, 1007, 1031, 1049)]
 
 
 def flip_last_bit(file: Path) -> None:
@@ -365,17 +467,17 @@ def test_manifest_of_another_form_is_named(
     assert f"{path / MANIFEST} is damaged" in refuse(path)
 
 
-@pytest.mark.parametrize("version", [0, SCHEMA_VERSION + 1, "1", None])
+@pytest.mark.parametrize("version", [0, SCHEMA_VERSION + 1, "1", 1.0, True, None])
 def test_other_schema_version_is_refused_with_both_versions(
     path: Path, edit_manifest: Callable[..., None], version: object
 ) -> None:
     # Another version may have other keys: the version is what must be complained of.
     edit_manifest(lambda raw: raw.update(schema_version=version, new_key=1))
     message = refuse(path)
-    assert f"has schema version {version}, this package reads {SCHEMA_VERSION}" in message
+    assert f"has schema version {version!r}, this package reads {SCHEMA_VERSION}" in message
 
 
-@pytest.mark.parametrize("name", ["../outside", "a/b", "C:secret", "..", "a\\b", ""])
+@pytest.mark.parametrize("name", ["../outside", "a/b", "C:secret", "..", "a\\b", "", ".", "a\nb"])
 def test_file_name_that_leads_elsewhere_is_refused(
     path: Path, edit_manifest: Callable[..., None], name: str
 ) -> None:
@@ -387,10 +489,22 @@ def test_file_name_that_leads_elsewhere_is_refused(
 @pytest.mark.parametrize(
     ("key", "value", "reason"),
     [
-        ("files", {}, "it lists no model.onnx"),
+        ("files", {}, r"it lists no config\.json"),
         ("context_length", "x", "context_length is 'x'"),
         ("context_length", 10**12, "expected 1 to 64"),
         ("context_length", True, "context_length is True"),
+        ("context_length", 0, "context_length is 0, expected 1 to 64"),
+        ("context_length", 64.0, "context_length is 64.0, expected an integer"),
+        ("notes", "text", "notes is 'text', expected a list"),
+        ("notes", [1], "a note is 1, expected text"),
+        ("made_with", [], r"made_with is \[\], expected an object"),
+        ("made_with", {"numpy": 2}, "version of 'numpy' is 2"),
+        ("origin", {"kind": "hub", "name": 5}, r"origin\.name is 5"),
+        (
+            "quantization",
+            [{"name": "a", "bits": "4", "group": 32, "reason": "large"}],
+            "bits of a stored tensor is '4'",
+        ),
         ("runtime", [], r"runtime is \[\], expected text"),
         ("states", [], "states are not those of its config"),
     ],
@@ -399,8 +513,52 @@ def test_value_that_cannot_be_right_is_refused(
     path: Path, edit_manifest: Callable[..., None], key: str, value: object, reason: str
 ) -> None:
     edit_manifest(lambda raw: raw.update({key: value}))
-    with pytest.raises(BundleError, match=reason):
+    with pytest.raises(BundleError, match=rf"is damaged \(.*{reason}.*\); export the model again"):
         open_bundle(path)
+
+
+@pytest.mark.parametrize("name", [GRAPH, WEIGHTS, "config.json"])
+def test_manifest_that_lists_no_essential_file_is_refused(
+    path: Path, edit_manifest: Callable[..., None], name: str
+) -> None:
+    edit_manifest(lambda raw: raw["files"].pop(name))
+    assert f"is damaged (it lists no {name})" in refuse(path)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "reason"),
+    [
+        ("size_bytes", -1, "size of model.onnx is -1"),
+        ("size_bytes", 5.0, "size of model.onnx is 5.0, expected an integer"),
+        ("size_bytes", True, "size of model.onnx is True, expected an integer"),
+        ("sha256", 1, "hash of model.onnx is 1, expected text"),
+    ],
+)
+def test_file_record_of_another_type_is_refused(
+    path: Path, edit_manifest: Callable[..., None], key: str, value: object, reason: str
+) -> None:
+    edit_manifest(lambda raw: raw["files"][GRAPH].update({key: value}))
+    assert f"is damaged ({reason})" in refuse(path)
+
+
+@pytest.mark.parametrize("change", [{"layer": 0.0}, {"layer": False}, {"dtype": "float16"}])
+def test_state_that_is_not_the_configs_is_refused(
+    path: Path, edit_manifest: Callable[..., None], change: dict[str, Any]
+) -> None:
+    edit_manifest(lambda raw: raw["states"][0].update(change))
+    assert "its states are not those of its config" in refuse(path)
+
+
+def test_config_with_an_endless_width_is_refused(
+    path: Path, edit_manifest: Callable[..., None]
+) -> None:
+    endless = {
+        "block_auto_adjust_ff_dim": True,
+        "block_multiple_of": 2,
+        "block_ffn_dim_multiplier": 1e308,
+    }
+    edit_manifest(lambda raw: raw["config"].update(endless))
+    assert "damaged" in refuse(path)
 
 
 def test_manifest_nested_too_deeply_is_refused(path: Path) -> None:
@@ -427,3 +585,34 @@ def test_file_a_user_put_into_a_bundle_is_not_lost(path: Path) -> None:
     with pytest.raises(BundleError, match=r"also holds my-notes\.txt"):
         write(path, overwrite=True)
     assert contents(path.parent) == before
+
+
+@pytest.mark.parametrize("manifest", ["{", '{"schema_version": 1, "quantization": [], "files": 1}'])
+def test_damaged_bundle_is_replaced_only_where_nothing_else_would_be_lost(
+    path: Path, manifest: str
+) -> None:
+    (path / MANIFEST).write_text(manifest)
+    (path / "thesis.txt").write_text("mine")
+    before = contents(path.parent)
+    with pytest.raises(BundleError, match=r"also holds thesis\.txt"):
+        write(path, overwrite=True)
+    assert contents(path.parent) == before
+    (path / "thesis.txt").unlink()
+    write(path, overwrite=True)
+    open_bundle(path).verify()
+
+
+def test_demo_bundle_is_replaced_with_its_source(path: Path) -> None:
+    (path / DEMO_SOURCE).write_text("{}")
+    write(path, overwrite=True)
+    assert not (path / DEMO_SOURCE).exists()
+
+
+def test_folder_below_a_bundle_is_not_lost(path: Path) -> None:
+    (path / DEMO_SOURCE).mkdir()
+    with pytest.raises(BundleError, match="also holds demo_source"):
+        write(path, overwrite=True)
+
+
+def test_every_side_file_may_be_in_a_damaged_bundle() -> None:
+    assert {CONFIG_FILE, *SIDE_FILES} <= bundle_module._POSSIBLE_FILES

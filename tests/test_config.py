@@ -540,3 +540,9 @@ def test_file_nested_too_deeply_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("[" * 200_000)
     with pytest.raises(ConfigError, match="not readable JSON"):
         read_config(tmp_path)
+
+
+@pytest.mark.parametrize("multiplier", [1e308, 1e6])
+def test_multiplier_beyond_any_model_is_refused_by_key(multiplier: float) -> None:
+    with pytest.raises(ConfigError, match="block_ffn_dim_multiplier"):
+        parse_config({**OLD, "block_ffn_dim_multiplier": multiplier})

@@ -9,13 +9,11 @@ from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
 
-from lfm2_deploy.bundle import MANIFEST, Bundle, open_bundle
+from lfm2_deploy.bundle import DEMO_SOURCE, MANIFEST, Bundle, open_bundle
 from lfm2_deploy.contracts import Progress
 from lfm2_deploy.demo import DEMO_MODEL
 from lfm2_deploy.errors import BundleError
-
-# Beside the manifest, written last: the hash of the checkpoint the bundle was made from.
-_SOURCE = "demo_source.json"
+from lfm2_deploy.json_file import read_json_object
 
 
 def find_demo_bundle(out: Path | None, precision: str, fresh: bool) -> Bundle | None:
@@ -28,9 +26,9 @@ def find_demo_bundle(out: Path | None, precision: str, fresh: bool) -> Bundle | 
     """
     place = _choose_place(out, precision)
     try:
-        source = json.loads((place / _SOURCE).read_text(encoding="utf-8"))
+        source = read_json_object(place / DEMO_SOURCE, BundleError, "it is made anew")
         bundle = open_bundle(place)
-    except (OSError, ValueError, BundleError):
+    except (OSError, BundleError):
         return None
     good = (
         not fresh
@@ -56,7 +54,7 @@ def make_demo_bundle(out: Path | None, precision: str, fresh: bool, progress: Pr
             "pass --fresh to replace it, or another --out"
         )
     bundle = export(str(DEMO_MODEL), place, precision=precision, overwrite=True, progress=progress)
-    (place / _SOURCE).write_text(json.dumps(_describe_source()) + "\n", encoding="utf-8")
+    (place / DEMO_SOURCE).write_text(json.dumps(_describe_source()) + "\n", encoding="utf-8")
     return bundle
 
 
