@@ -12,6 +12,10 @@ from typing import Literal
 
 from lfm2_deploy.config import Lfm2Config
 
+EMBEDDING = "model.embed_tokens.weight"
+FINAL_NORM = "model.embedding_norm.weight"
+HEAD = "lm_head.weight"
+
 WeightRole = Literal["embedding", "head", "projection", "expert", "router", "bias", "norm", "conv"]
 
 
@@ -35,12 +39,12 @@ class WeightSpec:
 def list_weights(config: Lfm2Config) -> tuple[WeightSpec, ...]:
     """Every tensor of a model, in model order. A tied head is not listed."""
     vocab = (config.vocab_size, config.hidden_size)
-    weights = [WeightSpec("model.embed_tokens.weight", vocab, "embedding")]
+    weights = [WeightSpec(EMBEDDING, vocab, "embedding")]
     for layer in range(config.num_hidden_layers):
         weights += _layer_weights(config, layer)
-    weights.append(WeightSpec("model.embedding_norm.weight", (config.hidden_size,), "norm"))
+    weights.append(WeightSpec(FINAL_NORM, (config.hidden_size,), "norm"))
     if not config.tie_word_embeddings:
-        weights.append(WeightSpec("lm_head.weight", vocab, "head"))
+        weights.append(WeightSpec(HEAD, vocab, "head"))
     return tuple(weights)
 
 

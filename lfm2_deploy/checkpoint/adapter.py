@@ -36,6 +36,12 @@ _WITHOUT_EFFECT = {
 # Others, such as "pissa", also change the weights that the product is added to.
 _PLAIN_INITS = (None, True, False, "gaussian", "eva", "orthogonal")
 
+# What a rank or an alpha can raise that is no number, or whose pattern is no pattern.
+_UNUSABLE = (
+    *(KeyError, TypeError, ValueError, AttributeError, ArithmeticError),
+    *(re.error, RecursionError),
+)
+
 
 @dataclass(frozen=True, slots=True)
 class LoraPair:
@@ -133,7 +139,7 @@ def _pair(
         rank = int(_look_up(raw, "r", "rank_pattern", module))
         alpha = float(_look_up(raw, "lora_alpha", "alpha_pattern", module))
         scale = alpha / (sqrt(rank) if raw.get("use_rslora") else rank)
-    except (KeyError, TypeError, ValueError, ZeroDivisionError, AttributeError, re.error) as error:
+    except _UNUSABLE as error:
         raise CheckpointError(
             f"{folder / CONFIG_FILE} gives no usable rank and alpha for {module} "
             f"({type(error).__name__}: {error}); save the adapter again"

@@ -14,12 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from lfm2_deploy.checkpoint.layout import (
-    EMBEDDING,
-    HEAD,
-    Piece,
-    locate_weights,
-)
+from lfm2_deploy.checkpoint.layout import Piece, locate_weights
 from lfm2_deploy.checkpoint.tensor_file import (
     DTYPE_BYTES,
     StoredTensor,
@@ -31,6 +26,7 @@ from lfm2_deploy.config import Lfm2Config, read_config
 from lfm2_deploy.contracts import FloatArray, Origin
 from lfm2_deploy.errors import CheckpointError, ConfigError, SourceError, UnsupportedModelError
 from lfm2_deploy.json_file import read_json_object
+from lfm2_deploy.weights import EMBEDDING, HEAD
 
 CONFIG_FILE = "config.json"
 SINGLE_FILE = "model.safetensors"
@@ -118,6 +114,17 @@ def read_description(folder: Path) -> tuple[dict[str, Any], Lfm2Config]:
             "part cannot be exported yet; use a text model such as LiquidAI/LFM2-1.2B"
         )
     return read_json_object(file, ConfigError, "download it again"), config
+
+
+def lacks_weights(folder: Path) -> bool:
+    """Whether a file of the weights is absent.
+
+    Raises:
+        SourceError: the index is damaged, so that none can tell.
+    """
+    index = folder / INDEX_FILE
+    files = _read_index(index) if index.is_file() else [folder / SINGLE_FILE]
+    return not all(file.is_file() for file in files)
 
 
 def _list_tensor_files(folder: Path) -> list[Path]:

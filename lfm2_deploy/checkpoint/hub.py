@@ -14,6 +14,7 @@ from lfm2_deploy.checkpoint.folder import (
     INDEX_FILE,
     SIDE_FILES,
     FolderCheckpoint,
+    lacks_weights,
     open_folder,
     read_description,
 )
@@ -23,6 +24,7 @@ from lfm2_deploy.errors import RuntimeUnavailableError, SourceError
 
 _DESCRIPTION = (CONFIG_FILE, *SIDE_FILES)
 _WEIGHTS = ("model*.safetensors", INDEX_FILE)
+_PATIENCE_S = 10.0
 
 
 def open_hub(model: str, revision: str | None, progress: Progress) -> FolderCheckpoint:
@@ -46,10 +48,11 @@ def open_hub(model: str, revision: str | None, progress: Progress) -> FolderChec
     _, origin = describe_hub(model, revision)
     commit = origin.revision
     folder = _download(model, commit, _WEIGHTS)
+    if lacks_weights(folder):
+        _require_hub(model, commit, shown=revision)
     if not any(folder.glob(_WEIGHTS[0])):
         raise SourceError(
-            f"{model} came without {_WEIGHTS[0]}: if the Hub was not reached and only part of it "
-            "is cached, connect and try again; if it has only pickled weights, which are never "
+            f"{model} came without {_WEIGHTS[0]}: if it has only pickled weights, which are never "
             "opened, convert them to safetensors (save_pretrained does) and pass the folder"
         )
     progress(what, 1, 1)
@@ -71,6 +74,7 @@ def describe_hub(model: str, revision: str | None) -> tuple[Lfm2Config, Origin]:
     """
     folder = _download(model, revision, _DESCRIPTION)
     if not (folder / CONFIG_FILE).is_file():
+        _require_hub(model, revision, shown=revision)
         raise SourceError(
             f"{model} has no {CONFIG_FILE} on the Hub, so it is no transformers checkpoint "
             "(perhaps GGUF or ONNX files); use the original model, such as LiquidAI/LFM2-1.2B"
@@ -99,6 +103,38 @@ def _download(model: str, revision: str | None, patterns: tuple[str, ...]) -> Pa
         raise SourceError(_explain(model, revision, error)) from error
 
 
+def _require_hub(model: str, revision: str | None, shown: str | None) -> None:
+    """Ask the Hub for a model whose folder lacks files.
+
+    `snapshot_download` gives out what is cached when the Hub cannot be reached, so only
+    its answer tells a repository without these files from a cache without them.
+
+    Args:
+        model: `owner/name`.
+        revision: what to ask for.
+        shown: what the user asked for, to name in the error.
+
+    Raises:
+        SourceError: the Hub did not answer, or refused.
+    """
+    from huggingface_hub import HfApi, errors
+
+    try:
+        HfApi().model_info(model, revision=revision, timeout=_PATIENCE_S)
+    except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError) as error:
+        raise SourceError(_explain(model, shown, error)) from error
+    except Exception as error:  # as in `_download`
+        raise SourceError(_explain_incomplete(model, shown)) from error
+
+
+def _explain_incomplete(model: str, revision: str | None) -> str:
+    at = "" if revision is None else f" at revision {revision}"
+    return (
+        f"{model}{at} is not complete in the local cache and the Hub cannot be reached "
+        "(offline, or HF_HUB_OFFLINE is set); connect, or pass a local folder"
+    )
+
+
 def _explain(model: str, revision: str | None, error: Exception) -> str:
     from huggingface_hub import errors
 
@@ -114,11 +150,7 @@ def _explain(model: str, revision: str | None, error: Exception) -> str:
         case errors.RevisionNotFoundError():
             return f"{model} has no revision {revision!r}; see {page}/commits for those it has"
         case errors.LocalEntryNotFoundError():
-            at = "" if revision is None else f" at revision {revision}"
-            return (
-                f"{model}{at} is not complete in the local cache and the Hub cannot be reached "
-                "(offline, or HF_HUB_OFFLINE is set); connect, or pass a local folder"
-            )
+            return _explain_incomplete(model, revision)
         case errors.HFValidationError():
             return f"{model!r} is not a valid Hub id: expected 'owner/name'"
     detail = " ".join(str(error).split())

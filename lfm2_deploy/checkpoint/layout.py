@@ -21,9 +21,8 @@ from pathlib import Path
 from lfm2_deploy.checkpoint.tensor_file import DTYPE_BYTES, StoredTensor
 from lfm2_deploy.config import Lfm2Config
 from lfm2_deploy.errors import CheckpointError
-from lfm2_deploy.weights import WeightSpec, list_weights
+from lfm2_deploy.weights import HEAD, WeightSpec, list_weights
 
-EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 _EXPERT = re.compile(r"(?P<experts>.+\.experts)\.(?P<expert>\d+)\.(?P<matrix>w[123])\.weight")
 _SHOWN_PROBLEMS = 3
 

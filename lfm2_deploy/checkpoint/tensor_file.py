@@ -27,6 +27,8 @@ DTYPE_BYTES: Mapping[str, int] = {"F32": 4, "F16": 2, "BF16": 2}
 _LENGTH_BYTES = 8
 # The safetensors format's own limit.
 _LARGEST_HEADER_BYTES = 100_000_000
+# What reading a header raises where it says anything else than it should.
+_CORRUPT = (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError)
 # Elements converted at a time: what is needed beyond the result stays at a few MB.
 _CHUNK = 1 << 20
 
@@ -68,12 +70,13 @@ def read_header(file: Path) -> dict[str, StoredTensor]:
             f"{file} is truncated or no safetensors file: its header should end at byte "
             f"{data_start}, the file has {size}; download it again"
         )
-    if data_start > _LARGEST_HEADER_BYTES:
+    length = data_start - _LENGTH_BYTES
+    if length > _LARGEST_HEADER_BYTES:
         raise CheckpointError(
-            f"{file} has a header of {data_start:,} bytes, above the format's limit of "
+            f"{file} has a header of {length:,} bytes, above the format's limit of "
             f"{_LARGEST_HEADER_BYTES:,}; download it again"
         )
-    header = read_bytes(file, _LENGTH_BYTES, data_start - _LENGTH_BYTES)
+    header = read_bytes(file, _LENGTH_BYTES, length)
     try:
         entries = json.loads(header)
         entries.pop("__metadata__", None)
@@ -81,7 +84,7 @@ def read_header(file: Path) -> dict[str, StoredTensor]:
             name: _parse_entry(name, entry, file, data_start, size)
             for name, entry in entries.items()
         }
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+    except _CORRUPT as error:
         raise CheckpointError(
             f"{file} has a corrupt header ({type(error).__name__}: {error}); download it again"
         ) from error
