@@ -21,11 +21,10 @@ from exporters.trace import OPSET, SEQUENCE
 from lfm2_deploy.config import Lfm2Config
 from lfm2_deploy.model.decoder import checkpoint_name
 from lfm2_deploy.states import BATCH, StateSpec, list_states
+from lfm2_deploy.weights import EMBEDDING, FINAL_NORM, HEAD
 
 INPUT_IDS, ATTENTION_MASK, LOGITS = "input_ids", "attention_mask", "logits"
 LOGITS_TO_KEEP = "logits_to_keep"
-EMBEDDING, FINAL_NORM = "model.embed_tokens.weight", "model.embedding_norm.weight"
-HEAD = "lm_head.weight"
 
 BlockTracer = Callable[[Lfm2Config, int], ir.Graph]
 

@@ -8,13 +8,14 @@ Templates are foreign code: they run in a sandbox and see plain JSON values only
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NoReturn
 
 import jinja2
 from jinja2 import nodes
+from jinja2.compiler import CodeGenerator, Frame
 from jinja2.ext import Extension
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -166,18 +167,47 @@ class _GenerationTag(Extension):
         return nodes.Scope(body, lineno=line)
 
 
+class _Compiler(CodeGenerator):
+    """Has `~` call the sandbox, as Jinja has the intercepted operators."""
+
+    def visit_Concat(self, node: nodes.Concat, frame: Frame) -> None:  # noqa: N802  Jinja's name
+        self.write("environment.concat(map(str, (")
+        for part in node.nodes:
+            self.visit(part, frame)
+            self.write(", ")
+        self.write(")))")
+
+
 class _Sandbox(ImmutableSandboxedEnvironment):
     """Also refuses the operators by which a few characters become gigabytes."""
 
-    intercepted_binops = frozenset({"*", "**"})
+    code_generator_class = _Compiler
+    intercepted_binops = frozenset({"+", "*", "**"})
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
-        """Carry out an operator on small numbers, or repeat a short text."""
-        sizes = [len(x) if isinstance(x, str | list | tuple) else abs(x) for x in (left, right)]
+        """Carry out an operator on small numbers, or on short texts."""
         most = _LARGEST_POWER if operator == "**" else _LARGEST_TEXT
-        if sizes[0] * sizes[1] > most:
+        if operator == "+":
+            is_number = isinstance(left, int | float)
+            size = 0 if is_number else _size(left) + _size(right)
+        else:
+            size = _size(left) * _size(right)
+        if size > most:
             raise _RefusalError(f"'{operator}' would make something too large")
         return super().call_binop(context, operator, left, right)
+
+    def concat(self, pieces: Iterable[str]) -> str:
+        """Join what `~`, a macro or a block makes."""
+        listed = list(pieces)
+        if sum(map(len, listed)) > _LARGEST_TEXT:
+            raise _RefusalError("it would join texts to something too large")
+        return "".join(listed)
+
+
+def _size(value: Any) -> float:
+    if isinstance(value, str | list | tuple):
+        return len(value)
+    return abs(value) if isinstance(value, int | float) else 0
 
 
 def _environment() -> ImmutableSandboxedEnvironment:

@@ -23,6 +23,8 @@ LayerType = Literal["conv", "full_attention"]
 DENSE, MOE = "lfm2", "lfm2_moe"
 _MULTIMODAL = {"lfm2_vl": "text_config", "lfm2_audio": "lfm"}
 _SUPPORTED = f"'{DENSE}' or '{MOE}'"
+# Of all layers together: each is a handful of objects, before any weight is read.
+_MOST_EXPERTS = 2**16
 _ROPE_KEYS = {"rope_theta", "rope_type", "type"}
 
 
@@ -206,7 +208,8 @@ def _layer_types(keys: ConfigKeys, layers: int) -> tuple[LayerType, ...]:
                 f"config.json: full_attn_idxs names layer {bad[0]!r}, "
                 f"expected integers from 0 to {layers - 1}"
             )
-    from_indices = ["full_attention" if i in (indices or ()) else "conv" for i in range(layers)]
+    attention = frozenset(indices or ())
+    from_indices = ["full_attention" if i in attention else "conv" for i in range(layers)]
     kinds = from_indices if listed is None else listed
     unknown = sorted({str(kind) for kind in kinds} - {"conv", "full_attention"})
     if unknown:
@@ -229,10 +232,10 @@ def _dense_width(keys: ConfigKeys) -> int:
         return width
     multiple = keys.integer("block_multiple_of")
     scaled = keys.number("block_ffn_dim_multiplier") * int(2 * width / 3)
-    if scaled > WIDEST:
+    if not 1 <= scaled <= WIDEST:
         raise ConfigError(
             f"config.json: block_ffn_dim_multiplier makes the feed-forward {scaled:g} wide, "
-            f"above {WIDEST:,}, which no LFM2 model has"
+            f"expected 1 to {WIDEST:,}"
         )
     return multiple * ((int(scaled) + multiple - 1) // multiple)
 
@@ -248,7 +251,7 @@ def _rope_theta(keys: ConfigKeys) -> float:
         raise UnsupportedModelError(
             f"config.json: rope_parameters has {other[0]!r}, which no LFM2 model uses"
         )
-    kind = parameters.get("rope_type", "default")
+    kind = parameters.get("rope_type", parameters.get("type", "default"))
     if kind != "default":
         raise UnsupportedModelError(
             f"config.json: rope_type {kind!r} is not supported: expected 'default'"
@@ -300,5 +303,10 @@ def _parse_moe(keys: ConfigKeys, layers: int) -> MoeConfig:
         raise ConfigError(
             f"config.json: num_dense_layers {moe.num_dense_layers} exceeds "
             f"num_hidden_layers {layers}"
+        )
+    if (layers - moe.num_dense_layers) * moe.num_experts > _MOST_EXPERTS:
+        raise ConfigError(
+            f"config.json: num_experts {moe.num_experts} in each of num_hidden_layers {layers} "
+            f"makes more than {_MOST_EXPERTS:,} experts, which no LFM2 model has"
         )
     return moe

@@ -134,7 +134,7 @@ def test_corrupt_tokenizer_is_named(tmp_path: Path, content: bytes) -> None:
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("content", [b"{", b"[1]", b"\xff"])
+@pytest.mark.parametrize("content", [b"{", b"[1]", b"\xff", b"[" * 200_000])
 def test_corrupt_tokenizer_config_is_named(tmp_path: Path, content: bytes) -> None:
     shutil.copy(DEMO_MODEL / "tokenizer.json", tmp_path)
     file = tmp_path / "tokenizer_config.json"

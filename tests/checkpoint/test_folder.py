@@ -260,6 +260,7 @@ def test_stale_index_beside_single_file_is_refused(
     ("index", "expected"),
     [
         ("{", "is not readable JSON"),
+        ("[" * 200_000, "is not readable JSON"),
         ("[]", "holds a list, expected a JSON object"),
         ('{"weight_map": {"a": 1}}', "is not a safetensors index"),
         ('{"weight_map": {}}', "names no file"),

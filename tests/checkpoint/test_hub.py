@@ -58,6 +58,7 @@ def repository(
 def hub(repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeHub:
     fake = FakeHub(repository, tmp_path / "cache")
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fake)
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", lambda *_, **__: None)
     return fake
 
 
@@ -156,25 +157,73 @@ def test_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         open_checkpoint(MODEL)
 
 
+@pytest.mark.parametrize(
+    ("absent", "revision", "error", "expected"),
+    [
+        ("*.safetensors*", None, OSError("no route"), f"{MODEL} is not complete in the local"),
+        ("*-00002-*", None, OSError("no route"), "the Hub cannot be reached"),
+        ("*.index.json", "v9", OSError("no route"), f"{MODEL} at revision v9 is not complete"),
+        ("config.json", None, OSError("no route"), f"{MODEL} is not complete in the local"),
+        ("*-00002-*", None, http_error(errors.HfHubHTTPError), "the Hub cannot be reached"),
+        ("*-00002-*", None, http_error(errors.GatedRepoError), "is gated: ask for access"),
+    ],
+)
+def test_cache_that_the_hub_could_not_complete_is_not_taken_for_the_repository(
+    absent: str,
+    revision: str | None,
+    error: Exception,
+    expected: str,
+    hub: FakeHub,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for file in hub.repository.glob(absent):
+        file.unlink()
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", failing(error))
+    with pytest.raises(SourceError, match=expected) as caught:
+        open_checkpoint(MODEL, revision=revision)
+    assert "pickled" not in str(caught.value)
+    assert COMMIT not in str(caught.value)
+
+
+def test_damaged_index_is_no_matter_of_the_hub(
+    hub: FakeHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (hub.repository / "model.safetensors.index.json").write_text("{")
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", failing(OSError("no route")))
+    with pytest.raises(SourceError, match="is not readable JSON"):
+        open_checkpoint(MODEL)
+
+
+def test_repository_without_a_shard_is_told_so(hub: FakeHub) -> None:
+    (hub.repository / "model-00002-of-00002.safetensors").unlink()
+    with pytest.raises(SourceError, match=r"lacks 1 of 2 files that model.safetensors.index"):
+        open_checkpoint(MODEL)
+
+
 def test_offline_opens_what_is_cached_and_names_what_is_not(
     repository: Path, tmp_path: Path
 ) -> None:
     cached = tmp_path / "hub" / ("models--" + MODEL.replace("/", "--"))
     (cached / "refs").mkdir(parents=True)
     (cached / "refs" / "main").write_text(COMMIT)
-    shutil.copytree(repository, cached / "snapshots" / COMMIT)
+    snapshot = shutil.copytree(repository, cached / "snapshots" / COMMIT)
     code = f"""
+from pathlib import Path
 from lfm2_deploy.checkpoint import open_checkpoint
 print(open_checkpoint({MODEL!r}).origin.revision)
-try:
-    open_checkpoint("owner/absent")
-except Exception as error:
-    print(type(error).__name__, error)
+for file in Path({str(snapshot)!r}).glob("*.safetensors*"):
+    file.unlink()
+for model in ({MODEL!r}, "owner/absent"):
+    try:
+        open_checkpoint(model)
+    except Exception as error:
+        print(type(error).__name__, error)
 """
     offline = {"HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(tmp_path / "hub")}
     finished = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | offline
     )
-    found, absent = finished.stdout.splitlines()
+    found, described, absent = finished.stdout.splitlines()
     assert found == COMMIT
+    assert described.startswith(f"SourceError {MODEL} is not complete in the local cache")
     assert absent.startswith("SourceError owner/absent is not complete in the local cache")

@@ -179,7 +179,11 @@ def test_adapter_without_tensors_is_refused(save_adapter: SaveAdapter) -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"r": 0}, {"r": None}, {"lora_alpha": "x"}, {"rank_pattern": {"(": 1}}]
+    "options",
+    [
+        *({"r": 0}, {"r": None}, {"lora_alpha": "x"}, {"rank_pattern": {"(": 1}}),
+        *({"r": float("inf")}, {"lora_alpha": 10**400}, {"rank_pattern": {"(" * 5000: 1}}),
+    ],
 )
 def test_unusable_rank_or_alpha_is_refused(
     save_adapter: SaveAdapter, options: dict[str, Any]
@@ -204,9 +208,10 @@ def test_folder_without_adapter_is_refused(tmp_path: Path) -> None:
     (tmp_path / "adapter_config.json").write_text("[]")
     with pytest.raises(SourceError, match="holds a list, expected a JSON object"):
         read_adapter(tmp_path)
-    (tmp_path / "adapter_config.json").write_text("{")
-    with pytest.raises(SourceError, match="is not readable JSON"):
-        read_adapter(tmp_path)
+    for content in ("{", "[" * 200_000):
+        (tmp_path / "adapter_config.json").write_text(content)
+        with pytest.raises(SourceError, match="is not readable JSON"):
+            read_adapter(tmp_path)
 
 
 def test_pickled_adapter_is_refused(tmp_path: Path) -> None:

@@ -72,6 +72,8 @@ def test_file_shortened_after_opening_says_truncated(tmp_path: Path) -> None:
         {"t": {"dtype": "F32", "shape": [2], "data_offsets": [0, 4]}},
         {"t": {"dtype": "F32", "shape": [-1], "data_offsets": [0, 4]}},
         {"t": {"dtype": "F32", "shape": [1], "data_offsets": [-4, 0]}},
+        b'{"t": {"dtype": "F32", "shape": [Infinity], "data_offsets": [0, 4]}}',
+        b'{"t": ' + b"9" * 5000 + b"}",
     ],
 )
 def test_corrupt_header_is_named(tmp_path: Path, write_raw: WriteRaw, header: object) -> None:
@@ -104,10 +106,16 @@ def test_header_nested_too_deeply_is_refused(tmp_path: Path) -> None:
         read_header(file)
 
 
-def test_header_above_the_formats_limit_is_not_read(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("length", "expected"),
+    [(100_000_000, "corrupt header"), (100_000_001, "above the format's limit of 100,000,000")],
+)
+def test_header_above_the_formats_limit_is_not_read(
+    tmp_path: Path, length: int, expected: str
+) -> None:
     file = tmp_path / "model.safetensors"
     with file.open("wb") as stream:
-        stream.write((200_000_000).to_bytes(8, "little"))
-        stream.truncate(200_000_100)  # sparse: takes no space
-    with pytest.raises(CheckpointError, match="above the format's limit"):
+        stream.write(length.to_bytes(8, "little"))
+        stream.truncate(length + 100)  # sparse: takes no space
+    with pytest.raises(CheckpointError, match=expected):
         read_header(file)
