@@ -45,14 +45,26 @@ def export(
         progress: told of each step.
 
     Raises:
-        Lfm2DeployError: in one line; nothing is left at `out`.
+        Lfm2DeployError: in one line; nothing is left at `out`. A tokenizer or chat template
+            that cannot be used is refused before the weights are read.
     """
     options = EXPORT_OPTIONS.load()(find_target(target), precision, context_length, overwrite)
     # Before a download of gigabytes, not after it.
     check_destination(Path(out), overwrite)
     checkpoint = open_checkpoint(model, revision=revision, adapter=adapter, progress=progress)
+    _check_text_files(checkpoint)
     bundle: Bundle = EXPORTER.load()(checkpoint, Path(out), options, progress)
     return bundle
+
+
+def _check_text_files(checkpoint: Checkpoint) -> None:
+    """Refuse now what `load` would refuse once the bundle is made."""
+    files = checkpoint.side_files
+    if "tokenizer.json" in files:
+        Tokenizer.from_folder(files["tokenizer.json"].parent)
+    for name in ("chat_template.jinja", "tokenizer_config.json"):
+        if name in files:
+            ChatTemplate.find(files[name].parent)
 
 
 def load(

@@ -121,7 +121,7 @@ def _compare_version(requirement: Requirement) -> str | None:
 
 
 _RUN = "pip install lfm2-deploy"
-_EXPORT = "pip install 'lfm2-deploy[export]'"
+_EXPORT = "pip install 'lfm2-deploy[export]' (in a clone: '.[export]')"
 _TRACING = ("torch", "onnx", "onnx_ir", "onnxscript")
 
 RUNTIMES: Mapping[str, Entry] = {

@@ -23,6 +23,7 @@ from lfm2_deploy.registry import (
     find_target,
 )
 
+EXPORT_COMMAND = "pip install 'lfm2-deploy[export]' (in a clone: '.[export]')"
 ENTRIES = [*RUNTIMES.values(), *TARGETS.values(), EXPORTER, EXPORT_OPTIONS]
 
 
@@ -54,9 +55,9 @@ def test_unknown_name_lists_the_choices(
     ("package", "use", "remedy"),
     [
         ("onnxruntime", lambda: find_runtime("ort"), "pip install lfm2-deploy"),
-        ("torch", lambda: find_runtime("reference"), "pip install 'lfm2-deploy[export]'"),
-        ("onnx_ir", lambda: find_target("cpu"), "pip install 'lfm2-deploy[export]'"),
-        ("torch", EXPORTER.load, "pip install 'lfm2-deploy[export]'"),
+        ("torch", lambda: find_runtime("reference"), EXPORT_COMMAND),
+        ("onnx_ir", lambda: find_target("cpu"), EXPORT_COMMAND),
+        ("torch", EXPORTER.load, EXPORT_COMMAND),
     ],
 )
 def test_missing_package_names_it_and_the_remedy(
@@ -94,7 +95,7 @@ def test_version_that_is_not_taken_is_named(
     assert entry.mismatched() == (words,)
     with pytest.raises(RuntimeUnavailableError) as caught:
         entry.load()
-    assert str(caught.value) == f"exporting needs {words}: pip install 'lfm2-deploy[export]'"
+    assert str(caught.value) == f"exporting needs {words}: {EXPORT_COMMAND}"
 
 
 @pytest.mark.parametrize("asked", ["importlib.metadata.requires", "importlib.metadata.version"])

@@ -8,9 +8,13 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import shlex
+import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich import progress as rich_progress
@@ -231,3 +235,8 @@ class _Bar:
         else:
             self._bar.stop()
             note(f"{what} ...")
+
+
+def quote(path: Path) -> str:
+    """A path as one word of a command that the user may paste into a shell."""
+    return subprocess.list2cmdline([str(path)]) if os.name == "nt" else shlex.quote(str(path))

@@ -25,6 +25,7 @@ from lfm2_deploy.commands.console import (
     print_json,
     print_title,
     printable,
+    quote,
     show_progress,
     write_text,
 )
@@ -204,12 +205,14 @@ def _print_results(
     output().print()
     if comparison is None:
         note(
-            "not compared with the torch reference, which needs: pip install 'lfm2-deploy[export]'"
+            "not compared with the torch reference, which needs: "
+            "pip install 'lfm2-deploy[export]' (in a clone: '.[export]')"
         )
     else:
         print_title("Exactness", f"{bundle.manifest.precision} against torch in float32")
         print_facts(list_comparison_facts(comparison))
-    note(f"\nnext: lfm2-deploy chat {bundle.path}\n      lfm2-deploy inspect {bundle.path}")
+    path = quote(bundle.path)
+    note(f"\nnext: lfm2-deploy chat {path}\n      lfm2-deploy inspect {path}")
 
 
 def _describe(

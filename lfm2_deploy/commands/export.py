@@ -15,6 +15,7 @@ from lfm2_deploy.commands.console import (
     print_facts,
     print_json,
     print_title,
+    quote,
     show_progress,
 )
 from lfm2_deploy.commands.options import AsJson, Precision
@@ -122,10 +123,11 @@ def _report(bundle: Bundle, seconds: float, as_json: bool) -> None:
             "context": f"{manifest.context_length:,} tokens",
         }
     )
+    path = quote(bundle.path)
     if "tokenizer.json" in manifest.files:
-        note(f'next: lfm2-deploy generate {bundle.path} "Once upon a time"')
+        note(f'next: lfm2-deploy generate {path} "Once upon a time"')
     else:
-        note(f"next: lfm2-deploy verify {bundle.path} (it has no tokenizer, so it takes no text)")
+        note(f"next: lfm2-deploy inspect {path} (it has no tokenizer, so it takes no text)")
 
 
 def _describe(bundle: Bundle, seconds: float) -> dict[str, Any]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -30,7 +32,7 @@ def test_export_prints_place_size_and_precision(
     assert result.stdout.startswith("tiny-dense-cpu-int8  made in ")
     for fact in ("int8", "64 tokens", " kB"):
         assert fact in result.stdout
-    assert "next: lfm2-deploy verify tiny-dense-cpu-int8" in result.stderr
+    assert "next: lfm2-deploy inspect tiny-dense-cpu-int8" in result.stderr
 
 
 def test_json_is_one_object(run: Callable, tmp_path: Path) -> None:
@@ -102,3 +104,27 @@ def test_default_name_tells_model_target_and_precision(
 
 def test_precisions_are_those_of_the_exporter() -> None:
     assert get_args(Precision) == PRECISIONS
+
+
+def test_suggested_command_can_be_pasted(run: Callable, tmp_path: Path) -> None:
+    place = tmp_path / "my out & more"
+    result = run("export", "synthetic:tiny-dense", place)
+    suggestion = next(line for line in result.stderr.splitlines() if "next: " in line)
+    words = shlex.split(suggestion.partition("next: ")[2])
+    assert words[:3] == ["lfm2-deploy", "inspect", str(place)]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("tokenizer.json", "{"), ("chat_template.jinja", "{% if %}"), ("tokenizer_config.json", "[")],
+)
+def test_text_file_that_load_would_refuse_is_refused_at_export(
+    run: Callable, fails: Callable, tmp_path: Path, name: str, content: str
+) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(DEMO_MODEL, model)
+    if name == "tokenizer_config.json":
+        (model / "chat_template.jinja").unlink()
+    (model / name).write_text(content)
+    fails(run("export", model, tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
