@@ -1,8 +1,8 @@
 """ONNX Runtime on the CPU: explicit states in bound buffers, written in place.
 
 Key/value buffers are bound as input and output at once, so no step copies them. Conv
-states alternate between two sets of buffers, with one binding prepared for each
-direction; only ids, mask and logits are bound anew at every call.
+states alternate between two sets of buffers, with bindings prepared for each direction:
+one for prompts, and one for single tokens in which only the mask is bound anew.
 """
 
 from __future__ import annotations
@@ -158,9 +158,13 @@ class OrtSession:
         self._lengths: IntArray = np.zeros(batch_size, np.int64)
         self._kv, self._conv = self._allocate()
         vocab = runtime.config.vocab_size
-        self._logits = _wrap(np.zeros((batch_size, 1, vocab), np.float32))
+        # Bound buffers: what is written here is read by the next call, and the other way round.
+        self._logits = np.zeros((batch_size, 1, vocab), np.float32)
+        self._token = np.zeros((batch_size, 1), np.int64)
+        self._ones = np.ones((1, capacity), np.int64)
         self._turn = 0
         self._bindings = [self._bind(turn) for turn in (0, 1)]
+        self._decoding = [self._bind_single(turn) for turn in (0, 1)]
 
     @property
     def lengths(self) -> tuple[int, ...]:
@@ -180,9 +184,10 @@ class OrtSession:
     def decode(self, tokens: Sequence[int | None]) -> FloatArray:
         """Append one token to each row; see `contracts.Session.decode`."""
         self._check([[] if t is None else [t] for t in tokens])
-        ids = np.array([[PADDING if t is None else t] for t in tokens], np.int64)
-        new = (ids[:, 0] != PADDING).astype(np.int64)
-        return self._run(ids, new, keep=1)[:, 0].copy()
+        self._token[:, 0] = [PADDING if t is None else t for t in tokens]
+        new = self._token[:, 0] != PADDING
+        self._call(self._decoding[self._turn], self._lengths + new)
+        return self._logits[:, 0].copy()
 
     def score(self, rows: Sequence[Sequence[int]]) -> list[FloatArray]:
         """As `prefill`, with logits after every token; see `contracts.Session.score`."""
@@ -254,7 +259,7 @@ class OrtSession:
     def _bind(self, turn: int) -> ort.IOBinding:
         """Bind every state for calls that read conv buffers `turn` and write the others."""
         binding = self._runtime.session.io_binding()
-        binding.bind_ortvalue_output("logits", self._logits)
+        binding.bind_ortvalue_output("logits", _wrap(self._logits))
         kv, before, after = iter(self._kv), iter(self._conv[turn]), iter(self._conv[1 - turn])
         for spec in self._runtime.states:
             if spec.kind == "conv":
@@ -263,6 +268,13 @@ class OrtSession:
                 source = target = _wrap(next(kv))
             binding.bind_ortvalue_input(spec.input, source)
             binding.bind_ortvalue_output(spec.output, target)
+        return binding
+
+    def _bind_single(self, turn: int) -> ort.IOBinding:
+        """As `_bind`, for calls of one token a row: all but the mask stays bound."""
+        binding = self._bind(turn)
+        binding.bind_ortvalue_input("input_ids", _wrap(self._token))
+        binding.bind_ortvalue_input("logits_to_keep", _wrap(np.ones(1, np.int64)))
         return binding
 
     def _pieces(self, rows: Sequence[Sequence[int]]) -> Any:
@@ -283,27 +295,37 @@ class OrtSession:
 
     def _run(self, ids: IntArray, new: IntArray, keep: int) -> FloatArray:
         """One call of the graph; returns logits [B, keep, V], valid until the next call."""
-        total = self._lengths + new
-        # A row that is empty and stays so is shown as one token long: the kernel knows no
-        # length of 0, and what it gives for that row is not used.
-        shown = np.maximum(total, 1)
-        mask = (np.arange(int(shown.max())) < shown[:, None]).astype(np.int64)
         binding = self._bindings[self._turn]
         binding.bind_cpu_input("input_ids", ids)
-        binding.bind_cpu_input("attention_mask", mask)
         # bind_cpu_input looks among required inputs only, and this one has a default.
         binding.bind_ortvalue_input("logits_to_keep", _wrap(np.array([keep], np.int64)))
         if keep == 1:
-            binding.bind_ortvalue_output("logits", self._logits)
+            binding.bind_ortvalue_output("logits", _wrap(self._logits))
         else:
             # The graph declares one position, so a buffer for more would be refused.
             binding.bind_output("logits")
-        self._runtime.session.run_with_iobinding(binding)
-        self._turn = 1 - self._turn
-        self._lengths = total
+        self._call(binding, self._lengths + new)
+        if keep == 1:
+            return self._logits
         # Bound first, so it is the first output.
         logits: FloatArray = binding.get_outputs()[0].numpy()
         return logits
+
+    def _call(self, binding: ort.IOBinding, total: IntArray) -> None:
+        """Run what is bound, after which the rows are `total` long."""
+        binding.bind_ortvalue_input("attention_mask", _wrap(self._mask(total)))
+        self._runtime.session.run_with_iobinding(binding)
+        self._turn = 1 - self._turn
+        self._lengths = total
+
+    def _mask(self, total: IntArray) -> IntArray:
+        """int64 [B, T]: ones over each row's tokens."""
+        if self.batch_size == 1:
+            return self._ones[:, : total[0]]
+        # A row that is empty and stays so is shown as one token long: the kernel knows no
+        # length of 0, and what it gives for that row is not used.
+        shown = np.maximum(total, 1)
+        return (np.arange(int(shown.max())) < shown[:, None]).astype(np.int64)
 
 
 def _wrap(array: NDArray[Any]) -> ort.OrtValue:

@@ -18,7 +18,8 @@ from lfm2_deploy.weights import list_weights
 # the float path on AVX2 (onnxruntime 1.32.0; leaving it unset selects the slow one).
 INT8_ACTIVATIONS = 4
 
-_ROWS_AT_ONCE = 1024
+# Numbers encoded at once: they and their copies stay in a core's cache.
+_PIECE = 1 << 16
 _FLOATS = {32: ir.DataType.FLOAT, 16: ir.DataType.FLOAT16}
 
 
@@ -103,14 +104,15 @@ def quantized_table(draft: Draft, name: str) -> tuple[ir.Value, ir.Value]:
 def encode_rows(weight: Array, bits: int, group: int) -> tuple[Array, Array]:
     """float32 [N, K] -> packed levels and scales, in MatMulNBits' order.
 
-    Rows go through in pieces: the arithmetic needs several times its input, and an
-    embedding of half a gigabyte would otherwise set the export's peak memory.
+    Rows go through in pieces: in a core's cache the arithmetic is twice as fast, and its
+    copies of an embedding of half a gigabyte would set the export's peak memory.
     """
     rows, columns = weight.shape
     packed = np.empty((rows, columns * bits // 8), np.uint8)
     scales = np.empty((rows, columns // group), np.float32)
-    for start in range(0, rows, _ROWS_AT_ONCE):
-        piece = slice(start, start + _ROWS_AT_ONCE)
+    at_once = max(1, _PIECE // columns)
+    for start in range(0, rows, at_once):
+        piece = slice(start, start + at_once)
         levels, scales[piece] = quantize(weight[piece], bits, group)
         packed[piece] = pack(levels, bits)
     return packed, scales

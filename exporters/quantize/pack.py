@@ -12,12 +12,20 @@ from numpy.typing import NDArray
 FloatArray = NDArray[np.float32]
 ByteArray = NDArray[np.uint8]
 
+# Steps tried for int4, as parts of the largest. More of them gain less than 1 % of the
+# KL divergence (demo model, groups of 32 to 128).
+_FACTORS = (1.0, 0.93, 0.86)
+
 
 def quantize(weight: FloatArray, bits: int, group: int) -> tuple[ByteArray, FloatArray]:
-    """Round to the nearest of 2^bits levels.
+    """Round each group to 2^bits levels.
 
-    The extreme value of a group lands on the lowest level, -2^(bits-1), which uses
-    every level for the larger side (llama.cpp's Q4_0 does the same).
+    With 8 bits the extreme value lands on the lowest level, -128, which uses every level
+    for the larger side. With 4 bits that step (llama.cpp's Q4_0 takes it) and two smaller
+    ones are tried, each then fitted to its levels by least squares; the one with the
+    smallest squared error is kept. Weights that already lie on such a grid stay there.
+
+    Only element-wise arithmetic and sums in a fixed order: the same bytes on every machine.
 
     Args:
         weight: float32 [..., K], K a multiple of `group`.
@@ -28,15 +36,46 @@ def quantize(weight: FloatArray, bits: int, group: int) -> tuple[ByteArray, Floa
         levels uint8 [..., K] from 0 to 2^bits - 1, scales float32 [..., K/group].
     """
     zero = 1 << (bits - 1)
-    grouped = weight.reshape(*weight.shape[:-1], -1, group)
-    low, high = grouped.min(-1), grouped.max(-1)
-    extreme = np.where(-low > high, low, high)
-    scales = (extreme / -zero).astype(np.float32)
-    scales[np.abs(scales) < np.finfo(np.float32).tiny] = 0  # 1 / scale would overflow
-    inverse = np.divide(1, scales, out=np.zeros_like(scales), where=scales != 0)
-    levels = np.rint(grouped * inverse[..., None])
-    np.clip(levels + zero, 0, 2 * zero - 1, out=levels)
-    return levels.astype(np.uint8).reshape(weight.shape), scales
+    # One group a column: all below runs along rows, which numpy does several times as fast.
+    x = weight.reshape(-1, group).T.copy()
+    low, high = x.min(0), x.max(0)
+    steps = (np.where(-low > high, low, high) / -zero).astype(np.float32)
+    steps[np.abs(steps) < np.finfo(np.float32).tiny] = 0  # 1 / step would overflow
+    x *= np.divide(1, steps, out=np.zeros_like(steps), where=steps != 0)
+    if bits == 4:
+        factors, fits = _search(x, zero)
+        x /= factors
+        steps *= fits
+    levels = (_round(x, zero, out=x) + zero).astype(np.uint8)
+    rows = weight.shape[:-1]
+    return np.ascontiguousarray(levels.T).reshape(weight.shape), steps.reshape(*rows, -1)
+
+
+def _search(x: FloatArray, zero: int) -> tuple[FloatArray, FloatArray]:
+    """The best step of each column of x [group, N], in units of its largest step.
+
+    Returns:
+        factors [N]: by what to divide before rounding; fits [N]: by what to multiply after.
+    """
+    columns = x.shape[1]
+    factors, fits = np.ones(columns, np.float32), np.ones(columns, np.float32)
+    best = np.full(columns, -1, np.float32)
+    levels, products = np.empty_like(x), np.empty_like(x)
+    for factor in _FACTORS:
+        _round(np.divide(x, np.float32(factor), out=levels), zero, out=levels)
+        along = np.multiply(levels, x, out=products).sum(0)
+        norm = np.multiply(levels, levels, out=products).sum(0)
+        fit = np.divide(along, norm, out=np.zeros_like(along), where=norm > 0)
+        gain = along * fit  # the squared error is sum(x^2) - gain
+        better = gain > best
+        best[better], factors[better], fits[better] = gain[better], factor, fit[better]
+    return factors, fits
+
+
+def _round(x: FloatArray, zero: int, out: FloatArray) -> FloatArray:
+    np.rint(x, out=out)
+    np.maximum(out, -zero, out=out)
+    return np.minimum(out, zero - 1, out=out)
 
 
 def dequantize(levels: ByteArray, scales: FloatArray, bits: int) -> FloatArray:

@@ -15,7 +15,7 @@ TABLES: tuple[WeightRole, ...] = ("embedding", "head")
 
 
 def plan(role: WeightRole, precision: Precision, width: int = 64) -> TensorPlan:
-    return plan_tensor(WeightSpec("some.weight", (8, width), role), precision)
+    return plan_tensor(WeightSpec("some.weight", (256, width), role), precision)
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
@@ -32,20 +32,39 @@ def test_float_precision_stores_floats(role: WeightRole, precision: Precision, b
     assert (entry.bits, entry.group, entry.is_quantized) == (bits, 0, False)
 
 
-@pytest.mark.parametrize("role", LARGE)
 @pytest.mark.parametrize(("precision", "bits"), [("int8", 8), ("int4", 4)])
-def test_integer_precision_stores_groups_of_32(
-    role: WeightRole, precision: Precision, bits: int
+@pytest.mark.parametrize(
+    ("name", "role", "group"),
+    [
+        ("model.layers.0.conv.in_proj.weight", "projection", 32),
+        ("model.layers.0.feed_forward.w1.weight", "projection", 64),
+        ("model.layers.0.feed_forward.experts.0.w1.weight", "expert", 128),
+    ],
+)
+def test_integers_share_scales_in_groups_by_kind(
+    name: str, role: WeightRole, group: int, precision: Precision, bits: int
 ) -> None:
-    entry = plan(role, precision)
-    assert (entry.bits, entry.group, entry.is_quantized) == (bits, 32, True)
+    entry = plan_tensor(WeightSpec(name, (256, 512), role), precision)
+    assert (entry.bits, entry.group, entry.is_quantized) == (bits, group, True)
 
 
 @pytest.mark.parametrize("role", TABLES)
 @pytest.mark.parametrize("precision", ["int8", "int4"])
 def test_embedding_and_head_keep_8_bits(role: WeightRole, precision: Precision) -> None:
-    entry = plan(role, precision)
-    assert (entry.bits, entry.group, entry.is_quantized) == (8, 32, True)
+    entry = plan(role, precision, width=256)
+    assert (entry.bits, entry.group, entry.is_quantized) == (8, 128, True)
+
+
+def test_a_width_that_large_groups_do_not_divide_takes_smaller_ones() -> None:
+    assert plan("head", "int4", width=192).group == 64
+    assert plan("head", "int4", width=96).group == 32
+
+
+def test_matrices_of_one_expert_share_a_group() -> None:
+    # QMoE has one block_size: [I, H] and [H, I] must agree whichever is the narrow one.
+    wide = plan_tensor(WeightSpec("x.w1.weight", (192, 2048), "expert"), "int4")
+    narrow = plan_tensor(WeightSpec("x.w2.weight", (2048, 192), "expert"), "int4")
+    assert wide.group == narrow.group == 64
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
@@ -60,7 +79,7 @@ def test_width_that_groups_do_not_divide_is_refused(role: WeightRole, precision:
     with pytest.raises(ExportError) as caught:
         plan(role, precision, width=80)
     message = str(caught.value)
-    assert "some.weight is 80 wide" in message
+    assert "some.weight is 256 x 80" in message
     assert "groups of 32" in message
     assert "--precision fp16 or fp32" in message
 
