@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,9 @@ import numpy as np
 import onnx_ir as ir
 
 from exporters.draft import SEMANTIC, Draft
+from exporters.encoding import encode_here
 from exporters.genai_config import make_genai_config
+from exporters.journal import Journal
 from exporters.quantize.plan import Precision, TensorPlan, plan_tensors
 from exporters.stitch import LOGITS_TO_KEEP, BlockTracer, stitch
 from exporters.targets.target import Target
@@ -33,14 +36,14 @@ from lfm2_deploy.bundle import (
     check_destination,
     open_bundle,
     seal,
-    writing_bundle,
 )
 from lfm2_deploy.config import Lfm2Config
 from lfm2_deploy.contracts import Checkpoint, Progress
-from lfm2_deploy.errors import ExportError
+from lfm2_deploy.errors import ExportError, ResumeError
 from lfm2_deploy.json_file import read_json_object
 from lfm2_deploy.recommended import complete_generation_config
 from lfm2_deploy.states import list_states
+from lfm2_deploy.unfinished import journal_of, writing_bundle
 from lfm2_deploy.weights import list_weights
 
 # LFM2's conversations are 32,768 tokens long; a longer context is asked for by --context.
@@ -58,6 +61,7 @@ class ExportOptions:
         precision: how weights are stored.
         context_length: most tokens a row may hold; None for the model's, at most 32,768.
         overwrite: replace a bundle that is already there.
+        resume: go on where an interrupted export of the same to the same place ended.
 
     Raises:
         ExportError: the target has no such precision.
@@ -67,6 +71,7 @@ class ExportOptions:
     precision: Precision
     context_length: int | None = None
     overwrite: bool = False
+    resume: bool = False
 
     def __post_init__(self) -> None:
         if self.precision not in self.target.precisions:
@@ -141,7 +146,7 @@ def export_checkpoint(
     check_destination(out, options.overwrite)
     progress("tracing", 0, 0)
     draft = build_draft(checkpoint.config, options)
-    with writing_bundle(out, options.overwrite) as folder:
+    with writing_bundle(out, options.overwrite, options.resume) as folder:
         offsets = lay_out(draft.book)
         refer_to_file(draft.book, offsets, WEIGHTS)
         model = ir.Model(
@@ -150,11 +155,36 @@ def export_checkpoint(
             producer_name="lfm2-deploy",
             producer_version=version("lfm2-deploy"),
         )
-        ir.save(model, folder / GRAPH)
+        graph = ir.to_proto(model).SerializeToString()
+        manifest = _describe(checkpoint, draft, options)
+        journal = _open_journal(folder, checkpoint, manifest, graph, options.resume)
+        (folder / GRAPH).write_bytes(graph)
         _write_side_files(checkpoint, draft, folder)
-        write_weights(draft.book, offsets, checkpoint, folder / WEIGHTS, progress)
-        seal(folder, _describe(checkpoint, draft, options), progress)
+        encode = encode_here(draft.book.jobs, checkpoint)
+        write_weights(draft.book, offsets, encode, folder / WEIGHTS, journal, progress)
+        seal(folder, manifest, progress)
     return open_bundle(out)
+
+
+def _open_journal(
+    folder: Path, checkpoint: Checkpoint, manifest: Manifest, graph: bytes, resume: bool
+) -> Journal:
+    """The journal of this export, found or new.
+
+    Raises:
+        ResumeError: the one that is there is of another export.
+    """
+    # The graph holds every initializer's shape and place; the manifest, versions and plan.
+    record = json.dumps([checkpoint.identity, asdict(manifest)], default=str, sort_keys=True)
+    fingerprint = hashlib.sha256(record.encode() + graph).hexdigest()
+    file = journal_of(folder)
+    journal = Journal(file, fingerprint)
+    if resume and file.is_file() and journal.read() is None:
+        raise ResumeError(
+            f"what an interrupted export left in {folder} is of another model, of other options "
+            "or of other package versions: export as then, or without --resume to start afresh"
+        )
+    return journal
 
 
 def _write_side_files(checkpoint: Checkpoint, draft: Draft, folder: Path) -> None:

@@ -1,28 +1,30 @@
-"""Run a weight book's jobs: checkpoint tensors in, one weights file out.
+"""Encoded weights in, one weights file out.
 
 Every initializer's place in the file is known before the first tensor is read, so
-jobs write straight to it, in any order, and memory holds only the jobs under way.
+jobs are written in whatever order they end, and memory holds only those under way.
 """
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
-import threading
-from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 import onnx_ir as ir
 
-from exporters.weight_book import Array, WeightBook, WeightJob
-from lfm2_deploy.contracts import Checkpoint, Progress
-from lfm2_deploy.errors import ExportError
+from exporters.encoding import EncodeJobs
+from exporters.journal import Journal
+from exporters.weight_book import Array, Slot, WeightBook, WeightJob
+from lfm2_deploy.contracts import Progress
+from lfm2_deploy.errors import DiskFullError, ExportError
 
 # Page-aligned, so that a runtime may map a tensor instead of copying it.
 _ALIGNMENT = 4096
-_WORKERS = 2
+WRITING = "writing weights"
 
 
 def lay_out(book: WeightBook) -> dict[str, int]:
@@ -52,63 +54,128 @@ def refer_to_file(book: WeightBook, offsets: Mapping[str, int], location: str) -
         )
 
 
+def measure(book: WeightBook, offsets: Mapping[str, int]) -> int:
+    """Size of the weights file, in bytes."""
+    return max((offsets[n] + d.size_bytes for n, d in book.declared.items()), default=0)
+
+
 def write_weights(
     book: WeightBook,
     offsets: Mapping[str, int],
-    checkpoint: Checkpoint,
+    encode: EncodeJobs,
     path: Path,
+    journal: Journal,
     progress: Progress,
 ) -> None:
-    """Fill the weights file.
+    """Fill the weights file, beginning where the journal ends.
+
+    Args:
+        book: what there is to write.
+        offsets: where, from `lay_out`.
+        encode: runs jobs.
+        path: the file; what it holds already is what the journal says.
+        journal: of this very export.
+        progress: told of the bytes written.
 
     Raises:
-        ExportError: the disk cannot hold it.
+        DiskFullError: the disk cannot hold it.
         CheckpointError: a tensor cannot be read.
     """
-    size = max((offsets[n] + d.size_bytes for n, d in book.declared.items()), default=0)
+    size = measure(book, offsets)
+    done = journal.read() if path.is_file() and path.stat().st_size == size else None
+    _require_space(path, size)
+    try:
+        with path.open("r+b" if done is not None else "w+b") as file, journal:
+            file.truncate(size)
+            journal.begin(done or frozenset())
+            _fill(_Writer(book, offsets, file), encode, done or frozenset(), journal, progress)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise DiskFullError(
+                f"{path.parent} is full ({error.strerror}) with part of {format_gib(size)} of "
+                "weights written: free some space and go on with --resume"
+            ) from error
+        raise
+
+
+def _fill(
+    writer: _Writer,
+    encode: EncodeJobs,
+    done: frozenset[int],
+    journal: Journal,
+    progress: Progress,
+) -> None:
+    sizes = [writer.measure(job) for job in writer.book.jobs]
+    total, written = sum(sizes), sum(sizes[number] for number in done)
+    progress(WRITING, written, total)
+    pending = (number for number in range(len(sizes)) if number not in done)
+    encoded = encode(pending)
+    try:
+        for number, arrays in encoded:
+            writer.put(writer.book.jobs[number], arrays)
+            journal.add(number, writer.sync)
+            written += sizes[number]
+            progress(WRITING, written, total)
+    finally:
+        # What is encoded still runs in threads: they end before the file is closed. An
+        # interruption keeps all that was written.
+        encoded.close()
+        journal.sync(writer.sync)
+
+
+def _require_space(path: Path, size: int) -> None:
+    """Refuse, before anything is written, what the disk cannot hold."""
+    held = _allocated(path) if path.is_file() else 0
     free = shutil.disk_usage(path.parent).free
-    if size > free:
-        raise ExportError(
-            f"{path.parent} has {free / 2**30:.2f} GiB free and the weights need "
-            f"{size / 2**30:.2f} GiB; free some space or choose another folder"
+    if size - held > free:
+        raise DiskFullError(
+            f"{path.parent} has {format_gib(free)} free and the weights need "
+            f"{format_gib(size - held)}; free some space or choose another folder"
         )
-    with path.open("wb") as file, ThreadPoolExecutor(_WORKERS) as pool:
-        file.truncate(size)
-        writer = _Writer(book, offsets, checkpoint, file)
-        futures = [pool.submit(writer.run, job) for job in book.jobs]
-        try:
-            for done, future in enumerate(as_completed(futures), 1):
-                future.result()
-                progress("writing weights", done, len(futures))
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+
+
+def _allocated(path: Path) -> int:
+    # A file that was interrupted has holes; Windows does not tell.
+    blocks: int | None = getattr(path.stat(), "st_blocks", None)
+    return 0 if blocks is None else 512 * blocks
+
+
+def format_gib(size: int) -> str:
+    """A size as "1.25 GiB"."""
+    return f"{size / 2**30:.2f} GiB"
 
 
 class _Writer:
-    def __init__(
-        self, book: WeightBook, offsets: Mapping[str, int], checkpoint: Checkpoint, file: BinaryIO
-    ) -> None:
-        self.book, self.offsets, self.checkpoint, self.file = book, offsets, checkpoint, file
-        # Windows has no pwrite: seeking and writing belong together.
-        self.lock = threading.Lock()
+    def __init__(self, book: WeightBook, offsets: Mapping[str, int], file: BinaryIO) -> None:
+        self.book, self.offsets, self.file = book, offsets, file
 
-    def run(self, job: WeightJob) -> None:
-        arrays = job.encode(*(self.checkpoint.read(name) for name in job.sources))
+    def measure(self, job: WeightJob) -> int:
+        """Bytes a job writes."""
+        return sum(self._slot_size(slot) for slot in job.slots)
+
+    def put(self, job: WeightJob, arrays: Sequence[Array]) -> None:
+        """Write what a job made."""
         for slot, array in zip(job.slots, arrays, strict=True):
-            self._put(slot.initializer, slot.index, array)
+            self._check(slot, array)
+            data = np.ascontiguousarray(array)
+            self.file.seek(self.offsets[slot.initializer] + (slot.index or 0) * data.nbytes)
+            self.file.write(data.data)
 
-    def _put(self, name: str, index: int | None, array: Array) -> None:
-        declared = self.book.declared[name]
-        expected = declared.shape if index is None else declared.shape[1:]
+    def sync(self) -> None:
+        """Force what was written to the disk."""
+        self.file.flush()
+        os.fsync(self.file.fileno())
+
+    def _slot_size(self, slot: Slot) -> int:
+        declared = self.book.declared[slot.initializer]
+        return declared.size_bytes // (1 if slot.index is None else declared.shape[0])
+
+    def _check(self, slot: Slot, array: Array) -> None:
+        declared = self.book.declared[slot.initializer]
+        expected = declared.shape if slot.index is None else declared.shape[1:]
         # MatMulNBits' [N, groups, blob] and plain rows hold the same bytes.
         if array.size != int(np.prod(expected)) or array.dtype != declared.dtype.numpy():
             raise ExportError(
-                f"initializer {name} was given {array.dtype}{list(array.shape)}, "
+                f"initializer {declared.name} was given {array.dtype}{list(array.shape)}, "
                 f"expected {declared.dtype.name}{list(expected)}"
             )
-        data = np.ascontiguousarray(array)
-        offset = self.offsets[name] + (index or 0) * data.nbytes
-        with self.lock:
-            self.file.seek(offset)
-            self.file.write(data.data)

@@ -28,6 +28,7 @@ def export(
     revision: str | None = None,
     adapter: str | Path | None = None,
     overwrite: bool = False,
+    resume: bool = False,
     progress: Progress = ignore_progress,
 ) -> Bundle:
     """Make a bundle from a checkpoint.
@@ -42,13 +43,17 @@ def export(
         revision: branch, tag or commit of a Hub repository.
         adapter: folder of a PEFT LoRA adapter to merge in.
         overwrite: replace a bundle that is already at `out`.
+        resume: go on where an interrupted export of the same model to `out` ended, if one
+            did; the bundle is the same, byte for byte.
         progress: told of each step.
 
     Raises:
         Lfm2DeployError: in one line; nothing is left at `out`. A tokenizer or chat template
             that cannot be used is refused before the weights are read.
     """
-    options = EXPORT_OPTIONS.load()(find_target(target), precision, context_length, overwrite)
+    options = EXPORT_OPTIONS.load()(
+        find_target(target), precision, context_length, overwrite, resume
+    )
     # Before a download of gigabytes, not after it.
     check_destination(Path(out), overwrite)
     checkpoint = open_checkpoint(model, revision=revision, adapter=adapter, progress=progress)

@@ -6,19 +6,15 @@
     genai_config.json     what onnxruntime-genai reads
     manifest.json         what this is, how it was made, sizes and sha256 of all the rest
 
-A bundle is written beside its place and renamed when whole, so a folder with a
-manifest is a finished one. Knows nothing of how graphs are made or run.
+A folder with a manifest is a finished bundle; `unfinished.py` sees to that. Knows
+nothing of how graphs are made or run.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -53,7 +49,6 @@ __all__ = [
     "check_destination",
     "open_bundle",
     "seal",
-    "writing_bundle",
 ]
 
 # Files up to this size are hashed whenever a bundle is opened; larger ones on request.
@@ -174,41 +169,6 @@ def _hash(file: Path, tell: Callable[[int], object]) -> str:
     return digest.hexdigest()
 
 
-@contextmanager
-def writing_bundle(path: Path, overwrite: bool) -> Iterator[Path]:
-    """A scratch folder that becomes the bundle `path` when the block ends well.
-
-    The block must call `seal` on the folder. When it fails, the scratch folder is
-    removed and `path` is as it was.
-
-    Raises:
-        BundleError: something is at `path` that may not be replaced.
-    """
-    check_destination(path, overwrite)
-    path = path.resolve()
-    scratch = _make_scratch(path)
-    try:
-        yield scratch
-        if not (scratch / MANIFEST).is_file():
-            raise BundleError(f"{path} was not finished; nothing was kept")
-        scratch.chmod(0o755)  # mkdtemp makes it private
-        check_destination(path, overwrite)  # an export is long, and somebody may have come
-        _move_into_place(scratch, path)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-
-
-def _make_scratch(path: Path) -> Path:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return Path(tempfile.mkdtemp(prefix=f".{path.name}.partial-", dir=path.parent))
-    except OSError as error:
-        raise BundleError(
-            f"nothing can be written in {path.parent} ({error.strerror or error}); "
-            "choose another folder"
-        ) from error
-
-
 def check_destination(path: Path, overwrite: bool) -> None:
     """Refuse a place that holds something which may not be replaced.
 
@@ -250,42 +210,6 @@ def _list_foreign(path: Path) -> list[str]:
         files = None
     known = _LATER_FILES | files.keys() if isinstance(files, dict) else _POSSIBLE_FILES
     return sorted(e.name for e in path.iterdir() if e.name not in known or e.is_dir())
-
-
-def _move_into_place(scratch: Path, path: Path) -> None:
-    retired = None
-    try:
-        if path.exists():
-            retired = Path(tempfile.mkdtemp(prefix=f".{path.name}.old-", dir=path.parent))
-            os.replace(path, retired / path.name)
-        os.replace(scratch, path)
-    except OSError as error:
-        _put_back(retired, path, scratch)
-        raise BundleError(
-            f"{path} could not be replaced ({error.strerror or error}) and is as it was; "
-            "close the programs that use it and try again"
-        ) from error
-    except BaseException:
-        _put_back(retired, path, scratch)
-        raise
-    if retired is not None:
-        shutil.rmtree(retired, ignore_errors=True)
-
-
-def _put_back(retired: Path | None, path: Path, scratch: Path) -> None:
-    """Undo the first half of a replacement; what cannot be put back is never deleted."""
-    if retired is None:
-        return
-    old = retired / path.name
-    if old.exists() and scratch.exists():
-        try:
-            os.replace(old, path)
-        except OSError as error:
-            raise BundleError(
-                f"{path} could not be put back ({error.strerror or error}); "
-                f"it is whole in {old}: move it from there"
-            ) from error
-    shutil.rmtree(retired, ignore_errors=True)
 
 
 def seal(folder: Path, manifest: Manifest, progress: Progress = ignore_progress) -> None:

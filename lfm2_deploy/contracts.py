@@ -59,6 +59,13 @@ class Checkpoint(Protocol):
         """Where this came from."""
 
     @property
+    def identity(self) -> str:
+        """What tells these weights from others without reading them, on this machine.
+
+        A folder that was touched since has another one; it serves to resume an export.
+        """
+
+    @property
     def side_files(self) -> Mapping[str, Path]:
         """Tokenizer, chat template and generation config: file name -> path."""
 

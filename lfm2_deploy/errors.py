@@ -9,6 +9,8 @@ expected, and what to do next. The command line prints it and nothing else.
     ├── CheckpointError          weights: missing, mis-shaped, truncated, not finite
     │   └── SourceError              the place they come from: folder, Hub, synthetic
     ├── ExportError              tracing, lowering, quantizing or writing a graph
+    │   ├── DiskFullError            no room; what is written is kept for --resume
+    │   └── ResumeError              what is kept is not of this export
     ├── BundleError              a bundle is absent, damaged, foreign or in the way
     ├── RuntimeUnavailableError  a runtime, target or package is not there
     ├── TemplateError            a chat template or its messages
@@ -41,6 +43,14 @@ class SourceError(CheckpointError):
 
 class ExportError(Lfm2DeployError):
     """A graph could not be traced, lowered, quantized or written."""
+
+
+class DiskFullError(ExportError):
+    """The disk cannot hold the bundle; an export that had begun can be resumed."""
+
+
+class ResumeError(ExportError):
+    """What an interrupted export left cannot be gone on with; it is kept."""
 
 
 class BundleError(Lfm2DeployError):

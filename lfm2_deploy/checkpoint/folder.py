@@ -18,6 +18,7 @@ from lfm2_deploy.checkpoint.layout import Piece, locate_weights
 from lfm2_deploy.checkpoint.tensor_file import (
     DTYPE_BYTES,
     StoredTensor,
+    identify_files,
     read_floats,
     read_header,
     require_finite,
@@ -51,6 +52,11 @@ class FolderCheckpoint:
     origin: Origin
     side_files: Mapping[str, Path]
     pieces: Mapping[str, Piece]
+
+    @property
+    def identity(self) -> str:
+        """Places, sizes and times of change of the files."""
+        return identify_files({piece.tensor.file for piece in self.pieces.values()})
 
     def read(self, name: str) -> FloatArray:
         """One tensor, float32 in its canonical shape, newly allocated.

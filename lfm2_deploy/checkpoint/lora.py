@@ -13,7 +13,12 @@ from typing import Any
 
 from lfm2_deploy.checkpoint.adapter import WAY_OUT, Adapter, LoraPair
 from lfm2_deploy.checkpoint.layout import join_problems
-from lfm2_deploy.checkpoint.tensor_file import StoredTensor, read_floats, require_finite
+from lfm2_deploy.checkpoint.tensor_file import (
+    StoredTensor,
+    identify_files,
+    read_floats,
+    require_finite,
+)
 from lfm2_deploy.config import Lfm2Config
 from lfm2_deploy.contracts import Checkpoint, FloatArray, Origin
 from lfm2_deploy.errors import CheckpointError
@@ -61,6 +66,13 @@ class LoraCheckpoint:
     def origin(self) -> Origin:
         """The base's, with the adapter's name."""
         return replace(self._base.origin, adapter=self._adapter.folder.resolve().name)
+
+    @property
+    def identity(self) -> str:
+        """The base's and the adapter's."""
+        pairs = self._adapter.pairs.values()
+        scales = sorted({(pair.a.name, pair.scale) for pair in pairs})
+        return f"{self._base.identity} + {identify_files({p.a.file for p in pairs})} {scales}"
 
     @property
     def side_files(self) -> Mapping[str, Path]:

@@ -57,6 +57,11 @@ class SyntheticCheckpoint:
     seed: int
     specs: Mapping[str, WeightSpec]
 
+    @property
+    def identity(self) -> str:
+        """Name and seed, from which all weights are made."""
+        return f"synthetic:{self.origin.name}@{self.seed}"
+
     def read(self, name: str) -> FloatArray:
         """One tensor, float32 in its canonical shape, newly allocated.
 

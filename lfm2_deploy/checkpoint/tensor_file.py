@@ -12,7 +12,7 @@ with the header's length, the header as JSON, then the data.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -173,3 +173,12 @@ def require_finite(values: FloatArray, what: str) -> None:
             f"{what} holds NaN or infinity in {bad} of {values.size} values; "
             "use a checkpoint whose weights are finite"
         )
+
+
+def identify_files(files: Iterable[Path]) -> str:
+    """Names, sizes and times of change of files, where symbolic links lead."""
+    lines = []
+    for file in sorted(file.resolve() for file in files):
+        status = file.stat()
+        lines.append(f"{file} {status.st_size} {status.st_mtime_ns}")
+    return "\n".join(lines)

@@ -12,7 +12,8 @@ import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +32,10 @@ _PLAIN_WIDTH = 160
 _DOWNLOAD = "download"
 # Steps on a large model are far apart, so their speed is taken over a long time.
 _SPEED_SECONDS = 300.0
+# Stages whose progress is counted in bytes.
+_IN_BYTES = {"writing weights", "hashing", "checking"}
+# Where there is no terminal, a long stage tells how far it is this often.
+_SECONDS_BETWEEN_LINES = 30.0
 # Stages too common to be worth a line in a log.
 _UNTOLD = {"starting", "loading"}
 _SCALES = ((1e9, "B"), (1e6, "M"), (1e3, "k"))
@@ -167,6 +172,7 @@ def show_progress() -> Iterator[Progress]:
         rich_progress.TextColumn("{task.description}", markup=False),
         rich_progress.BarColumn(bar_width=30),
         rich_progress.TaskProgressColumn(),
+        _SpeedColumn(),
         rich_progress.TimeElapsedColumn(),
         _TimeLeftColumn(),
         console=console,
@@ -175,6 +181,15 @@ def show_progress() -> Iterator[Progress]:
     )
     with bar:
         yield _Bar(bar)
+
+
+class _SpeedColumn(rich_progress.TransferSpeedColumn):
+    """`45.3 MB/s`; nothing where something else than bytes is counted."""
+
+    def render(self, task: rich_progress.Task) -> Text:
+        if task.speed is None or name_stage(task.description) not in _IN_BYTES:
+            return Text("")
+        return super().render(task)
 
 
 class _TimeLeftColumn(rich_progress.TimeRemainingColumn):
@@ -193,17 +208,35 @@ def name_stage(what: str) -> str:
 
 
 class _Lines:
-    """One line when a stage begins, for logs."""
+    """For logs: a line when a stage begins, and now and then how far a long one is."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._seen: set[str] = set()
+        self._clock = clock
+        self._stage = ""
+        self._began = self._told = (0.0, 0)
 
     def __call__(self, what: str, done: int, total: int) -> None:
-        stage = name_stage(what)
+        stage, now = name_stage(what), self._clock()
         finished = 0 < total <= done
         if stage not in self._seen | _UNTOLD and not finished:
             note(f"{stage} ...")
         self._seen.add(stage)
+        if stage != self._stage:
+            self._stage, self._began, self._told = stage, (now, done), (now, done)
+        elif total and not finished and now - self._told[0] >= _SECONDS_BETWEEN_LINES:
+            self._told = (now, done)
+            note(self._describe(stage, now, done, total))
+
+    def _describe(self, stage: str, now: float, done: int, total: int) -> str:
+        began, before = self._began
+        speed = (done - before) / (now - began)
+        parts = [f"{stage}: {done / total:.0%}"]
+        if stage in _IN_BYTES:
+            parts.append(f"{format_bytes(int(speed))}/s")
+        if speed > 0:
+            parts.append(f"{(total - done) / speed:.0f} s left")
+        return ", ".join(parts)
 
 
 class _Bar:

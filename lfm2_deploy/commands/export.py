@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -68,6 +70,9 @@ def export(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace a bundle that is already there.")
     ] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on where an interrupted export ended.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Make a bundle: one folder with all that running a model needs.
@@ -79,7 +84,7 @@ def export(
     """
     place = out or Path(_choose_name(model, adapter, target, precision))
     started = time.monotonic()
-    with show_progress() as progress:
+    with _tell_how_to_resume(place), show_progress() as progress:
         progress("starting", 0, 0)
         from lfm2_deploy import api
 
@@ -92,9 +97,23 @@ def export(
             revision=revision,
             adapter=adapter,
             overwrite=overwrite,
+            resume=resume,
             progress=progress,
         )
     _report(bundle, time.monotonic() - started, as_json)
+
+
+@contextmanager
+def _tell_how_to_resume(place: Path) -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        from lfm2_deploy.unfinished import find_unfinished
+
+        kept = find_unfinished(place)
+        if kept is not None:
+            note(f"stopped; the same command with --resume goes on (kept in {quote(kept)})")
+        raise
 
 
 def _choose_name(model: str, adapter: Path | None, target: str, precision: str) -> str:

@@ -16,12 +16,12 @@ from lfm2_deploy.bundle import (
     StoredTensor,
     open_bundle,
     seal,
-    writing_bundle,
 )
 from lfm2_deploy.config import parse_config
 from lfm2_deploy.contracts import Origin
 from lfm2_deploy.errors import BundleError
 from lfm2_deploy.states import list_states
+from lfm2_deploy.unfinished import writing_bundle
 
 CONFIG: Mapping[str, Any] = {
     "model_type": "lfm2",

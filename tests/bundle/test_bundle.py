@@ -19,10 +19,10 @@ from lfm2_deploy.bundle import (
     check_destination,
     open_bundle,
     seal,
-    writing_bundle,
 )
 from lfm2_deploy.config import parse_config
 from lfm2_deploy.errors import BundleError
+from lfm2_deploy.unfinished import writing_bundle
 
 from .made_up import CONFIG, FILES, MADE, contents, refuse, write
 
@@ -148,7 +148,7 @@ def test_failure_to_move_into_place_puts_the_old_bundle_back(
     before, move = contents(path.parent), os.replace
 
     def fail_for_the_new_one(source: Path, target: Path) -> None:
-        if ".partial-" in Path(source).name:
+        if Path(source).name.endswith(".partial"):
             raise OSError(28, "no room")
         move(source, target)
 
@@ -165,7 +165,7 @@ def test_interrupt_between_the_two_moves_puts_the_old_bundle_back(
     before, move = contents(path.parent), os.replace
 
     def interrupt_the_new_one(source: Path, target: Path) -> None:
-        if ".partial-" in Path(source).name:
+        if Path(source).name.endswith(".partial"):
             raise KeyboardInterrupt
         move(source, target)
 

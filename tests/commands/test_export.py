@@ -19,6 +19,7 @@ from exporters.quantize.plan import PRECISIONS
 from lfm2_deploy.commands.export import _choose_name
 from lfm2_deploy.commands.options import Precision
 from lfm2_deploy.demo import DEMO_MODEL
+from lfm2_deploy.unfinished import find_unfinished
 
 
 def test_export_prints_place_size_and_precision(
@@ -74,18 +75,21 @@ def test_impossible_context_leaves_nothing(run: Callable, fails: Callable, tmp_p
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="interrupts differ")
-def test_interrupt_is_quiet_and_leaves_nothing(program: Sequence[str], tmp_path: Path) -> None:
-    words = [*program, "export", "synthetic:LFM2.5-230M", str(tmp_path / "big")]
+def test_interrupt_tells_how_to_go_on(program: Sequence[str], tmp_path: Path) -> None:
+    place = tmp_path / "big"
+    words = [*program, "export", "synthetic:LFM2.5-230M", str(place)]
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         deadline = time.monotonic() + 60
-        while not any(tmp_path.glob(".big.partial-*")) and time.monotonic() < deadline:
+        while find_unfinished(place) is None and time.monotonic() < deadline:
             time.sleep(0.05)
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert out == b""
-    assert all(line.endswith(b" ...") for line in err.splitlines())
-    assert list(tmp_path.iterdir()) == []
+    *stages, last = err.decode().splitlines()
+    assert all(line.endswith(" ...") for line in stages)
+    assert "the same command with --resume goes on" in last
+    assert not place.exists()
 
 
 @pytest.mark.parametrize(

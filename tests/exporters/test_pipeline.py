@@ -67,6 +67,10 @@ class Watched:
     def origin(self) -> Origin:
         return self.base.origin
 
+    @property
+    def identity(self) -> str:
+        return self.base.identity
+
     def read(self, name: str) -> FloatArray:
         self.reads[name] += 1
         return self.reader(name)

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import shutil
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,10 +15,12 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
+from exporters.encoding import encode_here
+from exporters.journal import Journal
 from exporters.weight_book import Declared, Slot, WeightBook
 from exporters.writer import lay_out, refer_to_file, write_weights
-from lfm2_deploy.contracts import Checkpoint
-from lfm2_deploy.errors import CheckpointError, ExportError
+from lfm2_deploy.contracts import Checkpoint, Progress, ignore_progress
+from lfm2_deploy.errors import CheckpointError, DiskFullError, ExportError
 
 NORM = "model.layers.0.operator_norm.weight"
 CONV = "model.layers.0.conv.conv.weight"
@@ -30,9 +37,12 @@ def book() -> WeightBook:
     return WeightBook()
 
 
-def write(book: WeightBook, checkpoint: Checkpoint, path: Path) -> dict[str, int]:
+def write(
+    book: WeightBook, checkpoint: Checkpoint, path: Path, progress: Progress = ignore_progress
+) -> dict[str, int]:
     offsets = lay_out(book)
-    write_weights(book, offsets, checkpoint, path, lambda what, done, total: None)
+    journal = Journal(path.with_suffix(".jsonl"), "this export")
+    write_weights(book, offsets, encode_here(book.jobs, checkpoint), path, journal, progress)
     return offsets
 
 
@@ -118,24 +128,104 @@ def test_full_disk_is_seen_before_the_first_byte(
     book.declare(graph, "a", (1 << 30,))
     usage = SimpleNamespace(free=1 << 31)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
-    with pytest.raises(ExportError) as caught:
+    with pytest.raises(DiskFullError) as caught:
         write(book, checkpoint, tmp_path / "weights")
     assert "2.00 GiB free and the weights need 4.00 GiB" in str(caught.value)
-    assert not (tmp_path / "weights").exists()
+    assert list(tmp_path.iterdir()) == []
 
 
-def test_progress_counts_the_jobs(
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows limits no file's size")
+def test_disk_that_fills_up_in_the_middle_keeps_what_was_written(
+    book: WeightBook, graph: ir.Graph, checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    stack(book, graph, 3)
+    # Files that may not grow are the closest to a full disk that needs no rights.
+    with pytest.raises(DiskFullError, match=r"full .* go on with --resume"), _limited(1 << 13):
+        write(book, checkpoint, tmp_path / "weights")
+
+
+@contextmanager
+def _limited(size: int) -> Iterator[None]:
+    import resource
+
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, ignored)
+
+
+def stack(book: WeightBook, graph: ir.Graph, count: int) -> None:
+    """Jobs of 4 KiB that fill one initializer with 1, 2, 3, ..."""
+    book.declare(graph, "stack", (count, 1024))
+    for index in range(count):
+        value = np.full(1024, index + 1, np.float32)
+        book.fill([NORM], lambda w, value=value: [value], Slot("stack", index))
+
+
+def test_progress_counts_the_bytes(
     book: WeightBook, graph: ir.Graph, checkpoint: Checkpoint, tmp_path: Path
 ) -> None:
     seen: list[tuple[int, int]] = []
-    book.declare(graph, "stack", (3, 64))
-    for index in range(3):
-        book.fill([NORM], lambda w: [w], Slot("stack", index))
-    write_weights(
-        book,
-        lay_out(book),
-        checkpoint,
-        tmp_path / "weights",
-        lambda what, done, total: seen.append((done, total)),
-    )
-    assert seen == [(1, 3), (2, 3), (3, 3)]
+    stack(book, graph, 3)
+    write(book, checkpoint, tmp_path / "w", lambda what, done, total: seen.append((done, total)))
+    assert seen == [(0, 12288), (4096, 12288), (8192, 12288), (12288, 12288)]
+
+
+def test_interrupted_writing_goes_on_where_it_was(
+    book: WeightBook, graph: ir.Graph, checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    stack(book, graph, 8)
+    weights, ran = tmp_path / "weights", []
+
+    def interrupt(what: str, done: int, total: int) -> None:
+        if done == 3 * 4096:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write(book, checkpoint, weights, interrupt)
+    for number, job in enumerate(book.jobs):
+        encode = job.encode
+        book.jobs[number] = replace(
+            job, encode=lambda w, n=number, encode=encode: (ran.append(n), encode(w))[1]
+        )
+    write(book, checkpoint, weights)
+    assert len(ran) == 5
+    written = np.fromfile(weights, np.float32).reshape(8, 1024)
+    np.testing.assert_array_equal(written, np.arange(1, 9)[:, None].repeat(1024, 1))
+
+
+def test_weights_without_a_journal_of_theirs_are_written_anew(
+    book: WeightBook, graph: ir.Graph, checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    stack(book, graph, 2)
+    weights = tmp_path / "weights"
+    weights.write_bytes(bytes(8192))
+    with Journal(tmp_path / "weights.jsonl", "another export") as other:
+        other.begin(frozenset({0, 1}))
+    write(book, checkpoint, weights)
+    assert np.fromfile(weights, np.float32)[[0, -1]].tolist() == [1, 2]
+
+
+def test_journal_says_only_what_was_forced_to_the_disk(tmp_path: Path) -> None:
+    file, synced = tmp_path / "journal", []
+    with Journal(file, "x") as journal:
+        journal.begin(frozenset())
+        journal.add(4, lambda: synced.append(4))
+        assert Journal(file, "x").read() == frozenset()
+        journal.sync(lambda: synced.append("end"))
+    assert synced == ["end"]
+    assert Journal(file, "x").read() == {4}
+    assert Journal(file, "y").read() is None
+
+
+@pytest.mark.parametrize("cut", ["[5, 6", "[5, 6]", "5, 6]\n", "null\n", '["a"]\n'])
+def test_last_line_of_a_journal_that_was_cut_short_is_not_believed(
+    tmp_path: Path, cut: str
+) -> None:
+    file = tmp_path / "journal"
+    file.write_text('{"fingerprint": "x"}\n[1]\n' + cut)
+    assert Journal(file, "x").read() == {1}

@@ -1,0 +1,101 @@
+"""Which weight jobs of an unfinished export are done, so that it can go on.
+
+Enters: numbers of finished jobs. Leaves: after an interruption, the same numbers. A line
+is written only once the bytes it speaks of are on the disk, so what it says holds after
+Ctrl-C, a kill and a power cut. Knows nothing of what the jobs are.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import IO
+
+# Bytes are forced to the disk this often; what was done since then is done again.
+_SECONDS = 5.0
+
+
+class Journal:
+    """The finished jobs of one export, appended to a file.
+
+    Args:
+        file: where it is kept.
+        fingerprint: of all that determines the export's bytes.
+    """
+
+    def __init__(self, file: Path, fingerprint: str) -> None:
+        self._file, self._fingerprint = file, fingerprint
+        self._pending: list[int] = []
+        self._synced = time.monotonic()
+        self._stream: IO[str] | None = None
+
+    def read(self) -> frozenset[int] | None:
+        """Numbers of finished jobs; None where the journal is of another export, or none."""
+        try:
+            lines = self._file.read_text(encoding="ascii", errors="replace").split("\n")
+            if json.loads(lines[0]) != {"fingerprint": self._fingerprint}:
+                return None
+        except (OSError, ValueError):
+            return None
+        # The last piece ends without a newline: empty, or a line that was cut short.
+        return frozenset(job for line in lines[1:-1] for job in _parse_line(line))
+
+    def begin(self, done: frozenset[int]) -> None:
+        """Start writing, with what is done already."""
+        self._stream = self._file.open("w", encoding="ascii", newline="\n")
+        self._write({"fingerprint": self._fingerprint})
+        self._pending = sorted(done)
+        self._flush()
+
+    def add(self, job: int, sync: Callable[[], None]) -> None:
+        """Note a finished job, now or with some later ones.
+
+        Args:
+            job: its number.
+            sync: forces everything written so far to the disk.
+        """
+        self._pending.append(job)
+        if time.monotonic() - self._synced >= _SECONDS:
+            self.sync(sync)
+
+    def sync(self, sync: Callable[[], None]) -> None:
+        """Note every finished job now."""
+        sync()
+        self._flush()
+        self._synced = time.monotonic()
+
+    def _flush(self) -> None:
+        if self._pending:
+            self._write(self._pending)
+            self._pending = []
+        assert self._stream is not None
+        self._stream.flush()
+        os.fsync(self._stream.fileno())
+
+    def _write(self, line: object) -> None:
+        assert self._stream is not None
+        self._stream.write(json.dumps(line) + "\n")
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._stream is not None:
+            self._stream.close()
+
+
+def _parse_line(line: str) -> list[int]:
+    try:
+        jobs = json.loads(line)
+    except ValueError:
+        return []
+    return [job for job in jobs if isinstance(job, int)] if isinstance(jobs, list) else []

@@ -1,0 +1,159 @@
+"""A bundle while it is written: beside its place, and renamed when whole.
+
+    .NAME.partial/        the bundle so far
+    .NAME.partial.jsonl   what is done of it; with that, an interrupted export can go on
+    .NAME.partial.lock    held by the process that writes
+
+One process at a time writes to a place; one that was killed holds no lock.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from lfm2_deploy.bundle import MANIFEST, check_destination
+from lfm2_deploy.errors import BundleError, DiskFullError, ResumeError
+
+# After these an export can go on where it was; others would come again.
+_RESUMABLE = (KeyboardInterrupt, DiskFullError, ResumeError, BundleError, OSError)
+
+
+@contextmanager
+def writing_bundle(path: Path, overwrite: bool, resume: bool = False) -> Iterator[Path]:
+    """A scratch folder that becomes the bundle `path` when the block ends well.
+
+    The block must call `seal` on the folder. When it fails, `path` is as it was. The
+    scratch folder is removed then, unless it has a journal and the failure was no fault of
+    what is written: an interruption, a full disk, a place that is taken.
+
+    Args:
+        path: the folder to make.
+        overwrite: replace a bundle that is already there.
+        resume: begin with what an interrupted block left, if anything.
+
+    Raises:
+        BundleError: something is at `path` that may not be replaced, or another process
+            is writing there.
+    """
+    check_destination(path, overwrite)
+    path = path.resolve()
+    with _claim(path):
+        scratch = _make_scratch(path, resume)
+        try:
+            yield scratch
+            if not (scratch / MANIFEST).is_file():
+                raise BundleError(f"{path} was not finished; nothing was kept")
+            check_destination(path, overwrite)  # an export is long, and somebody may have come
+            _move_into_place(scratch, path)
+            journal_of(scratch).unlink(missing_ok=True)
+        except _RESUMABLE:
+            if not journal_of(scratch).is_file():
+                _remove(scratch)
+            raise
+        except BaseException:
+            _remove(scratch)
+            raise
+
+
+def journal_of(scratch: Path) -> Path:
+    """Where the journal of a scratch folder is kept: beside it, as it is no part of the bundle."""
+    return scratch.with_name(f"{scratch.name}.jsonl")
+
+
+def find_unfinished(path: Path) -> Path | None:
+    """The scratch folder of an interrupted export to `path`, if one can be resumed."""
+    scratch = _name_scratch(path.resolve())
+    return scratch if scratch.is_dir() and journal_of(scratch).is_file() else None
+
+
+def _remove(scratch: Path) -> None:
+    shutil.rmtree(scratch, ignore_errors=True)
+    journal_of(scratch).unlink(missing_ok=True)
+
+
+def _name_scratch(path: Path) -> Path:
+    return path.parent / f".{path.name}.partial"
+
+
+@contextmanager
+def _claim(path: Path) -> Iterator[None]:
+    """Keep other processes from writing to the same place."""
+    scratch = _name_scratch(path)
+    lock = FileLock(f"{scratch}.lock")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise BundleError(
+            f"another process is writing {path}: wait until it ends, or choose another folder"
+        ) from error
+    except OSError as error:
+        raise BundleError(_explain_unwritable(path, error)) from error
+    try:
+        yield
+    finally:
+        lock.release()
+        Path(lock.lock_file).unlink(missing_ok=True)
+
+
+def _make_scratch(path: Path, resume: bool) -> Path:
+    scratch = _name_scratch(path)
+    try:
+        if not (resume and scratch.is_dir()):
+            journal_of(scratch).unlink(missing_ok=True)
+            if scratch.exists():
+                shutil.rmtree(scratch)
+        scratch.mkdir(exist_ok=True)
+    except OSError as error:
+        raise BundleError(_explain_unwritable(path, error)) from error
+    return scratch
+
+
+def _explain_unwritable(path: Path, error: OSError) -> str:
+    return (
+        f"nothing can be written in {path.parent} ({error.strerror or error}); "
+        "choose another folder"
+    )
+
+
+def _move_into_place(scratch: Path, path: Path) -> None:
+    retired = None
+    try:
+        if path.exists():
+            retired = Path(tempfile.mkdtemp(prefix=f".{path.name}.old-", dir=path.parent))
+            os.replace(path, retired / path.name)
+        os.replace(scratch, path)
+    except OSError as error:
+        _put_back(retired, path, scratch)
+        raise BundleError(
+            f"{path} could not be replaced ({error.strerror or error}) and is as it was; "
+            "close the programs that use it and try again"
+        ) from error
+    except BaseException:
+        _put_back(retired, path, scratch)
+        raise
+    if retired is not None:
+        shutil.rmtree(retired, ignore_errors=True)
+
+
+def _put_back(retired: Path | None, path: Path, scratch: Path) -> None:
+    """Undo the first half of a replacement; what cannot be put back is never deleted."""
+    if retired is None:
+        return
+    old = retired / path.name
+    if old.exists() and scratch.exists():
+        try:
+            os.replace(old, path)
+        except OSError as error:
+            raise BundleError(
+                f"{path} could not be put back ({error.strerror or error}); "
+                f"it is whole in {old}: move it from there"
+            ) from error
+    shutil.rmtree(retired, ignore_errors=True)
