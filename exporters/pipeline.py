@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -16,7 +16,7 @@ import numpy as np
 import onnx_ir as ir
 
 from exporters.draft import SEMANTIC, Draft
-from exporters.encoding import encode_here
+from exporters.encoding import EncodeJobs, encode_here
 from exporters.genai_config import make_genai_config
 from exporters.journal import Journal
 from exporters.quantize.plan import Precision, TensorPlan, plan_tensors
@@ -130,7 +130,11 @@ def _finish(draft: Draft, target: Target) -> None:
 
 
 def export_checkpoint(
-    checkpoint: Checkpoint, out: Path, options: ExportOptions, progress: Progress
+    checkpoint: Checkpoint,
+    out: Path,
+    options: ExportOptions,
+    progress: Progress,
+    choose_encoder: Callable[[WeightBook], EncodeJobs] | None = None,
 ) -> Bundle:
     """Write a bundle.
 
@@ -139,6 +143,7 @@ def export_checkpoint(
         out: the folder to make.
         options: what to make.
         progress: told of each step.
+        choose_encoder: gives what runs the weight jobs; this machine's cores when None.
 
     Raises:
         ExportError, CheckpointError, BundleError: nothing is left at `out`.
@@ -160,7 +165,10 @@ def export_checkpoint(
         journal = _open_journal(folder, checkpoint, manifest, graph, options.resume)
         (folder / GRAPH).write_bytes(graph)
         _write_side_files(checkpoint, draft, folder)
-        encode = encode_here(draft.book.jobs, checkpoint)
+        if choose_encoder is None:
+            encode = encode_here(draft.book.jobs, checkpoint)
+        else:
+            encode = choose_encoder(draft.book)
         write_weights(draft.book, offsets, encode, folder / WEIGHTS, journal, progress)
         seal(folder, manifest, progress)
     return open_bundle(out)

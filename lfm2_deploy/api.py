@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,7 +15,14 @@ from lfm2_deploy.errors import BundleError
 from lfm2_deploy.generate import LanguageModel
 from lfm2_deploy.json_file import read_json_object
 from lfm2_deploy.options import GenerationOptions
-from lfm2_deploy.registry import EXPORT_OPTIONS, EXPORTER, find_runtime, find_target
+from lfm2_deploy.registry import (
+    CLUSTER,
+    CLUSTER_RECIPE,
+    EXPORT_OPTIONS,
+    EXPORTER,
+    find_runtime,
+    find_target,
+)
 from lfm2_deploy.tokenizer import Tokenizer
 
 
@@ -29,6 +37,7 @@ def export(
     adapter: str | Path | None = None,
     overwrite: bool = False,
     resume: bool = False,
+    cluster: str | None = None,
     progress: Progress = ignore_progress,
 ) -> Bundle:
     """Make a bundle from a checkpoint.
@@ -45,6 +54,8 @@ def export(
         overwrite: replace a bundle that is already at `out`.
         resume: go on where an interrupted export of the same model to `out` ended, if one
             did; the bundle is the same, byte for byte.
+        cluster: encode weights on a Ray cluster: "local", or an address as `ray.init` takes
+            it. A folder must be reachable under the same path on every node.
         progress: told of each step.
 
     Raises:
@@ -58,8 +69,23 @@ def export(
     check_destination(Path(out), overwrite)
     checkpoint = open_checkpoint(model, revision=revision, adapter=adapter, progress=progress)
     _check_text_files(checkpoint)
-    bundle: Bundle = EXPORTER.load()(checkpoint, Path(out), options, progress)
+    encoder = None
+    if cluster is not None:
+        recipe = CLUSTER_RECIPE.load()(
+            _make_absolute(model), revision, _make_absolute(adapter), target, precision,
+            context_length,
+        )  # fmt: skip
+        encoder = CLUSTER.load()(cluster, recipe)
+    bundle: Bundle = EXPORTER.load()(checkpoint, Path(out), options, progress, encoder)
     return bundle
+
+
+def _make_absolute(place: str | Path | None) -> str | None:
+    """A folder's full path, as other processes have other working folders."""
+    if place is None:
+        return None
+    folder = Path(os.path.expanduser(place))
+    return str(folder.resolve()) if folder.exists() else str(place)
 
 
 def _check_text_files(checkpoint: Checkpoint) -> None:

@@ -21,7 +21,7 @@ from packaging.version import InvalidVersion, Version
 from lfm2_deploy.errors import RuntimeUnavailableError
 
 _PACKAGE = "lfm2-deploy"
-_EXTRAS = ("", "export")
+_EXTRAS = ("", "export", "ray")
 # An import error in one of these is a bug of ours, not a broken installation.
 _OWN = {"lfm2_deploy", "exporters", "runtimes"}
 
@@ -122,6 +122,7 @@ def _compare_version(requirement: Requirement) -> str | None:
 
 _RUN = "pip install lfm2-deploy"
 _EXPORT = "pip install 'lfm2-deploy[export]' (in a clone: '.[export]')"
+_RAY = "pip install 'lfm2-deploy[export,ray]' (in a clone: '.[export,ray]')"
 _TRACING = ("torch", "onnx", "onnx_ir", "onnxscript")
 
 RUNTIMES: Mapping[str, Entry] = {
@@ -133,6 +134,12 @@ RUNTIMES: Mapping[str, Entry] = {
 TARGETS: Mapping[str, Entry] = {
     "cpu": Entry("exporters.targets.cpu", "CPU", _TRACING, _EXPORT, "export for ONNX Runtime CPU"),
 }
+CLUSTER = Entry(
+    "exporters.cluster", "use_cluster", (*_TRACING, "ray"), _RAY, "exporting on a cluster"
+)
+CLUSTER_RECIPE = Entry(
+    "exporters.cluster", "Recipe", (*_TRACING, "ray"), _RAY, "exporting on a cluster"
+)
 EXPORTER = Entry("exporters.pipeline", "export_checkpoint", _TRACING, _EXPORT, "exporting")
 EXPORT_OPTIONS = Entry("exporters.pipeline", "ExportOptions", _TRACING, _EXPORT, "exporting")
 

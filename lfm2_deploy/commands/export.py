@@ -73,6 +73,14 @@ def export(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on where an interrupted export ended.")
     ] = False,
+    cluster: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Encode weights on a Ray cluster, such as auto or ray://head:10001; "
+            "local for one on this machine.",
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Make a bundle: one folder with all that running a model needs.
@@ -98,6 +106,7 @@ def export(
             adapter=adapter,
             overwrite=overwrite,
             resume=resume,
+            cluster=cluster,
             progress=progress,
         )
     _report(bundle, time.monotonic() - started, as_json)
