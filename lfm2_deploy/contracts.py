@@ -83,15 +83,17 @@ class Capabilities:
 
     Args:
         appends_many: several tokens can be appended to a state that is not empty.
-        rewinds: snapshot and restore are exact.
+        rewinds: marks and snapshots can be gone back to, exactly.
         max_batch_size: most rows in one session; 0 means no limit.
         scores_all: logits of every position can be asked for.
+        max_proposal: most tokens of a row in one proposal; 0 where none can be made.
     """
 
     appends_many: bool
     rewinds: bool
     max_batch_size: int
     scores_all: bool
+    max_proposal: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +115,41 @@ class Snapshot(Protocol):
     @property
     def size_bytes(self) -> int:
         """Memory it holds."""
+
+
+@dataclass(frozen=True, slots=True)
+class NamedStates:
+    """A `Snapshot` of one row that any session of the same bundle can take over.
+
+    Args:
+        lengths: tokens in the row.
+        arrays: state input name -> array of one row; keys and values cut to the length.
+    """
+
+    lengths: tuple[int, ...]
+    arrays: Mapping[str, FloatArray]
+
+    @property
+    def size_bytes(self) -> int:
+        """Memory it holds."""
+        return sum(array.nbytes for array in self.arrays.values())
+
+
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
+class Mark:
+    """A place in a session that can be gone back to, while what lies before it stays.
+
+    Keys and values are only ever appended, so a mark holds conv states and no more.
+
+    Args:
+        lengths: tokens in each row there.
+        states: the session's own.
+        size_bytes: memory it holds.
+    """
+
+    lengths: tuple[int, ...]
+    states: Any
+    size_bytes: int
 
 
 class Session(Protocol):
@@ -162,14 +199,46 @@ class Session(Protocol):
             GenerationError, ContextOverflowError: as `prefill`.
         """
 
-    def reset(self) -> None:
-        """Empty every row."""
+    def propose(self, rows: Sequence[Sequence[int]]) -> list[FloatArray]:
+        """As `score`, but what is appended may be taken back: `accept` must follow.
 
-    def snapshot(self) -> Snapshot:
-        """Copy the states."""
+        Args:
+            rows: B lists of at most `Capabilities.max_proposal` ids.
+
+        Raises:
+            GenerationError: too many at once, or the last proposal was not accepted yet.
+            ContextOverflowError: as `prefill`.
+        """
+
+    def accept(self, counts: Sequence[int]) -> None:
+        """Keep of a proposal the first `counts[b]` tokens of each row, as if no more had come.
+
+        Raises:
+            GenerationError: there is no proposal, or it is shorter.
+        """
+
+    def reset(self) -> None:
+        """Empty every row; marks are void."""
+
+    def mark(self) -> Mark:
+        """Note this place; cheap, and cheaper than a snapshot."""
+
+    def rewind(self, mark: Mark) -> None:
+        """Go back to a place, exactly; marks further on are void.
+
+        Raises:
+            GenerationError: it is of another session, or void.
+        """
+
+    def snapshot(self, mark: Mark | None = None) -> Snapshot:
+        """Copy the states, of now or of a marked place.
+
+        Raises:
+            GenerationError: the mark is of another session, or void.
+        """
 
     def restore(self, snapshot: Snapshot) -> None:
-        """Put back a snapshot of this session, exactly.
+        """Put back a snapshot of this session, exactly; marks are void.
 
         Raises:
             GenerationError: it is of another session.

@@ -66,3 +66,32 @@ def check_some_tokens(rows: Sequence[Sequence[int]]) -> None:
     """
     if not any(len(row) for row in rows):
         raise GenerationError("there is no token to append; give at least one row some")
+
+
+def check_proposal(rows: Sequence[Sequence[int]], most: int) -> None:
+    """Refuse more tokens than can be taken back, and none.
+
+    Raises:
+        GenerationError: a row is longer than `most`, or every row is empty.
+    """
+    longest = max(map(len, rows), default=0)
+    if longest > most:
+        raise GenerationError(
+            f"{longest} tokens were proposed and this runtime can take back {most} at most; "
+            "propose fewer, or append them for good"
+        )
+    check_some_tokens(rows)
+
+
+def check_counts(counts: Sequence[int], proposed: Sequence[int]) -> None:
+    """Refuse to accept what was not proposed.
+
+    Raises:
+        GenerationError: another number of rows, or more tokens than a row was given.
+    """
+    if len(counts) != len(proposed) or any(
+        not 0 <= count <= given for count, given in zip(counts, proposed, strict=True)
+    ):
+        raise GenerationError(
+            f"{list(counts)} tokens cannot be accepted of a proposal of {list(proposed)}"
+        )

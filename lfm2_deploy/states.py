@@ -39,6 +39,15 @@ class StateSpec:
     shape: tuple[int | str, ...]
     dtype: str
 
+    @property
+    def window(self) -> str:
+        """Of a conv state, the graph output from which it can be cut at any new token.
+
+        float32 [B, L-1+S, H]: the past state and the S new columns of `B*x`, channels last.
+        A graph may lack it; then tokens once appended cannot be taken back.
+        """
+        return f"window.{self.layer}.conv"
+
     def concrete_shape(self, batch_size: int, capacity: int) -> tuple[int, ...]:
         """The shape with its symbolic dimensions filled in."""
         sizes: Mapping[str, int] = {BATCH: batch_size, CAPACITY: capacity}

@@ -13,14 +13,23 @@ from dataclasses import dataclass
 import numpy as np
 
 from lfm2_deploy.config import Lfm2Config, parse_config
-from lfm2_deploy.contracts import Capabilities, FloatArray, RuntimeInfo, Snapshot
+from lfm2_deploy.contracts import Capabilities, FloatArray, Mark, RuntimeInfo, Snapshot
 from lfm2_deploy.errors import ContextOverflowError, GenerationError
-from lfm2_deploy.session_checks import check_rows, check_session, check_some_tokens
+from lfm2_deploy.session_checks import (
+    check_counts,
+    check_proposal,
+    check_rows,
+    check_session,
+    check_some_tokens,
+)
+from runtimes.marks import Marks
 
 # The tokens of a row so far -> [V] logits of the next.
 NextLogits = Callable[[Sequence[int]], FloatArray]
 
-ALL_CAPABILITIES = Capabilities(appends_many=True, rewinds=True, max_batch_size=0, scores_all=True)
+ALL_CAPABILITIES = Capabilities(
+    appends_many=True, rewinds=True, max_batch_size=0, scores_all=True, max_proposal=16
+)
 
 
 def hash_logits(vocab_size: int, scale: float = 3.0) -> NextLogits:
@@ -96,6 +105,8 @@ class FakeSession:
         self._rows: list[list[int]] = [[] for _ in range(batch_size)]
         self._capacity = capacity
         self.calls: list[tuple[str, object]] = []
+        self._marks = Marks()
+        self._proposal: tuple[tuple[int, ...], tuple[int, ...]] | None = None
 
     @property
     def batch_size(self) -> int:
@@ -135,15 +146,57 @@ class FakeSession:
         self._require(self._capabilities.scores_all, "score every position")
         return self._append(rows)
 
+    def propose(self, rows: Sequence[Sequence[int]]) -> list[FloatArray]:
+        """See `contracts.Session.propose`."""
+        self.calls.append(("propose", [list(row) for row in rows]))
+        check_proposal(rows, self._capabilities.max_proposal)
+        before = self.lengths
+        logits = self._append(rows)
+        self._proposal = before, tuple(len(row) for row in rows)
+        return logits
+
+    def accept(self, counts: Sequence[int]) -> None:
+        """See `contracts.Session.accept`."""
+        self.calls.append(("accept", list(counts)))
+        if self._proposal is None:
+            raise GenerationError("there is no proposal to accept: propose tokens first")
+        before, proposed = self._proposal
+        check_counts(counts, proposed)
+        self._proposal = None
+        for row, held, count in zip(self._rows, before, counts, strict=True):
+            del row[held + count :]
+
     def reset(self) -> None:
         """See `contracts.Session.reset`."""
         self.calls.append(("reset", None))
+        self._forget()
         self._rows = [[] for _ in self._rows]
 
-    def snapshot(self) -> FakeSnapshot:
+    def mark(self) -> Mark:
+        """See `contracts.Session.mark`."""
+        self._require(self._capabilities.rewinds, "set marks")
+        self._check_settled()
+        return self._marks.add(Mark(self.lengths, None, 0))
+
+    def rewind(self, mark: Mark) -> None:
+        """See `contracts.Session.rewind`."""
+        self.calls.append(("rewind", mark.lengths))
+        self._marks.check(mark)
+        self._proposal = None
+        for row, length in zip(self._rows, mark.lengths, strict=True):
+            del row[length:]
+        self._marks.cut(mark.lengths)
+
+    def snapshot(self, mark: Mark | None = None) -> FakeSnapshot:
         """See `contracts.Session.snapshot`."""
         self._require(self._capabilities.rewinds, "take snapshots")
-        return FakeSnapshot(tuple(tuple(row) for row in self._rows))
+        if mark is None:
+            self._check_settled()
+        else:
+            self._marks.check(mark)
+        lengths = self.lengths if mark is None else mark.lengths
+        rows = zip(self._rows, lengths, strict=True)
+        return FakeSnapshot(tuple(tuple(row[:length]) for row, length in rows))
 
     def restore(self, snapshot: Snapshot) -> None:
         """See `contracts.Session.restore`."""
@@ -158,7 +211,16 @@ class FakeSession:
                 f"the snapshot holds {max(snapshot.lengths)} tokens, more than this session's "
                 f"capacity of {self._capacity}: restore the session it was taken of"
             )
+        self._forget()
         self._rows = [list(history) for history in snapshot.histories]
+
+    def _forget(self) -> None:
+        self._marks.clear()
+        self._proposal = None
+
+    def _check_settled(self) -> None:
+        if self._proposal is not None:
+            raise GenerationError("the last proposal was not accepted: call accept first")
 
     @property
     def _capabilities(self) -> Capabilities:
@@ -180,6 +242,7 @@ class FakeSession:
 
     def _check(self, rows: Sequence[Sequence[int]]) -> None:
         self._runtime.check_open()
+        self._check_settled()
         check_rows(rows, self.lengths, self._capacity, self._runtime.config.vocab_size)
 
     def _unused(self) -> FloatArray:

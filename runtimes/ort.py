@@ -8,7 +8,7 @@ one for prompts, and one for single tokens in which only the mask is bound anew.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,21 +18,38 @@ from numpy.typing import NDArray
 
 from lfm2_deploy.bundle import Bundle
 from lfm2_deploy.config import Lfm2Config
-from lfm2_deploy.contracts import Capabilities, FloatArray, RuntimeInfo, Session, Snapshot
+from lfm2_deploy.contracts import (
+    Capabilities,
+    FloatArray,
+    Mark,
+    NamedStates,
+    RuntimeInfo,
+    Session,
+    Snapshot,
+)
 from lfm2_deploy.errors import (
     BundleError,
     ContextOverflowError,
     GenerationError,
     RuntimeUnavailableError,
 )
-from lfm2_deploy.session_checks import check_rows, check_session, check_some_tokens
+from lfm2_deploy.session_checks import (
+    check_counts,
+    check_proposal,
+    check_rows,
+    check_session,
+    check_some_tokens,
+)
 from lfm2_deploy.states import StateSpec
+from runtimes.marks import Marks
 from runtimes.separate_rows import SeparateRows
 
 PROVIDER = "CPUExecutionProvider"
 # Prompts are appended in pieces of this many tokens, which bounds activations' memory.
 PREFILL_CHUNK = 512
 PADDING = -1
+# More would rarely all be accepted, and each number of tokens keeps buffers of its own.
+MAX_PROPOSAL = 16
 
 IntArray = NDArray[np.int64]
 
@@ -63,8 +80,9 @@ class OrtRuntime:
         self.config: Lfm2Config = bundle.config
         self.context_length: int = bundle.manifest.context_length
         self.states: tuple[StateSpec, ...] = bundle.manifest.states
-        self.info = RuntimeInfo("ort", "cpu", Capabilities(True, True, 0, True))
         self._session: ort.InferenceSession | None = _create_session(bundle, threads)
+        proposal = MAX_PROPOSAL if self._gives_windows() else 0
+        self.info = RuntimeInfo("ort", "cpu", Capabilities(True, True, 0, True, proposal))
         self._agreement: dict[int, bool] = {}
 
     @property
@@ -85,9 +103,14 @@ class OrtRuntime:
             return OrtSession(self, batch_size, capacity)
         return self._open_apart(batch_size, capacity)
 
+    def _gives_windows(self) -> bool:
+        """Whether the graph has what `propose` needs; bundles made before 0.2 do not."""
+        outputs = {output.name for output in self.session.get_outputs()}
+        return {spec.window for spec in self.states if spec.kind == "conv"} <= outputs
+
     def _open_apart(self, batch_size: int, capacity: int) -> SeparateRows:
         rows = [OrtSession(self, 1, capacity) for _ in range(batch_size)]
-        return SeparateRows(rows, self.config.vocab_size)
+        return SeparateRows(rows, self.config.vocab_size, self.info.capabilities.max_proposal)
 
     def _rows_agree(self, batch_size: int) -> bool:
         """Whether rows of such a batch come out bit for bit as they do alone.
@@ -137,16 +160,12 @@ def _create_session(bundle: Bundle, threads: int | None) -> ort.InferenceSession
 
 
 @dataclass(frozen=True, slots=True)
-class OrtSnapshot:
-    """Copies of one session's states, cut to the longest row."""
+class Proposal:
+    """Tokens appended on trial: lengths before, counts [B], and the windows of conv states."""
 
-    lengths: tuple[int, ...]
-    arrays: tuple[FloatArray, ...]
-
-    @property
-    def size_bytes(self) -> int:
-        """Memory it holds."""
-        return sum(a.nbytes for a in self.arrays)
+    before: IntArray
+    new: IntArray
+    windows: list[FloatArray]
 
 
 class OrtSession:
@@ -165,6 +184,9 @@ class OrtSession:
         self._turn = 0
         self._bindings = [self._bind(turn) for turn in (0, 1)]
         self._decoding = [self._bind_single(turn) for turn in (0, 1)]
+        self._proposing: dict[tuple[int, int], tuple[ort.IOBinding, list[FloatArray]]] = {}
+        self._marks = Marks()
+        self._proposal: Proposal | None = None
 
     @property
     def lengths(self) -> tuple[int, ...]:
@@ -199,48 +221,108 @@ class OrtSession:
                 parts[row].append(logits[row, logits.shape[1] - count :].copy())
         return [np.concatenate(part) for part in parts]
 
+    def propose(self, rows: Sequence[Sequence[int]]) -> list[FloatArray]:
+        """Append what may be taken back; see `contracts.Session.propose`."""
+        check_proposal(rows, self._runtime.info.capabilities.max_proposal)
+        (((_, ids, new),)) = self._pieces(rows)
+        before = self._lengths
+        binding, windows = self._bind_windows(ids.shape[1])
+        logits = self._run(ids, new, ids.shape[1], binding)
+        self._proposal = Proposal(before, new, windows)
+        # Each row's last positions; earlier ones repeat its first.
+        width = logits.shape[1]
+        return [logits[row, width - count :] for row, count in enumerate(new.tolist())]
+
+    def accept(self, counts: Sequence[int]) -> None:
+        """Keep the first of them; see `contracts.Session.accept`."""
+        proposal = self._proposal
+        if proposal is None:
+            raise GenerationError("there is no proposal to accept; propose tokens first")
+        check_counts(counts, proposal.new.tolist())
+        width = self._runtime.config.conv_state_width
+        # The call wrote states as if all had been kept; where that is so, they stay.
+        for state, window in zip(self._conv[self._turn], proposal.windows, strict=True):
+            for row, count in enumerate(counts):
+                if count < proposal.new[row]:
+                    state[row] = window[row, count : count + width].T
+        self._lengths = proposal.before + np.asarray(counts, np.int64)
+        self._proposal = None
+
     def reset(self) -> None:
         """Empty every row."""
-        self._lengths[:] = 0
+        self._forget()
+        self._lengths = np.zeros_like(self._lengths)
         # Key/value rows past a row's length are never read, so only conv states are cleared.
         for array in self._conv[self._turn]:
             array[:] = 0
 
-    def snapshot(self) -> OrtSnapshot:
-        """Copy the states."""
-        longest = int(self._lengths.max())
-        kv = [array[:, :, :longest].copy() for array in self._kv]
+    def mark(self) -> Mark:
+        """Note this place; see `contracts.Session.mark`."""
+        self._check_settled()
         conv = [array.copy() for array in self._conv[self._turn]]
-        return OrtSnapshot(self.lengths, (*kv, *conv))
+        return self._marks.add(Mark(self.lengths, conv, sum(array.nbytes for array in conv)))
+
+    def rewind(self, mark: Mark) -> None:
+        """Go back to a place; see `contracts.Session.rewind`."""
+        self._marks.check(mark)
+        self._proposal = None
+        for array, saved in zip(self._conv[self._turn], mark.states, strict=True):
+            array[:] = saved
+        self._lengths = np.array(mark.lengths, np.int64)
+        self._marks.cut(mark.lengths)
+
+    def snapshot(self, mark: Mark | None = None) -> NamedStates:
+        """Copy the states; see `contracts.Session.snapshot`."""
+        if mark is None:
+            self._check_settled()
+            lengths, conv = self.lengths, self._conv[self._turn]
+        else:
+            self._marks.check(mark)
+            lengths, conv = mark.lengths, mark.states
+        kv = (array[:, :, : max(lengths)] for array in self._kv)
+        return NamedStates(lengths, {s.input: a.copy() for s, a in self._name(kv, conv)})
 
     def restore(self, snapshot: Snapshot) -> None:
         """Put back a snapshot of this session, exactly."""
-        if not isinstance(snapshot, OrtSnapshot) or not self._fits(snapshot):
+        if not isinstance(snapshot, NamedStates) or not self._fits(snapshot):
             raise GenerationError("this snapshot is of another session; restore it there")
         longest = max(snapshot.lengths)
         if longest > self.capacity:
             raise ContextOverflowError(
                 f"the snapshot holds {longest} tokens, this session's capacity is {self.capacity}"
             )
-        for array, saved in zip(self._kv, snapshot.arrays, strict=False):
-            array[:, :, :longest] = saved
-        for array, saved in zip(
-            self._conv[self._turn], snapshot.arrays[len(self._kv) :], strict=True
-        ):
-            array[:] = saved
-        self._lengths[:] = snapshot.lengths
+        self._forget()
+        for spec, array in self._name(self._kv, self._conv[self._turn]):
+            if spec.kind == "conv":
+                array[:] = snapshot.arrays[spec.input]
+            else:
+                array[:, :, :longest] = snapshot.arrays[spec.input]
+        self._lengths = np.array(snapshot.lengths, np.int64)
 
-    def _fits(self, snapshot: OrtSnapshot) -> bool:
+    def _fits(self, snapshot: NamedStates) -> bool:
         """Whether a snapshot has this session's rows and this model's states."""
-        own = [*self._kv, *self._conv[self._turn]]
-        if len(snapshot.lengths) != self.batch_size or len(snapshot.arrays) != len(own):
+        states = self._runtime.states
+        if len(snapshot.lengths) != self.batch_size:
             return False
-        # All but the length of keys and values, which may differ.
-        kept = [(0, 1, 3)] * len(self._kv) + [(0, 1, 2)] * (len(own) - len(self._kv))
-        return all(
-            [saved.shape[axis] for axis in axes] == [array.shape[axis] for axis in axes]
-            for saved, array, axes in zip(snapshot.arrays, own, kept, strict=True)
-        )
+        longest = max(snapshot.lengths)
+        shapes = {s.input: s.concrete_shape(self.batch_size, longest) for s in states}
+        return shapes == {name: array.shape for name, array in snapshot.arrays.items()}
+
+    def _name(
+        self, kv: Iterable[FloatArray], conv: Iterable[FloatArray]
+    ) -> Iterator[tuple[StateSpec, FloatArray]]:
+        """Every state with its buffer, in the order of the graph."""
+        kv, conv = iter(kv), iter(conv)
+        for spec in self._runtime.states:
+            yield spec, next(conv if spec.kind == "conv" else kv)
+
+    def _forget(self) -> None:
+        self._marks.clear()
+        self._proposal = None
+
+    def _check_settled(self) -> None:
+        if self._proposal is not None:
+            raise GenerationError("the last proposal was not accepted; call accept first")
 
     def _allocate(self) -> tuple[list[FloatArray], tuple[list[FloatArray], list[FloatArray]]]:
         # GroupQueryAttention wants room for a row's padding too, though it never writes there
@@ -277,6 +359,19 @@ class OrtSession:
         binding.bind_ortvalue_input("logits_to_keep", _wrap(np.ones(1, np.int64)))
         return binding
 
+    def _bind_windows(self, count: int) -> tuple[ort.IOBinding, list[FloatArray]]:
+        """As `_bind`, for calls of `count` tokens that also give conv states' windows."""
+        key = (self._turn, count)
+        if key not in self._proposing:
+            config, binding = self._runtime.config, self._bind(self._turn)
+            shape = (self.batch_size, config.conv_state_width + count, config.hidden_size)
+            specs = [spec for spec in self._runtime.states if spec.kind == "conv"]
+            windows = [np.empty(shape, np.float32) for _ in specs]
+            for spec, window in zip(specs, windows, strict=True):
+                binding.bind_ortvalue_output(spec.window, _wrap(window))
+            self._proposing[key] = binding, windows
+        return self._proposing[key]
+
     def _pieces(self, rows: Sequence[Sequence[int]]) -> Any:
         """Yield (start, padded ids [B, S], new lengths [B]) for each chunk of the rows."""
         self._check(rows)
@@ -290,12 +385,15 @@ class OrtSession:
             yield start, ids, new
 
     def _check(self, rows: Sequence[Sequence[int]]) -> None:
+        self._check_settled()
         vocab_size = self._runtime.config.vocab_size
         check_rows(rows, self.lengths, self.capacity, vocab_size)
 
-    def _run(self, ids: IntArray, new: IntArray, keep: int) -> FloatArray:
+    def _run(
+        self, ids: IntArray, new: IntArray, keep: int, binding: ort.IOBinding | None = None
+    ) -> FloatArray:
         """One call of the graph; returns logits [B, keep, V], valid until the next call."""
-        binding = self._bindings[self._turn]
+        binding = binding or self._bindings[self._turn]
         binding.bind_cpu_input("input_ids", ids)
         # bind_cpu_input looks among required inputs only, and this one has a default.
         binding.bind_ortvalue_input("logits_to_keep", _wrap(np.array([keep], np.int64)))

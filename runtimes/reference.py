@@ -12,6 +12,7 @@ from lfm2_deploy.contracts import (
     Capabilities,
     Checkpoint,
     FloatArray,
+    Mark,
     Progress,
     RuntimeInfo,
     Snapshot,
@@ -19,7 +20,17 @@ from lfm2_deploy.contracts import (
 )
 from lfm2_deploy.errors import GenerationError
 from lfm2_deploy.model.decoder import Decoder, checkpoint_name, empty_states
-from lfm2_deploy.session_checks import check_rows, check_session, check_some_tokens
+from lfm2_deploy.session_checks import (
+    check_counts,
+    check_proposal,
+    check_rows,
+    check_session,
+    check_some_tokens,
+)
+from runtimes.marks import Marks
+
+MAX_PROPOSAL = 16
+_CAPABILITIES = Capabilities(True, True, 0, True, MAX_PROPOSAL)
 
 
 def load(checkpoint: Checkpoint, progress: Progress = ignore_progress) -> ReferenceRuntime:
@@ -49,7 +60,7 @@ class ReferenceRuntime:
     def __init__(self, model: Decoder) -> None:
         self.model, self.config = model, model.config
         self.context_length = model.config.max_position_embeddings
-        self.info = RuntimeInfo("reference", "cpu (torch)", Capabilities(True, True, 0, True))
+        self.info = RuntimeInfo("reference", "cpu (torch)", _CAPABILITIES)
 
     def open(self, batch_size: int = 1, capacity: int | None = None) -> ReferenceSession:
         """A fresh session; see `contracts.Runtime.open`."""
@@ -73,11 +84,16 @@ class ReferenceSnapshot:
         return sum(s.numel() * s.element_size() for s in self.states)
 
 
+# Lengths and states before it, and its rows.
+_Proposal = tuple[torch.Tensor, tuple[torch.Tensor, ...], list[list[int]]]
+
+
 class ReferenceSession:
     """`contracts.Session` on the torch decoder."""
 
     def __init__(self, model: Decoder, batch_size: int, capacity: int) -> None:
         self._model, self.batch_size, self.capacity = model, batch_size, capacity
+        self._proposal: _Proposal | None
         self.reset()
 
     @property
@@ -85,8 +101,31 @@ class ReferenceSession:
         """Tokens each row holds now."""
         return tuple(self._lengths.tolist())
 
+    def propose(self, rows: Sequence[Sequence[int]]) -> list[FloatArray]:
+        """Append what may be taken back; see `contracts.Session.propose`."""
+        check_proposal(rows, MAX_PROPOSAL)
+        before = self._lengths, self._states
+        logits = self.score(rows)
+        self._proposal = (*before, [list(row) for row in rows])
+        return logits
+
+    def accept(self, counts: Sequence[int]) -> None:
+        """Keep the first of them; see `contracts.Session.accept`."""
+        if self._proposal is None:
+            raise GenerationError("there is no proposal to accept; propose tokens first")
+        lengths, states, rows = self._proposal
+        check_counts(counts, [len(row) for row in rows])
+        self._proposal = None
+        kept = [row[:count] for row, count in zip(rows, counts, strict=True)]
+        if kept != rows:
+            # Slow and beyond doubt: go back, and append what is kept.
+            self._lengths, self._states = lengths, states
+            if any(kept):
+                self._run(kept)
+
     def reset(self) -> None:
         """Empty every row."""
+        self._marks, self._proposal = Marks(), None
         self._lengths = torch.zeros(self.batch_size, dtype=torch.int64)
         self._states = tuple(empty_states(self._model.config, self.batch_size, self.capacity))
 
@@ -107,9 +146,25 @@ class ReferenceSession:
         logits = self._run(rows)
         return [logits[row, : len(tokens)] for row, tokens in enumerate(rows)]
 
-    def snapshot(self) -> ReferenceSnapshot:
-        """Hold the states."""
-        return ReferenceSnapshot(self.lengths, self._states)
+    def mark(self) -> Mark:
+        """Note this place; see `contracts.Session.mark`."""
+        self._check_settled()
+        return self._marks.add(Mark(self.lengths, self._states, 0))
+
+    def rewind(self, mark: Mark) -> None:
+        """Go back to a place; see `contracts.Session.rewind`."""
+        self._marks.check(mark)
+        self._lengths, self._states = torch.tensor(mark.lengths), mark.states
+        self._proposal = None
+        self._marks.cut(mark.lengths)
+
+    def snapshot(self, mark: Mark | None = None) -> ReferenceSnapshot:
+        """Hold the states; see `contracts.Session.snapshot`."""
+        if mark is None:
+            self._check_settled()
+            return ReferenceSnapshot(self.lengths, self._states)
+        self._marks.check(mark)
+        return ReferenceSnapshot(mark.lengths, mark.states)
 
     def restore(self, snapshot: Snapshot) -> None:
         """Put back a snapshot of this session, exactly."""
@@ -118,10 +173,16 @@ class ReferenceSession:
             state.shape for state in snapshot.states
         ]:
             raise GenerationError("this snapshot is of another session; restore it there")
+        self._marks, self._proposal = Marks(), None
         self._lengths, self._states = torch.tensor(snapshot.lengths), snapshot.states
+
+    def _check_settled(self) -> None:
+        if self._proposal is not None:
+            raise GenerationError("the last proposal was not accepted; call accept first")
 
     @torch.inference_mode()
     def _run(self, rows: Sequence[Sequence[int]]) -> FloatArray:
+        self._check_settled()
         check_rows(rows, self.lengths, self.capacity, self._model.config.vocab_size)
         new = torch.tensor([len(row) for row in rows])
         width = max(int(new.max()), 1)

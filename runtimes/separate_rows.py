@@ -15,9 +15,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lfm2_deploy.contracts import FloatArray, Session, Snapshot
+from lfm2_deploy.contracts import FloatArray, Mark, Session, Snapshot
 from lfm2_deploy.errors import GenerationError
-from lfm2_deploy.session_checks import check_rows, check_some_tokens
+from lfm2_deploy.session_checks import (
+    check_counts,
+    check_proposal,
+    check_rows,
+    check_some_tokens,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,13 +45,15 @@ class RowSnapshots:
 class SeparateRows:
     """`contracts.Session` over sessions of one row each."""
 
-    def __init__(self, rows: Sequence[Session], vocab_size: int) -> None:
+    def __init__(self, rows: Sequence[Session], vocab_size: int, max_proposal: int = 0) -> None:
         """Join sessions.
 
         Args:
             rows: fresh sessions of one row and equal capacity.
             vocab_size: V.
+            max_proposal: most tokens of a proposal.
         """
+        self._most_proposed, self._proposed = max_proposal, (0,) * len(rows)
         self._rows, self._vocab_size = tuple(rows), vocab_size
         self.batch_size, self.capacity = len(rows), rows[0].capacity
 
@@ -89,9 +96,45 @@ class SeparateRows:
         for row in self._rows:
             row.reset()
 
-    def snapshot(self) -> RowSnapshots:
-        """Copy the states."""
-        return RowSnapshots(tuple(row.snapshot() for row in self._rows))
+    def propose(self, rows: Sequence[Sequence[int]]) -> list[FloatArray]:
+        """Append what may be taken back; see `contracts.Session.propose`."""
+        check_proposal(rows, self._most_proposed)
+        self._check(rows)
+        nothing = self._no_logits()[:0]
+        self._proposed = tuple(map(len, rows))
+        return [
+            row.propose([tokens])[0] if len(tokens) else nothing
+            for row, tokens in zip(self._rows, rows, strict=True)
+        ]
+
+    def accept(self, counts: Sequence[int]) -> None:
+        """Keep the first of them; see `contracts.Session.accept`."""
+        check_counts(counts, self._proposed)
+        for row, count, proposed in zip(self._rows, counts, self._proposed, strict=True):
+            if proposed:
+                row.accept([count])
+        self._proposed = (0,) * self.batch_size
+
+    def mark(self) -> Mark:
+        """Note this place; see `contracts.Session.mark`."""
+        marks = tuple(row.mark() for row in self._rows)
+        return Mark(self.lengths, marks, sum(mark.size_bytes for mark in marks))
+
+    def rewind(self, mark: Mark) -> None:
+        """Go back to a place; see `contracts.Session.rewind`."""
+        for row, own in self._pair(mark):
+            row.rewind(own)
+
+    def snapshot(self, mark: Mark | None = None) -> RowSnapshots:
+        """Copy the states; see `contracts.Session.snapshot`."""
+        if mark is None:
+            return RowSnapshots(tuple(row.snapshot() for row in self._rows))
+        return RowSnapshots(tuple(row.snapshot(own) for row, own in self._pair(mark)))
+
+    def _pair(self, mark: Mark) -> list[tuple[Session, Mark]]:
+        if not isinstance(mark.states, tuple) or len(mark.states) != self.batch_size:
+            raise GenerationError("this mark is of another session; rewind that one")
+        return list(zip(self._rows, mark.states, strict=True))
 
     def restore(self, snapshot: Snapshot) -> None:
         """Put back a snapshot of this session, exactly."""

@@ -154,7 +154,8 @@ def test_exported_graph_states_what_it_takes_and_gives(
     first = ["input_ids", "attention_mask", "logits_to_keep"]
     assert inputs == [*first, *(state.input for state in states)]
     outputs = [value.name for value in graph.output]
-    assert outputs == ["logits", *(state.output for state in states)]
+    windows = [state.window for state in states if state.kind == "conv"]
+    assert outputs == ["logits", *(state.output for state in states), *windows]
     keep = next(tensor for tensor in graph.initializer if tensor.name == "logits_to_keep")
     assert onnx.numpy_helper.to_array(keep).tolist() == [1]
 

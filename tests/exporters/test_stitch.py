@@ -64,6 +64,8 @@ def pick_meaningful(outputs: Arrays) -> Arrays:
     used = np.arange(CAPACITY) < (HELD + NEW)[:, None]
     picked = {}
     for name, array in outputs.items():
+        if name.startswith("window."):  # the CPU target's own; torch has none
+            continue
         if name == "logits":
             array = array[np.arange(KEEP) >= KEEP - NEW[:, None]]
         elif not name.endswith(".conv"):

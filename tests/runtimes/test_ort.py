@@ -12,7 +12,7 @@ import pytest
 
 from lfm2_deploy import export
 from lfm2_deploy.bundle import GRAPH, WEIGHTS, Bundle
-from lfm2_deploy.contracts import Capabilities, RuntimeInfo, Snapshot
+from lfm2_deploy.contracts import Capabilities, NamedStates, RuntimeInfo, Snapshot
 from lfm2_deploy.errors import (
     BundleError,
     ContextOverflowError,
@@ -20,7 +20,7 @@ from lfm2_deploy.errors import (
     RuntimeUnavailableError,
 )
 from runtimes.fake import FakeRuntime, hash_logits
-from runtimes.ort import PREFILL_CHUNK, OrtRuntime, OrtSession, OrtSnapshot, load
+from runtimes.ort import PREFILL_CHUNK, OrtRuntime, OrtSession, load
 
 Rows = Sequence[Sequence[int]]
 
@@ -56,7 +56,9 @@ Append = Callable[[OrtSession, Rows], object]
 def test_runtime_reports_where_it_runs_and_what_it_can_do(
     runtime: OrtRuntime, bundle: Bundle
 ) -> None:
-    able = Capabilities(appends_many=True, rewinds=True, max_batch_size=0, scores_all=True)
+    able = Capabilities(
+        appends_many=True, rewinds=True, max_batch_size=0, scores_all=True, max_proposal=16
+    )
     assert runtime.info == RuntimeInfo("ort", "cpu", able)
     assert runtime.config == bundle.config
     assert runtime.context_length == 4096
@@ -298,25 +300,33 @@ def other_runtime(runtime: OrtRuntime) -> Snapshot:
     return FakeRuntime(hash_logits(512), vocab_size=512).open(1).snapshot()
 
 
+def without(snapshot: NamedStates, *kinds: str) -> NamedStates:
+    kept = {n: a for n, a in snapshot.arrays.items() if n.rpartition(".")[2] not in kinds}
+    return NamedStates(snapshot.lengths, kept)
+
+
 def model_with_fewer_attention_layers(runtime: OrtRuntime) -> Snapshot:
     session = runtime.open(1, 16)
     session.prefill([[1, 2, 3]])
     snapshot = session.snapshot()
-    return OrtSnapshot(snapshot.lengths, snapshot.arrays[2:])
+    assert isinstance(snapshot, NamedStates)
+    return without(snapshot, "key", "value")
 
 
 def model_with_fewer_conv_layers(runtime: OrtRuntime) -> Snapshot:
     session = runtime.open(1, 16)
     session.prefill([[1, 2, 3]])
     snapshot = session.snapshot()
-    return OrtSnapshot(snapshot.lengths, snapshot.arrays[:-1])
+    assert isinstance(snapshot, NamedStates)
+    return without(snapshot, "conv")
 
 
 def model_whose_shapes_broadcast(runtime: OrtRuntime) -> Snapshot:
     session = runtime.open(1, 16)
     session.prefill([[1, 2, 3]])
     snapshot = session.snapshot()
-    return OrtSnapshot(snapshot.lengths, tuple(a[..., :1].copy() for a in snapshot.arrays))
+    assert isinstance(snapshot, NamedStates)
+    return NamedStates(snapshot.lengths, {n: a[..., :1].copy() for n, a in snapshot.arrays.items()})
 
 
 @pytest.mark.parametrize(
