@@ -7,7 +7,7 @@ its prompt would get alone. Knows `contracts.Session` and nothing of text.
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -17,6 +17,7 @@ from lfm2_deploy.contracts import FloatArray, Session
 from lfm2_deploy.errors import ContextOverflowError, GenerationError
 from lfm2_deploy.options import GenerationOptions
 from lfm2_deploy.sampling import Sampler, TokenLogprobs, measure_logprobs
+from lfm2_deploy.speculation import Pace, PromptLookup
 
 FinishReason = Literal["stop", "length", "cancelled"]
 
@@ -45,11 +46,25 @@ class TokenEvent:
     logprobs: TokenLogprobs | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Start:
+    """What a session holds already of its rows' prompts.
+
+    Args:
+        held: how many tokens of each prompt.
+        logits: [B, V] after the last of them; needed where a whole prompt is held.
+    """
+
+    held: tuple[int, ...]
+    logits: FloatArray | None = None
+
+
 class TokenGeneration:
     """A running generation: iterate it once for its events.
 
     `prefill_seconds` and `decode_seconds` count the work done so far (decoding from the
-    first sampled token on), not the time the consumer takes between events.
+    first sampled token on), not the time the consumer takes between events. `guessed` and
+    `guessed_right` count the tokens that were guessed, and those that came true.
     """
 
     def __init__(
@@ -60,24 +75,32 @@ class TokenGeneration:
         end_ids: Collection[int],
         cancel: CancelSignal | None,
         prefill_slice: int | None,
+        start: Start,
+        most_guesses: int,
     ) -> None:
         self._session = session
-        self._rows = rows
+        self._rows = [row[held:] for row, held in zip(rows, start.held, strict=True)]
+        self._first_logits = start.logits
         self._options = options
         self._end_ids = frozenset(end_ids)
         self._cancel = cancel
-        self._slice = prefill_slice or max(map(len, rows))
+        self._slice = prefill_slice or max(1, *map(len, self._rows))
         self._samplers = [Sampler(options.sampling, row) for row in rows]
         most = options.max_new_tokens
         # `check_room` saw to it that `most` fits.
         self._left = [
             session.capacity - held - len(row) if most is None else most
-            for held, row in zip(session.lengths, rows, strict=True)
+            for held, row in zip(session.lengths, self._rows, strict=True)
         ]
         # Row -> its last token, which the next step appends. Rows that ended are absent.
         self._live: dict[int, int | None] = dict.fromkeys(range(len(rows)))
+        self._stopped: set[int] = set()
+        self._most_guesses = most_guesses
+        self._lookups = [PromptLookup(row) for row in rows] if most_guesses else []
+        self._pace = Pace()
         self.prefill_seconds = 0.0
         self.decode_seconds = 0.0
+        self.guessed = self.guessed_right = 0
 
     def __iter__(self) -> Iterator[TokenEvent]:
         logits = self._prefill()
@@ -89,14 +112,14 @@ class TokenGeneration:
             if self._cancelled():
                 yield from self._cancel_rows()
                 return
-            started = time.perf_counter()
-            logits = self._session.decode([self._live.get(row) for row in range(len(self._rows))])
-            self.decode_seconds += time.perf_counter() - started
-            yield from self._choose(logits)
+            guesses = self._guess()
+            events = self._check_guesses(guesses) if guesses else self._decode()
+            # The caller may stop a row between its events.
+            yield from (event for event in events if event.row not in self._stopped)
 
     def _prefill(self) -> FloatArray | None:
         """[B, V] logits after every prompt; None when cancelled on the way."""
-        logits: FloatArray | None = None
+        logits = self._first_logits
         for start in range(0, max(map(len, self._rows)), self._slice):
             if self._cancelled():
                 return None
@@ -111,12 +134,21 @@ class TokenGeneration:
     def stop(self, row: int) -> None:
         """End a row for a reason of the caller's own; it has no further events."""
         self._live.pop(row, None)
+        self._stopped.add(row)
 
-    def _choose(self, logits: FloatArray) -> Iterator[TokenEvent]:
+    def _decode(self) -> list[TokenEvent]:
+        started = time.perf_counter()
+        logits = self._session.decode([self._live.get(row) for row in range(len(self._rows))])
+        seconds = time.perf_counter() - started
+        self.decode_seconds += seconds
+        self._pace.learn_cost(1, seconds)
+        return self._choose(logits)
+
+    def _choose(self, logits: FloatArray) -> list[TokenEvent]:
         started = time.perf_counter()
         events = [self._choose_for(row, logits[row]) for row in tuple(self._live)]
         self.decode_seconds += time.perf_counter() - started
-        yield from events
+        return events
 
     def _choose_for(self, row: int, logits: FloatArray) -> TokenEvent:
         token_id = self._samplers[row].sample(logits)
@@ -124,14 +156,72 @@ class TokenGeneration:
         logprobs = None if top is None else measure_logprobs(logits, token_id, top)
         self._live[row] = token_id
         self._left[row] -= 1
+        if self._lookups:
+            self._lookups[row].extend([token_id])
         reason: FinishReason | None = None
         if token_id in self._end_ids:
             reason = "stop"
         elif self._left[row] == 0:
             reason = "length"
         if reason is not None:
-            self.stop(row)
+            self._live.pop(row)
         return TokenEvent(row, token_id, reason, logprobs)
+
+    def _guess(self) -> dict[int, list[int]]:
+        """Row -> tokens that may follow its last one; rows without a guess are absent."""
+        guesses: dict[int, list[int]] = {}
+        if not self._lookups:
+            return guesses
+        started = time.perf_counter()
+        for row in self._live:
+            room = self._session.capacity - self._session.lengths[row] - 1
+            most = min(self._most_guesses, self._left[row] - 1, room)
+            found = self._lookups[row].guess(most) if most > 0 else []
+            if found:
+                guesses[row] = found
+        # Only where something matches is it asked how many pay.
+        if guesses:
+            count = self._pace.choose(max(map(len, guesses.values())))
+            guesses = {row: found[:count] for row, found in guesses.items() if count}
+        self.decode_seconds += time.perf_counter() - started
+        return guesses
+
+    def _check_guesses(self, guesses: Mapping[int, Sequence[int]]) -> list[TokenEvent]:
+        """Let the model judge: of each row, the guesses up to the first that is wrong are kept.
+
+        Tokens are sampled in order from the logits at their places, so they are those that
+        single steps would give, whatever was guessed.
+        """
+        started = time.perf_counter()
+        rows = [
+            [last, *guesses.get(row, ())] if (last := self._live.get(row)) is not None else []
+            for row in range(len(self._rows))
+        ]
+        logits = self._session.propose(rows)
+        self._pace.learn_cost(max(map(len, rows)), time.perf_counter() - started)
+        events: list[TokenEvent] = []
+        counts = [0] * len(rows)
+        for row in tuple(self._live):
+            kept = self._judge(row, rows[row], logits[row])
+            counts[row] = len(kept)
+            events += kept
+        self._session.accept(counts)
+        for row, guess in guesses.items():
+            self._pace.learn_outcome(len(guess), counts[row] - 1)
+            self.guessed += len(guess)
+            self.guessed_right += counts[row] - 1
+        self.decode_seconds += time.perf_counter() - started
+        return events
+
+    def _judge(self, row: int, tokens: Sequence[int], logits: FloatArray) -> list[TokenEvent]:
+        events = []
+        for place in range(len(tokens)):
+            event = self._choose_for(row, logits[place])
+            events.append(event)
+            following = tokens[place + 1] if place + 1 < len(tokens) else None
+            if event.finish_reason is not None or event.token_id != following:
+                break
+        return events
 
     def _cancelled(self) -> bool:
         return self._cancel is not None and self._cancel.is_set()
@@ -149,18 +239,23 @@ def generate_tokens(
     eos_token_ids: Collection[int] = (),
     cancel: CancelSignal | None = None,
     prefill_slice: int | None = None,
+    start: Start | None = None,
+    most_guesses: int = 0,
 ) -> TokenGeneration:
     """Continue every row until it ends; rows may differ in length and end on their own.
 
     Args:
         session: of as many rows; what it holds already counts as context.
-        rows: token ids to append, at least one a row.
+        rows: token ids to append, at least one a row; with `start`, whole prompts.
         options: when to stop and how to choose. Stop strings are the caller's business:
             see `TokenGeneration.stop`.
         eos_token_ids: the model's own end-of-turn tokens.
         cancel: looked at before every step.
         prefill_slice: append prompts in pieces of so many tokens, and look at `cancel`
             between them; None where the session appends nothing to what it holds.
+        start: how much of each prompt the session holds already; nothing when None.
+        most_guesses: most tokens to look ahead by prompt lookup; the session must be able to
+            take a proposal of one more.
 
     Returns:
         An iterable of events. Nothing has run before its first event is asked for.
@@ -174,12 +269,19 @@ def generate_tokens(
         raise GenerationError(
             f"{len(rows)} prompts for a session of {session.batch_size} rows: open one of that size"
         )
-    held = [before + len(row) for before, row in zip(session.lengths, rows, strict=True)]
-    check_room(held, options.max_new_tokens, session.capacity)
+    start = start or Start((0,) * len(rows))
+    counts = zip(session.lengths, rows, start.held, strict=True)
+    check_room(
+        [before + len(row) - held for before, row, held in counts],
+        options.max_new_tokens,
+        session.capacity,
+    )
     end_ids = {*options.stop_token_ids}
     if not options.ignore_eos:
         end_ids |= {*eos_token_ids, *options.eos_token_ids}
-    return TokenGeneration(session, rows, options, end_ids, cancel, prefill_slice)
+    return TokenGeneration(
+        session, rows, options, end_ids, cancel, prefill_slice, start, most_guesses
+    )
 
 
 def check_rows(rows: Sequence[Sequence[int]]) -> None:

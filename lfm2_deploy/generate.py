@@ -16,6 +16,7 @@ from lfm2_deploy.contracts import Runtime, Session
 from lfm2_deploy.engine import (
     CancelSignal,
     FinishReason,
+    Start,
     TokenEvent,
     TokenGeneration,
     check_room,
@@ -24,6 +25,7 @@ from lfm2_deploy.engine import (
 )
 from lfm2_deploy.errors import GenerationError, TemplateError
 from lfm2_deploy.options import GenerationOptions
+from lfm2_deploy.prompt_cache import PromptCache
 from lfm2_deploy.sampling import TokenLogprobs
 from lfm2_deploy.stopping import StopScanner
 from lfm2_deploy.tokenizer import TextStream, Tokenizer
@@ -48,6 +50,9 @@ class Completion:
         logprobs: one entry a token, where asked for.
         prefill_seconds: work on the prompt; of a batch, on all prompts.
         decode_seconds: work on the answer; of a batch, on all rows until this one ended.
+        reused_tokens: of the prompt, those that a `PromptCache` held already.
+        guessed_tokens: looked ahead by prompt lookup; of a batch, of all rows.
+        guessed_right: of those, the ones that came true.
     """
 
     text: str
@@ -58,6 +63,9 @@ class Completion:
     logprobs: tuple[TokenLogprobs, ...] | None
     prefill_seconds: float
     decode_seconds: float
+    reused_tokens: int = 0
+    guessed_tokens: int = 0
+    guessed_right: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,13 +155,17 @@ class LanguageModel:
         *,
         cancel: CancelSignal | None = None,
         session: Session | None = None,
+        cache: PromptCache | None = None,
         **overrides: Any,
     ) -> Completion:
-        """Answer one prompt; see `stream_batch` for arguments and errors."""
-        answers = self.generate_batch(
-            [prompt], options, cancel=cancel, session=session, **overrides
+        """Answer one prompt; see `stream_batch` and `stream` for arguments and errors."""
+        chunks = self.stream(
+            prompt, options, cancel=cancel, session=session, cache=cache, **overrides
         )
-        return answers[0]
+        # To the end, where a cache is given back.
+        *_, last = chunks
+        assert last.completion is not None
+        return last.completion
 
     def chat(
         self,
@@ -162,6 +174,7 @@ class LanguageModel:
         *,
         tools: Sequence[Mapping[str, Any] | str] | None = None,
         cancel: CancelSignal | None = None,
+        cache: PromptCache | None = None,
         **overrides: Any,
     ) -> Completion:
         """Answer a conversation, in which the model may call `tools`.
@@ -172,7 +185,7 @@ class LanguageModel:
         if tools:
             overrides.setdefault("skip_special_tokens", False)
         ids = self.encode_prompt(messages, tools=tools)
-        return self.generate(ids, options, cancel=cancel, **overrides)
+        return self.generate(ids, options, cancel=cancel, cache=cache, **overrides)
 
     def generate_batch(
         self,
@@ -195,10 +208,43 @@ class LanguageModel:
         *,
         cancel: CancelSignal | None = None,
         session: Session | None = None,
+        cache: PromptCache | None = None,
         **overrides: Any,
     ) -> Iterator[TextChunk]:
-        """Answer one prompt piece by piece; see `stream_batch` for arguments and errors."""
-        return self.stream_batch([prompt], options, cancel=cancel, session=session, **overrides)
+        """Answer one prompt piece by piece; see `stream_batch` for arguments and errors.
+
+        Args:
+            prompt: as `encode_prompt` takes it.
+            options: the model's defaults when None.
+            cancel: ends the answer before its next token once set.
+            session: an open one to use instead of a fresh one; it is emptied first.
+            cache: what was computed for earlier prompts; only what is new in this one is
+                computed. It is in use until the answer ends, or the iterator is closed.
+            **overrides: any option by name, put over `options`.
+        """
+        if cache is None:
+            return self.stream_batch([prompt], options, cancel=cancel, session=session, **overrides)
+        if session is not None:
+            raise GenerationError("a prompt cache has sessions of its own: give one of the two")
+        if cache.runtime is not self.runtime:
+            raise GenerationError("this prompt cache is of another model: make one for this")
+        chosen = (options or self.defaults).with_overrides(**overrides)
+        ids = self.encode_prompt(prompt)
+        check_rows([ids])
+        check_room([len(ids)], chosen.max_new_tokens, self.runtime.context_length)
+        return self._stream_cached(ids, chosen, cancel, cache)
+
+    def _stream_cached(
+        self,
+        ids: Sequence[int],
+        options: GenerationOptions,
+        cancel: CancelSignal | None,
+        cache: PromptCache,
+    ) -> Iterator[TextChunk]:
+        with cache.reuse(ids) as (session, start):
+            generation = self._begin(session, [ids], options, cancel, start)
+            answer = _Answer(self.tokenizer, options, len(ids), start.held[0])
+            yield from _stream_answers(generation, [answer])
 
     def stream_batch(
         self,
@@ -235,12 +281,30 @@ class LanguageModel:
             session = self._open(rows, chosen.max_new_tokens)
         else:
             session.reset()
-        eos = self.runtime.config.eos_token_ids
-        appends = self.runtime.info.capabilities.appends_many
-        piece = _PREFILL_SLICE if appends else None
-        generation = generate_tokens(session, rows, chosen, eos, cancel, piece)
+        generation = self._begin(session, rows, chosen, cancel)
         answers = [_Answer(self.tokenizer, chosen, len(row)) for row in rows]
         return _stream_answers(generation, answers)
+
+    def _begin(
+        self,
+        session: Session,
+        rows: Sequence[Sequence[int]],
+        options: GenerationOptions,
+        cancel: CancelSignal | None,
+        start: Start | None = None,
+    ) -> TokenGeneration:
+        able = self.runtime.info.capabilities
+        return generate_tokens(
+            session,
+            rows,
+            options,
+            self.runtime.config.eos_token_ids,
+            cancel,
+            prefill_slice=_PREFILL_SLICE if able.appends_many else None,
+            start=start,
+            # A proposal holds the last token besides the guesses.
+            most_guesses=max(0, min(options.prompt_lookup_num_tokens, able.max_proposal - 1)),
+        )
 
     def _encode_chat(
         self,
@@ -273,10 +337,16 @@ class LanguageModel:
 class _Answer:
     """The text of one row while it grows."""
 
-    def __init__(self, tokenizer: Tokenizer, options: GenerationOptions, prompt_tokens: int):
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        options: GenerationOptions,
+        prompt_tokens: int,
+        reused_tokens: int = 0,
+    ) -> None:
         self._stream = TextStream(tokenizer, skip_special_tokens=options.skip_special_tokens)
         self._scanner = StopScanner(options.stop)
-        self._prompt_tokens = prompt_tokens
+        self._prompt_tokens, self._reused_tokens = prompt_tokens, reused_tokens
         self._pieces: list[str] = []
         self._token_ids: list[int] = []
         self._logprobs: list[TokenLogprobs] | None = None if options.logprobs is None else []
@@ -310,6 +380,9 @@ class _Answer:
             logprobs=None if self._logprobs is None else tuple(self._logprobs),
             prefill_seconds=generation.prefill_seconds,
             decode_seconds=generation.decode_seconds,
+            reused_tokens=self._reused_tokens,
+            guessed_tokens=generation.guessed,
+            guessed_right=generation.guessed_right,
         )
 
 

@@ -27,6 +27,8 @@ class GenerationOptions:
         ignore_eos: go on after end-of-turn tokens.
         logprobs: None for none; else how many likeliest tokens to list beside the
             chosen one, at every step.
+        prompt_lookup_num_tokens: most tokens to look ahead where text repeats what came
+            before (Hugging Face's name); the answer is the same, and may come faster. 0 is off.
         skip_special_tokens: leave tokens such as <|tool_call_start|> out of the text.
 
     Raises:
@@ -40,6 +42,7 @@ class GenerationOptions:
     eos_token_ids: tuple[int, ...] = ()
     ignore_eos: bool = False
     logprobs: int | None = None
+    prompt_lookup_num_tokens: int = 0
     skip_special_tokens: bool = True
 
     def __post_init__(self) -> None:
@@ -48,6 +51,11 @@ class GenerationOptions:
             raise GenerationError(f"max_new_tokens is {limit!r}, expected an integer from 1")
         if self.logprobs is not None and not is_count(self.logprobs):
             raise GenerationError(f"logprobs is {self.logprobs!r}, expected an integer from 0")
+        if not is_count(self.prompt_lookup_num_tokens):
+            raise GenerationError(
+                f"prompt_lookup_num_tokens is {self.prompt_lookup_num_tokens!r}, expected an "
+                "integer from 0 (off)"
+            )
         if not _is_tuple_of(self.stop, lambda stop: isinstance(stop, str) and stop != ""):
             raise GenerationError(f"stop is {self.stop!r}, expected strings, none of them empty")
         for name in ("stop_token_ids", "eos_token_ids"):
