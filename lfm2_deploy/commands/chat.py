@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from threading import Event
 from types import FrameType
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lfm2_deploy.commands import options
-from lfm2_deploy.commands.completions import decode_rate
+from lfm2_deploy.commands.completions import decode_rate, describe_guesses
 from lfm2_deploy.commands.console import format_seconds, note, notes, write_text
 from lfm2_deploy.commands.conversation import Conversation
 from lfm2_deploy.commands.failures import ERROR, print_error
@@ -29,6 +29,8 @@ _HELP = """\
 /reset        begin a new conversation
 /system TEXT  set the system's message; without TEXT, show it
 /regenerate   answer the last message anew
+/edit TEXT    put TEXT in the place of the last message, and answer it
+/undo         take back the last message and its answer
 /save FILE    write the conversation to a JSON file
 /help         show this
 /exit         leave, as Ctrl-D does"""
@@ -42,6 +44,7 @@ def chat(
         str | None, typer.Option(metavar="TEXT", help="The system's message.")
     ] = None,
     overrides: dict[str, Any],
+    prompt_cache: options.PromptCacheFolder = None,
     threads: options.Threads = None,
 ) -> None:
     """Talk with a model.
@@ -61,7 +64,8 @@ def chat(
             f"{bundle} has no chat template, so it cannot chat: it is a base model; "
             f'use `lfm2-deploy generate {bundle} "TEXT"`'
         )
-    talk = _Talk(Conversation(model, overrides, system))
+    cache = options.open_cache(model, bundle, prompt_cache)
+    talk = _Talk(Conversation(model, overrides, cache, system))
     if not talk.run() and not sys.stdin.isatty():
         raise typer.Exit(ERROR)
 
@@ -76,6 +80,8 @@ class _Talk:
             "/reset": self._reset,
             "/system": self._set_system,
             "/regenerate": self._regenerate,
+            "/edit": self._edit,
+            "/undo": self._undo,
             "/save": self._save,
             "/help": lambda _: note(_HELP),
             "/exit": self._exit,
@@ -136,6 +142,15 @@ class _Talk:
     def _regenerate(self, _: str) -> None:
         self._show(self._conversation.regenerate)
 
+    def _edit(self, text: str) -> None:
+        if not text:
+            raise Lfm2DeployError("/edit needs the text that takes the place of the last message")
+        self._show(lambda cancel: self._conversation.edit(text, cancel))
+
+    def _undo(self, _: str) -> None:
+        self._conversation.undo()
+        note("the last message and its answer are taken back")
+
     def _save(self, name: str) -> None:
         if not name:
             raise Lfm2DeployError("/save needs the name of a file to write")
@@ -146,17 +161,22 @@ class _Talk:
     def _exit(self, _: str) -> None:
         self._ended = True
 
-    def _show(self, answer: Callable[[CancelSignal], Iterator[TextChunk]]) -> None:
+    def _show(self, answer: Callable[[CancelSignal], Generator[TextChunk]]) -> None:
         with _interrupts_cancel() as cancel, suppress(KeyboardInterrupt):
-            for chunk in answer(cancel):
-                write_text(chunk.text)
-                if chunk.completion is not None:
-                    write_text("\n")
-                    note(self._summarize(chunk.completion))
-                    return
+            # Closed at once, so that the prompt cache is free for the next message.
+            with closing(answer(cancel)) as chunks:
+                self._write(chunks)
+            return
         # Only a second interrupt leads here; the first lets the stream end by itself.
         write_text("\n")
         note("stopped; this answer is not part of the conversation")
+
+    def _write(self, chunks: Iterator[TextChunk]) -> None:
+        for chunk in chunks:
+            write_text(chunk.text)
+            if chunk.completion is not None:
+                write_text("\n")
+                note(self._summarize(chunk.completion))
 
     def _summarize(self, answer: Completion) -> str:
         rate = decode_rate(answer)
@@ -165,6 +185,8 @@ class _Talk:
             f"{len(answer.token_ids)} tokens",
             "" if rate is None else f"{rate:,.1f} tok/s",
             f"first after {format_seconds(answer.prefill_seconds)}",
+            f"{answer.reused_tokens:,} tokens reused" if answer.reused_tokens else "",
+            *describe_guesses([answer]),
             f"context {answer.prompt_tokens + len(answer.token_ids):,} of {limit:,}",
             {"length": "cut at its limit", "cancelled": "stopped"}.get(answer.finish_reason, ""),
         ]

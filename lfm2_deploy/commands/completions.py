@@ -23,9 +23,10 @@ def decode_rate(completion: Completion) -> float | None:
 
 
 def prefill_rate(completion: Completion) -> float | None:
-    """Tokens of the prompt a second; None if unknown."""
+    """Tokens of the prompt that were computed, a second; None if unknown."""
     seconds = completion.prefill_seconds
-    return completion.prompt_tokens / seconds if seconds > 0 else None
+    computed = completion.prompt_tokens - completion.reused_tokens
+    return computed / seconds if seconds > 0 and computed else None
 
 
 def describe_completion(completion: Completion, tokenizer: Tokenizer) -> dict[str, Any]:
@@ -37,6 +38,9 @@ def describe_completion(completion: Completion, tokenizer: Tokenizer) -> dict[st
         "finish_reason": completion.finish_reason,
         "stop": completion.stop,
         "prompt_tokens": completion.prompt_tokens,
+        "reused_tokens": completion.reused_tokens,
+        "guessed_tokens": completion.guessed_tokens,
+        "guessed_right": completion.guessed_right,
         "logprobs": logprobs and [_describe_token(entry, tokenizer) for entry in logprobs],
         "timings": {
             "prefill_seconds": completion.prefill_seconds,
@@ -78,16 +82,27 @@ def _percent(logprob: float) -> str:
 def summarize_speed(*batches: Sequence[Completion]) -> str:
     """One line about the work on a prompt, or on batches of them that ran one after another."""
     completions = list(chain.from_iterable(batches))
-    prompt = sum(c.prompt_tokens for c in completions)
+    reused = sum(c.reused_tokens for c in completions)
+    prompt = sum(c.prompt_tokens for c in completions) - reused
     answer = sum(len(c.token_ids) for c in completions)
     # Of a batch, each row's seconds count the steps of all rows until it ended.
     before = sum(max(c.prefill_seconds for c in batch) for batch in batches)
     after = sum(max(c.decode_seconds for c in batch) for batch in batches)
     later = answer - len(completions)
-    parts = [f"prompt {_rate(prompt, prompt, before)}", f"answer {_rate(answer, later, after)}"]
+    parts = [f"prompt {_rate(prompt, prompt, before)}"]
+    parts += [f"{reused:,} more reused"] if reused else []
+    parts += [f"answer {_rate(answer, later, after)}", *describe_guesses(completions)]
     if len(completions) == 1:
         parts.append(f"ended by {_explain_end(completions[0])}")
     return ", ".join(parts)
+
+
+def describe_guesses(completions: Sequence[Completion]) -> list[str]:
+    """What looking ahead brought, in words; nothing where none was tried."""
+    # Of a batch, each answer counts the guesses of all rows.
+    guessed = max(c.guessed_tokens for c in completions)
+    right = max(c.guessed_right for c in completions)
+    return [f"{right:,} of {guessed:,} guesses right"] if guessed else []
 
 
 def _rate(tokens: int, timed: int, seconds: float) -> str:

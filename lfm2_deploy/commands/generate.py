@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -23,6 +23,7 @@ from lfm2_deploy.errors import GenerationError
 
 if TYPE_CHECKING:
     from lfm2_deploy.generate import Completion, LanguageModel, Prompt, TextChunk
+    from lfm2_deploy.prompt_cache import PromptCache
 
 _STDIN = "-"
 _TITLE_CHARACTERS = 60
@@ -56,12 +57,14 @@ class _Request:
         prompts: all of them.
         groups: their token ids in the same order, cut into what runs together.
         overrides: options of `LanguageModel.stream_batch`.
+        cache: what was computed for earlier prompts, where asked for.
     """
 
     model: LanguageModel
     prompts: Prompts
     groups: Sequence[Sequence[Sequence[int]]]
     overrides: Mapping[str, Any]
+    cache: PromptCache | None = None
 
 
 @options.takes_generation_options
@@ -87,6 +90,7 @@ def generate(
         int | None,
         typer.Option(min=0, metavar="N", help="Tell each token's odds, and the N likeliest."),
     ] = None,
+    prompt_cache: options.PromptCacheFolder = None,
     threads: options.Threads = None,
     stream: Annotated[bool, typer.Option(help="Show one prompt's text as it comes.")] = True,
     stats: Annotated[bool, typer.Option("--stats", help="Tell the speed, on stderr.")] = False,
@@ -104,7 +108,11 @@ def generate(
     """
     prompts = _gather_prompts(prompt or [], prompts_file, chat, system)
     model = options.load_model(bundle, threads)
+    if prompt_cache is not None and prompts.is_batch:
+        raise typer.BadParameter("--prompt-cache serves one prompt at a time: give one")
     request = _prepare(model, prompts, {**overrides, "logprobs": logprobs})
+    if prompt_cache is not None:
+        request = replace(request, cache=options.open_cache(model, bundle, prompt_cache))
     if as_json:
         _print_as_json(request)
     else:
@@ -165,12 +173,17 @@ def _prepare(model: LanguageModel, prompts: Prompts, overrides: dict[str, Any]) 
 
 
 def _print_as_json(request: _Request) -> None:
+    model, overrides = request.model, request.overrides
+    if not request.prompts.is_batch:
+        answer = model.generate(request.groups[0][0], cache=request.cache, **overrides)
+        print_json(describe_completion(answer, model.tokenizer))
+        return
     described = [
-        describe_completion(answer, request.model.tokenizer)
+        describe_completion(answer, model.tokenizer)
         for group in request.groups
-        for answer in request.model.generate_batch(group, **request.overrides)
+        for answer in model.generate_batch(group, **overrides)
     ]
-    print_json({"completions": described} if request.prompts.is_batch else described[0])
+    print_json({"completions": described})
 
 
 def _print_as_text(request: _Request, stream: bool, stats: bool) -> None:
@@ -186,7 +199,8 @@ def _print_as_text(request: _Request, stream: bool, stats: bool) -> None:
 
 
 def _show_one(request: _Request, stream: bool) -> Completion:
-    chunks = request.model.stream(request.groups[0][0], **request.overrides)
+    ids = request.groups[0][0]
+    chunks = request.model.stream(ids, cache=request.cache, **request.overrides)
     if request.prompts.shows_prompt:
         _echo_prompt(request.prompts.texts[0])
     for chunk in chunks:
@@ -194,8 +208,8 @@ def _show_one(request: _Request, stream: bool) -> Completion:
             write_text(chunk.text)
         if chunk.completion is not None:
             write_text("\n" if stream else chunk.completion.text + "\n")
-            return chunk.completion
-    raise AssertionError("a stream ends with a completion")
+            answer = chunk.completion
+    return answer
 
 
 def _show_batches(request: _Request) -> Iterator[list[Completion]]:

@@ -17,8 +17,11 @@ from lfm2_deploy.commands.console import show_progress
 
 if TYPE_CHECKING:
     from lfm2_deploy.generate import LanguageModel
+    from lfm2_deploy.prompt_cache import PromptCache
 
 _DEFAULT_LENGTH = 512
+# As far as ONNX Runtime's sessions can take back; fewer are tried where more do not pay.
+_LOOK_AHEAD = 15
 _CHOOSING = "How to choose tokens"
 _ENDING = "When to stop"
 
@@ -109,6 +112,23 @@ Greedy = Annotated[
 ]
 
 
+Speculate = Annotated[
+    bool,
+    typer.Option(
+        "--speculate",
+        help="Look ahead where text repeats what came before; the answer is the same.",
+    ),
+]
+PromptCacheFolder = Annotated[
+    Path | None,
+    typer.Option(
+        "--prompt-cache",
+        metavar="DIR",
+        help="Keep what was computed for prompts in DIR, and begin with it next time.",
+    ),
+]
+
+
 def gather_overrides(
     *,
     max_new_tokens: MaxNewTokens = None,
@@ -122,6 +142,7 @@ def gather_overrides(
     min_p: MinP = None,
     repetition_penalty: RepetitionPenalty = None,
     seed: Seed = None,
+    speculate: Speculate = False,
 ) -> dict[str, Any]:
     """Overrides for `LanguageModel.generate`, checked before a model is loaded.
 
@@ -144,6 +165,7 @@ def gather_overrides(
         "min_p": min_p,
         "repetition_penalty": repetition_penalty,
         "seed": seed,
+        "prompt_lookup_num_tokens": _LOOK_AHEAD if speculate else None,
     }
     GenerationOptions().with_overrides(**overrides)
     return overrides
@@ -179,6 +201,16 @@ def load_model(bundle: Path, threads: int | None) -> LanguageModel:
         from lfm2_deploy.api import load
 
         return load(bundle, threads=threads)
+
+
+def open_cache(model: LanguageModel, bundle: Path, folder: Path | None) -> PromptCache:
+    """An empty prompt cache, over a folder of stored prefixes where one is given."""
+    from lfm2_deploy.bundle import open_bundle
+    from lfm2_deploy.prefix_store import PrefixStore
+    from lfm2_deploy.prompt_cache import PromptCache
+
+    store = None if folder is None else PrefixStore(folder.expanduser(), open_bundle(bundle))
+    return PromptCache(model.runtime, store=store)
 
 
 def fit_length(model: LanguageModel, rows: Sequence[Sequence[int]], asked: int | None) -> int:

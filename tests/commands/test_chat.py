@@ -22,6 +22,18 @@ def test_piped_lines_are_messages_and_stdout_their_answers(run: Callable, bundle
     assert result.stderr.count("tok/s") == 3
 
 
+def test_second_turn_tells_what_it_reused(run: Callable, bundle: Path) -> None:
+    result = run("chat", bundle, *SHORT, stdin="Hello\nHello\n/edit Hello\n/undo\n/regenerate\n")
+    assert result.exit_code == 0
+    first, second, edited, undone, again = result.stderr.splitlines()
+    assert "reused" not in first
+    assert all("tokens reused" in line for line in (second, edited, again))
+    assert "taken back" in undone
+    answers = result.stdout.splitlines()
+    assert answers[1] == answers[2]
+    assert answers[0] == answers[3]
+
+
 def test_system_option_reaches_the_model(run: Callable, bundle: Path) -> None:
     plain = run("chat", bundle, *SHORT, stdin="Hello\n")
     kind = run("chat", bundle, *SHORT, "--system", "Be kind.", stdin="Hello\n")
@@ -51,7 +63,9 @@ def test_overflow_is_one_line_and_the_conversation_goes_on(run: Callable, bundle
     assert first == again
 
 
-@pytest.mark.parametrize("line", ["/nope", "/save", "/regenerate"])
+@pytest.mark.parametrize(
+    "line", ["/nope", "/save", "/regenerate", "/undo", "/edit", "/edit no turn yet"]
+)
 def test_command_that_cannot_be_obeyed_says_why(run: Callable, bundle: Path, line: str) -> None:
     result = run("chat", bundle, *SHORT, stdin=f"{line}\n")
     assert result.exit_code == 1

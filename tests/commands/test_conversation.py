@@ -11,13 +11,14 @@ import pytest
 from lfm2_deploy.commands.conversation import Conversation
 from lfm2_deploy.errors import ContextOverflowError, GenerationError
 from lfm2_deploy.generate import LanguageModel
+from lfm2_deploy.prompt_cache import PromptCache
 
 SHORT = {"temperature": 0.0, "max_new_tokens": 6}
 
 
 @pytest.fixture
 def conversation(model: LanguageModel) -> Conversation:
-    return Conversation(model, dict(SHORT))
+    return Conversation(model, dict(SHORT), PromptCache(model.runtime))
 
 
 def answer(conversation: Conversation, text: str) -> str:
@@ -76,7 +77,9 @@ def test_cancelled_before_a_word_is_no_turn(conversation: Conversation) -> None:
 
 
 def test_cancelled_midway_keeps_what_was_said(model: LanguageModel) -> None:
-    conversation, cancel = Conversation(model, {"temperature": 0.0, "ignore_eos": True}), Event()
+    overrides = {"temperature": 0.0, "ignore_eos": True}
+    conversation = Conversation(model, overrides, PromptCache(model.runtime))
+    cancel = Event()
     text = ""
     for chunk in conversation.ask("Hello", cancel):
         text += chunk.text
@@ -101,3 +104,38 @@ def test_saved_file_holds_the_messages_and_is_not_replaced(
     assert json.loads(file.read_text(encoding="utf-8")) == {"messages": conversation.messages}
     with pytest.raises(GenerationError, match="exists"):
         conversation.save(file)
+
+
+def test_edit_puts_another_message_in_the_last_ones_place(
+    conversation: Conversation, model: LanguageModel
+) -> None:
+    answer(conversation, "Hello")
+    answer(conversation, "And then?")
+    before = conversation.messages[:2]
+    text = "".join(chunk.text for chunk in conversation.edit("And now?", Event()))
+    question = {"role": "user", "content": "And now?"}
+    assert conversation.messages == [*before, question, {"role": "assistant", "content": text}]
+    assert text == model.generate([*before, question], **SHORT).text
+
+
+def test_undo_takes_back_the_last_message_and_its_answer(conversation: Conversation) -> None:
+    answer(conversation, "Hello")
+    before = conversation.messages
+    answer(conversation, "And then?")
+    conversation.undo()
+    assert conversation.messages == before
+    conversation.undo()
+    with pytest.raises(GenerationError, match="say something first"):
+        conversation.undo()
+
+
+def test_each_turn_computes_only_what_is_new(conversation: Conversation) -> None:
+    reused = []
+    for text in ("Hello", "And then?", "And now?"):
+        *_, last = conversation.ask(text, Event())
+        assert last.completion is not None
+        reused.append((last.completion.prompt_tokens, last.completion.reused_tokens))
+    (first, none), (second, one), (_, two) = reused
+    assert none == 0
+    assert one >= first  # all of the first turn
+    assert two >= second

@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pytest
 
+import lfm2_deploy
 from lfm2_deploy.chat import ChatTemplate
 from lfm2_deploy.commands.completions import summarize_speed
+from lfm2_deploy.demo import DEMO_MODEL
 from lfm2_deploy.generate import Completion, LanguageModel
 
 PROMPT = "My fellow Americans,"
@@ -115,13 +117,13 @@ def test_special_tokens_are_shown_where_asked(
     run: Callable, bundle: Path, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
     given = []
-    stream_batch = LanguageModel.stream_batch
+    stream = LanguageModel.stream
 
     def look(model: LanguageModel, *args: object, **options: object) -> object:
         given.append(options["skip_special_tokens"])
-        return stream_batch(model, *args, **options)
+        return stream(model, *args, **options)
 
-    monkeypatch.setattr(LanguageModel, "stream_batch", look)
+    monkeypatch.setattr(LanguageModel, "stream", look)
     words = ("Hello",) if command == "generate" else ()
     for more in ((), ("--show-special-tokens",)):
         assert run(command, bundle, *words, *SHORT, *more, stdin="Hello\n").exit_code == 0
@@ -234,3 +236,34 @@ def test_interrupt_is_quiet(program: Sequence[str], bundle: Path) -> None:
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=30)
     assert (process.returncode, err) == (130, b"")
+
+
+def test_prompt_cache_is_used_by_the_next_run(run: Callable, bundle: Path, tmp_path: Path) -> None:
+    text = "It is a truth universally acknowledged, that a single man in possession " * 8
+    words = ("generate", bundle, text, *SHORT, "--prompt-cache", tmp_path / "kept", "--json")
+    first, second = (json.loads(run(*words).stdout) for _ in range(2))
+    assert (first["reused_tokens"], second["reused_tokens"]) == (0, first["prompt_tokens"])
+    assert second["text"] == first["text"]
+    assert second["timings"]["prefill_tokens_per_second"] is None
+
+
+def test_prompt_cache_for_several_prompts_is_refused(
+    run: Callable, bundle: Path, tmp_path: Path
+) -> None:
+    result = run("generate", bundle, "a", "b", "--prompt-cache", tmp_path)
+    assert result.exit_code == 2
+    assert "one prompt at a time" in result.stderr
+
+
+def test_looking_ahead_gives_the_same_text_and_tells_how_it_went(
+    run: Callable, tmp_path: Path
+) -> None:
+    # Float32: int4's experts round a little otherwise where several tokens come at once.
+    bundle = lfm2_deploy.export(str(DEMO_MODEL), tmp_path / "fp32", precision="fp32").path
+    text = "to be or not to be or not to be or not to be or not to be or not"
+    words = ("generate", bundle, text, "--greedy", "--max-new-tokens", "60", "--ignore-eos")
+    plain = run(*words, "--stats")
+    ahead = run(*words, "--stats", "--speculate")
+    assert ahead.stdout == plain.stdout
+    assert "guesses right" in ahead.stderr
+    assert "guesses" not in plain.stderr
