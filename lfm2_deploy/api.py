@@ -20,6 +20,7 @@ from lfm2_deploy.registry import (
     CLUSTER_RECIPE,
     EXPORT_OPTIONS,
     EXPORTER,
+    find_preparer,
     find_runtime,
     find_target,
 )
@@ -126,6 +127,29 @@ def load(
         ChatTemplate.find(opened.path, tokenizer.special_tokens),
         read_generation_defaults(opened.path),
     )
+
+
+def prepare(bundle: str | Path | Bundle, *, progress: Progress = ignore_progress) -> Path:
+    """Keep a bundle's weights in the order this machine reads them, so that it loads faster.
+
+    They are mapped from disk then instead of copied into memory. `load` uses the copy by
+    itself; results are the same.
+
+    Args:
+        bundle: the folder, or the opened bundle.
+        progress: told of each step.
+
+    Returns:
+        The copy's folder, in the user's cache.
+
+    Raises:
+        BundleError: the bundle is absent or damaged, or cannot be prepared.
+        DiskFullError: there is no room.
+        RuntimeUnavailableError: its runtime keeps nothing prepared.
+    """
+    opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
+    folder: Path = find_preparer(opened.manifest.runtime).prepare(opened, progress)
+    return folder
 
 
 def read_generation_defaults(folder: Path) -> GenerationOptions:

@@ -16,6 +16,7 @@ from lfm2_deploy.commands.export import export
 from lfm2_deploy.commands.failures import PROGRAM, CommandGroup
 from lfm2_deploy.commands.generate import generate
 from lfm2_deploy.commands.inspect import inspect
+from lfm2_deploy.commands.prepare import prepare
 from lfm2_deploy.commands.verify import verify
 
 app = typer.Typer(
@@ -25,7 +26,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # plain help is shorter, and as readable in a file
 )
-for command in (demo, export, generate, chat, inspect, verify, doctor):
+for command in (demo, export, prepare, generate, chat, inspect, verify, doctor):
     app.command()(command)
 
 

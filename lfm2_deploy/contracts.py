@@ -246,6 +246,23 @@ class Session(Protocol):
         """
 
 
+class Preparer(Protocol):
+    """What makes, for one machine, a copy of a bundle's weights that loads faster."""
+
+    def prepare(self, bundle: Any, progress: Progress) -> Path:
+        """Make the copy, or find it; return its folder.
+
+        Raises:
+            DiskFullError, BundleError: there is no room, or it cannot be made.
+        """
+
+    def remove(self, bundle: Any) -> bool:
+        """Remove the copy; whether there was one."""
+
+    def measure(self, folder: Path) -> int:
+        """Bytes on disk."""
+
+
 class Runtime(Protocol):
     """A loaded model that opens sessions; sessions share its weights."""
 

@@ -131,6 +131,10 @@ RUNTIMES: Mapping[str, Entry] = {
         "runtimes.reference", "load", ("torch",), _EXPORT, "the torch reference, in float32"
     ),
 }
+# What a runtime can keep on disk to load faster: name -> prepare, remove, measure.
+PREPARERS: Mapping[str, Entry] = {
+    "ort": Entry("runtimes.prepared", "PREPARER", ("onnxruntime",), _RUN, "preparing weights"),
+}
 TARGETS: Mapping[str, Entry] = {
     "cpu": Entry("exporters.targets.cpu", "CPU", _TRACING, _EXPORT, "export for ONNX Runtime CPU"),
 }
@@ -151,6 +155,19 @@ def find_runtime(name: str) -> Any:
         RuntimeUnavailableError: no such runtime, or it is not installed.
     """
     return _find("runtime", RUNTIMES, name).load()
+
+
+def find_preparer(name: str) -> Any:
+    """What prepares bundles for a runtime: a `contracts.Preparer`.
+
+    Raises:
+        RuntimeUnavailableError: that runtime prepares nothing, or is not installed.
+    """
+    if name not in PREPARERS:
+        raise RuntimeUnavailableError(
+            f"runtime {name!r} keeps nothing prepared: there is nothing to do"
+        )
+    return PREPARERS[name].load()
 
 
 def find_target(name: str) -> Any:

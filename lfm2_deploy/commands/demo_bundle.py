@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import sys
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
@@ -14,6 +12,7 @@ from lfm2_deploy.contracts import Progress
 from lfm2_deploy.demo import DEMO_MODEL
 from lfm2_deploy.errors import BundleError
 from lfm2_deploy.json_file import read_json_object
+from lfm2_deploy.machine import find_cache
 
 
 def find_demo_bundle(out: Path | None, precision: str, fresh: bool) -> Bundle | None:
@@ -64,15 +63,6 @@ def _choose_place(out: Path | None, precision: str) -> Path:
 
 def _describe_source() -> dict[str, str]:
     return {"checkpoint_sha256": hash_demo_model()}
-
-
-def find_cache() -> Path:
-    """The folder for what this package can make again."""
-    if sys.platform == "win32":
-        base = os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local"
-    else:
-        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "lfm2-deploy"
 
 
 def hash_demo_model() -> str:

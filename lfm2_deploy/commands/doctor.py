@@ -19,8 +19,8 @@ from lfm2_deploy.commands.console import (
     print_json,
     print_title,
 )
-from lfm2_deploy.commands.machine import Machine, describe_machine
 from lfm2_deploy.commands.options import AsJson
+from lfm2_deploy.machine import Machine, describe_machine
 
 if TYPE_CHECKING:
     from lfm2_deploy.registry import Entry

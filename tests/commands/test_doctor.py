@@ -10,7 +10,7 @@ from importlib.metadata import version
 import pytest
 
 from lfm2_deploy.commands.doctor import find_conflicts
-from lfm2_deploy.commands.machine import CpuInfo, describe_machine, parse_cpuinfo, parse_meminfo
+from lfm2_deploy.machine import CpuInfo, describe_machine, parse_cpuinfo, parse_meminfo
 from lfm2_deploy.registry import Entry
 
 HYPER_THREADED = """\

@@ -20,7 +20,8 @@ from lfm2_deploy.errors import (
     RuntimeUnavailableError,
 )
 from runtimes.fake import FakeRuntime, hash_logits
-from runtimes.ort import PREFILL_CHUNK, OrtRuntime, OrtSession, load
+from runtimes.ort import OrtRuntime, load
+from runtimes.ort_session import PREFILL_CHUNK, OrtSession
 
 Rows = Sequence[Sequence[int]]
 

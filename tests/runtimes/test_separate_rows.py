@@ -12,7 +12,8 @@ from lfm2_deploy import export
 from lfm2_deploy.contracts import FloatArray
 from lfm2_deploy.errors import ContextOverflowError, GenerationError
 from runtimes.fake import FakeRuntime, hash_logits
-from runtimes.ort import OrtRuntime, OrtSession, load
+from runtimes.ort import OrtRuntime, load
+from runtimes.ort_session import OrtSession
 from runtimes.separate_rows import SeparateRows
 
 PROMPTS = [[1, 2, 3, 4, 5, 6, 7], [8], [9, 10, 11]]

@@ -67,6 +67,15 @@ def describe_machine() -> Machine:
     return _assemble(None, None, {}, None, None)
 
 
+def find_cache() -> Path:
+    """The folder for what this package can make again."""
+    if sys.platform == "win32":
+        base = os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local"
+    else:
+        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "lfm2-deploy"
+
+
 def _assemble(
     cpu: str | None,
     physical: int | None,
