@@ -9,6 +9,7 @@ from typing import Annotated, TextIO
 
 import typer
 
+from lfm2_deploy.commands.bench import bench
 from lfm2_deploy.commands.chat import chat
 from lfm2_deploy.commands.demo import demo
 from lfm2_deploy.commands.doctor import doctor
@@ -16,6 +17,7 @@ from lfm2_deploy.commands.export import export
 from lfm2_deploy.commands.failures import PROGRAM, CommandGroup
 from lfm2_deploy.commands.generate import generate
 from lfm2_deploy.commands.inspect import inspect
+from lfm2_deploy.commands.plan import plan
 from lfm2_deploy.commands.prepare import prepare
 from lfm2_deploy.commands.verify import verify
 
@@ -26,7 +28,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # plain help is shorter, and as readable in a file
 )
-for command in (demo, export, prepare, generate, chat, inspect, verify, doctor):
+for command in (demo, plan, export, prepare, generate, chat, inspect, verify, bench, doctor):
     app.command()(command)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+import re
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -74,6 +75,19 @@ def find_cache() -> Path:
     else:
         base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "lfm2-deploy"
+
+
+def measure_memory() -> tuple[int | None, int | None]:
+    """Bytes this process holds in memory, now and at most; None where it is not known."""
+    if sys.platform == "linux":
+        found = dict(re.findall(r"^(VmRSS|VmHWM):\s+(\d+) kB", _read("/proc/self/status"), re.M))
+        now, most = found.get("VmRSS"), found.get("VmHWM")
+        return now and int(now) * 1024, most and int(most) * 1024
+    if sys.platform == "win32":
+        return _measure_windows_memory()
+    import resource
+
+    return None, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def _assemble(
@@ -209,3 +223,14 @@ def _describe_windows() -> Machine:
         int(status.total) if known else None,
         int(status.available) if known else None,
     )
+
+
+def _measure_windows_memory() -> tuple[int | None, int | None]:
+    # PROCESS_MEMORY_COUNTERS: two DWORDs, then PeakWorkingSetSize and WorkingSetSize.
+    counters = (ctypes.c_size_t * 10)()
+    library = ctypes.WinDLL("kernel32")  # type: ignore[attr-defined,unused-ignore]
+    library.GetCurrentProcess.restype = ctypes.c_void_p
+    arguments = (ctypes.c_void_p(library.GetCurrentProcess()), counters, ctypes.sizeof(counters))
+    if not library.K32GetProcessMemoryInfo(*arguments):
+        return None, None
+    return int(counters[2]), int(counters[1])

@@ -144,6 +144,8 @@ CLUSTER = Entry(
 CLUSTER_RECIPE = Entry(
     "exporters.cluster", "Recipe", (*_TRACING, "ray"), _RAY, "exporting on a cluster"
 )
+# Pure arithmetic: it needs nothing that running does not.
+PLANNER = Entry("exporters.quantize.plan", "plan_tensors", (), _RUN, "planning")
 EXPORTER = Entry("exporters.pipeline", "export_checkpoint", _TRACING, _EXPORT, "exporting")
 EXPORT_OPTIONS = Entry("exporters.pipeline", "ExportOptions", _TRACING, _EXPORT, "exporting")
 

@@ -1,0 +1,91 @@
+"""One bundle, measured in a process of its own, so that its memory is its own.
+
+    python -m lfm2_deploy.bench.worker '{"bundle": ..., "contexts": ..., ...}'
+
+Writes one JSON object to stdout; on stderr, a line for each step.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from lfm2_deploy.bandwidth import measure_bandwidth
+from lfm2_deploy.bench.measure import Trial, measure
+from lfm2_deploy.bundle import Bundle, open_bundle
+from lfm2_deploy.contracts import Runtime
+from lfm2_deploy.errors import Lfm2DeployError
+from lfm2_deploy.footprint import expand_plan, measure_footprint
+from lfm2_deploy.machine import count_usable_cores, measure_memory
+from lfm2_deploy.registry import find_runtime
+
+
+def run(request: dict[str, Any]) -> dict[str, Any]:
+    """Measure what a request asks for.
+
+    Args:
+        request: `bundle`, `contexts`, `decode`, `rounds`, `threads` (or None).
+    """
+    bundle = open_bundle(request["bundle"])
+    threads = request["threads"] or count_usable_cores() or 1
+    load = find_runtime(bundle.manifest.runtime)
+    dropped = _drop_from_page_cache(bundle)
+    after_load: list[int | None] = []
+
+    def load_once() -> Runtime:
+        runtime: Runtime = load(bundle, threads=request["threads"])
+        after_load.append(measure_memory()[0])
+        return runtime
+
+    trial = Trial(tuple(request["contexts"]), request["decode"], request["rounds"])
+    result = measure(load_once, trial, lambda what: print(what, file=sys.stderr, flush=True))
+    resident, peak = measure_memory()
+    bandwidth = measure_bandwidth(threads)
+    footprint = measure_footprint(
+        bundle.config,
+        expand_plan(bundle.config, bundle.manifest.quantization),
+        bundle.manifest.context_length,
+    )
+    described = result.describe()
+    for speed in described["speeds"]:
+        # The middle of what was decoded is what an average token looked back on.
+        speed["bytes_per_token"] = footprint.read(speed["context"] + trial.decode // 2)
+        speed["bound"] = bandwidth / speed["bytes_per_token"]
+        speed["share_of_bound"] = speed["decode"] / speed["bound"]
+    return {
+        **described,
+        "page_cache_dropped": dropped,
+        "threads": threads,
+        "size_bytes": bundle.size_bytes,
+        "resident_loaded_bytes": after_load[0],
+        "resident_bytes": resident,
+        "peak_bytes": peak,
+        "bandwidth_bytes_per_second": bandwidth,
+    }
+
+
+def _drop_from_page_cache(bundle: Bundle) -> bool:
+    """Ask the system to forget a bundle's files, so that the first load reads the disk."""
+    if not hasattr(os, "posix_fadvise"):
+        return False
+    for name in bundle.manifest.files:
+        with Path(bundle.path / name).open("rb") as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    return True
+
+
+def main() -> int:
+    """Run the request in the command line; return the exit code."""
+    try:
+        print(json.dumps(run(json.loads(sys.argv[1]))))
+    except Lfm2DeployError as error:
+        print(json.dumps({"error": str(error)}))
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
