@@ -15,14 +15,14 @@ PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 # How many neighbours share a scale. Kernels read 8 bytes more for each group, and decoding
 # is as fast as memory is read, so each kind of tensor has the largest that costs little:
-# int4 of the demo model has a KL divergence of 0.0215 nats with 32 everywhere, and 0.0249
-# so (tables +0.0001, experts +0.002, dense feed-forward +0.0014); mixers would add 0.002 at
+# int4 of the demo model has a KL divergence of 0.0215 nats with 32 everywhere, and 0.0264
+# so (tables +0.0001, experts +0.002, dense feed-forward +0.0027); mixers would add 0.002 at
 # 64 and 0.004 at 128.
 _GROUPS: Mapping[str, int] = {
-    "embedding": 128,
-    "head": 128,
+    "embedding": 256,
+    "head": 256,
     "expert": 128,
-    "feed_forward": 64,
+    "feed_forward": 128,
     "mixer": 32,
 }
 SMALLEST_GROUP = 32

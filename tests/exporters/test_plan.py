@@ -37,7 +37,7 @@ def test_float_precision_stores_floats(role: WeightRole, precision: Precision, b
     ("name", "role", "group"),
     [
         ("model.layers.0.conv.in_proj.weight", "projection", 32),
-        ("model.layers.0.feed_forward.w1.weight", "projection", 64),
+        ("model.layers.0.feed_forward.w1.weight", "projection", 128),
         ("model.layers.0.feed_forward.experts.0.w1.weight", "expert", 128),
     ],
 )
@@ -52,7 +52,7 @@ def test_integers_share_scales_in_groups_by_kind(
 @pytest.mark.parametrize("precision", ["int8", "int4"])
 def test_embedding_and_head_keep_8_bits(role: WeightRole, precision: Precision) -> None:
     entry = plan(role, precision, width=256)
-    assert (entry.bits, entry.group, entry.is_quantized) == (8, 128, True)
+    assert (entry.bits, entry.group, entry.is_quantized) == (8, 256, True)
 
 
 def test_a_width_that_large_groups_do_not_divide_takes_smaller_ones() -> None:
