@@ -98,6 +98,8 @@ class TokenGeneration:
         self._most_guesses = most_guesses
         self._lookups = [PromptLookup(row) for row in rows] if most_guesses else []
         self._pace = Pace()
+        # Row -> what was guessed of its next token, and not checked.
+        self._unchecked: dict[int, int] = {}
         self.prefill_seconds = 0.0
         self.decode_seconds = 0.0
         self.guessed = self.guessed_right = 0
@@ -158,6 +160,9 @@ class TokenGeneration:
         self._left[row] -= 1
         if self._lookups:
             self._lookups[row].extend([token_id])
+            unchecked = self._unchecked.pop(row, None)
+            if unchecked is not None:
+                self._pace.learn_outcome(1, int(unchecked == token_id))
         reason: FinishReason | None = None
         if token_id in self._end_ids:
             reason = "stop"
@@ -182,6 +187,8 @@ class TokenGeneration:
         # Only where something matches is it asked how many pay.
         if guesses:
             count = self._pace.choose(max(map(len, guesses.values())))
+            if count == 0:
+                self._unchecked = {row: found[0] for row, found in guesses.items()}
             guesses = {row: found[:count] for row, found in guesses.items() if count}
         self.decode_seconds += time.perf_counter() - started
         return guesses

@@ -18,9 +18,6 @@ _LONGEST, _SHORTEST = 4, 2
 _KEPT = 0.8
 # A guess must promise this much more than one token a call.
 _GAIN = 1.05
-# Matches passed over before a short one is tried again, where they seldom came true; at
-# most this many times as many after further failures.
-_PATIENCE, _MOST_PATIENCE = 8, 64
 # Cost of one token more in a call, as part of a call of one token, until it is measured.
 _ASSUMED_SLOPE = 0.3
 
@@ -72,27 +69,21 @@ class PromptLookup:
 class Pace:
     """How many guesses to check at once, from what calls cost and how many came true.
 
-    Costs are this process's own measurements. Guesses that seldom come true are not made,
-    but for a short try now and then, so text that does not repeat costs next to nothing.
+    Costs are this process's own measurements. Where guesses do not pay, none are checked;
+    what they would have been is compared with the tokens that come anyway, which costs
+    nothing, so it is known when they begin to come true.
     """
 
     def __init__(self) -> None:
         self._seconds: dict[int, float] = {}
         self._right, self._wrong = 1.0, 1.0
-        self._waited, self._patience = 0, _PATIENCE
 
     def choose(self, most: int) -> int:
         """How many guesses to ask for, 0 to `most`."""
         chance = self._right / (self._right + self._wrong)
         gains = [_expect(chance, count) / self._cost(1 + count) for count in range(1, most + 1)]
         best = max(gains, default=0.0)
-        if best >= _GAIN:
-            return gains.index(best) + 1
-        self._waited += 1
-        if self._waited >= self._patience and most:
-            self._waited = 0
-            return min(2, most)
-        return 0
+        return gains.index(best) + 1 if best >= _GAIN else 0
 
     def learn_cost(self, tokens: int, seconds: float) -> None:
         """A call of so many tokens took so long."""
@@ -105,10 +96,6 @@ class Pace:
         """Of so many guesses, the first `right` came true."""
         self._right = _KEPT * self._right + right
         self._wrong = _KEPT * self._wrong + (right < guessed)
-        if right == guessed:
-            self._patience = _PATIENCE
-        elif right == 0:
-            self._patience = min(2 * self._patience, _MOST_PATIENCE)
 
     def _cost(self, tokens: int) -> float:
         """Time of a call, in calls of one token."""

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-import runtimes.ort
+import runtimes.ort_session
 from lfm2_deploy.checkpoint import open_checkpoint
 from lfm2_deploy.contracts import FloatArray, Runtime, Session
 from lfm2_deploy.model.layers import CachedAttention, CausalConv
@@ -199,7 +199,7 @@ def test_prompt_shorter_than_the_conv_goes_on_as_in_transformers(
 def test_prompt_longer_than_a_chunk_equals_transformers(
     kind: str, runtime_of: RuntimeOf, true_logits: TrueLogits
 ) -> None:
-    chunk = runtimes.ort.PREFILL_CHUNK
+    chunk = runtimes.ort_session.PREFILL_CHUNK
     rows = make_rows(chunk + 90, chunk + 1, chunk, 5)
     session = runtime_of(kind, "fp32").open(len(rows), chunk + 100)
     last = session.prefill(rows)
@@ -218,7 +218,7 @@ def test_prefill_in_chunks_equals_prefill_in_one_piece(
     runtime, rows = runtime_of(kind, name), make_rows(*LENGTHS)
     whole, chunked, scored = (runtime.open(len(rows), CAPACITY) for _ in range(3))
     expected = whole.score(rows)
-    monkeypatch.setattr(runtimes.ort, "PREFILL_CHUNK", chunk)
+    monkeypatch.setattr(runtimes.ort_session, "PREFILL_CHUNK", chunk)
     last, every = chunked.prefill(rows), scored.score(rows)
     assert chunked.lengths == scored.lengths == whole.lengths == LENGTHS
     tolerance = tolerance_of(name)
