@@ -29,8 +29,8 @@ numbers = random.Random(0)
 session.prefill([[numbers.randrange(bundle.config.vocab_size) for _ in range({PROMPT})]])
 for _ in range({DECODE}):
     session.decode([numbers.randrange(bundle.config.vocab_size)])
-snapshot = session.snapshot()
-print(measure_memory()[0], snapshot.size_bytes)
+size = session.snapshot().size_bytes
+print(measure_memory()[1], size)
 """
 
 
@@ -52,7 +52,7 @@ def main() -> None:
         length = PROMPT + DECODE
         for what, before, after in (
             ("weights on disk", planned.weights, manifest.files["model.onnx.data"].size_bytes),
-            ("memory", planned.resident(length), memory),
+            ("most memory", planned.resident(length), memory),
             ("states", length * planned.kv_per_token + planned.conv_state, states),
         ):
             off = f"{before / after - 1:+.1%}"

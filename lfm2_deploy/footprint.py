@@ -23,7 +23,7 @@ _SCALE_BYTES = _FLOAT_BYTES = 4
 # Prompts are appended in pieces of this many tokens.
 _CHUNK = 512
 # Python, numpy and onnxruntime, with tokenizer and templates.
-_LIBRARY_BYTES = 85 * 10**6
+_LIBRARY_BYTES = 80 * 10**6
 # torch, onnx and the graph, while a bundle is made; two weight jobs run at once.
 _EXPORT_LIBRARY_BYTES = 330 * 10**6
 _EXPORT_JOBS = 2

@@ -23,7 +23,7 @@ from lfm2_deploy import api
 from lfm2_deploy.machine import measure_memory
 model = api.load(sys.argv[1])
 model.generate([3] * 512, max_new_tokens=32, ignore_eos=True)
-print(measure_memory()[0])
+print(measure_memory()[1])
 """
 
 
