@@ -14,11 +14,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lfm2_deploy.api import export, load, verify
+    from lfm2_deploy.api import export, load, prepare, verify
     from lfm2_deploy.bundle import Bundle, open_bundle
     from lfm2_deploy.errors import Lfm2DeployError
     from lfm2_deploy.generate import Completion, LanguageModel, TextChunk
     from lfm2_deploy.options import GenerationOptions
+    from lfm2_deploy.prefix_store import PrefixStore
+    from lfm2_deploy.prompt_cache import PromptCache
 
 _HOMES = {
     "Bundle": "bundle",
@@ -26,10 +28,13 @@ _HOMES = {
     "GenerationOptions": "options",
     "LanguageModel": "generate",
     "Lfm2DeployError": "errors",
+    "PrefixStore": "prefix_store",
+    "PromptCache": "prompt_cache",
     "TextChunk": "generate",
     "export": "api",
     "load": "api",
     "open_bundle": "bundle",
+    "prepare": "api",
     "verify": "api",
 }
 
@@ -39,10 +44,13 @@ __all__ = [
     "GenerationOptions",
     "LanguageModel",
     "Lfm2DeployError",
+    "PrefixStore",
+    "PromptCache",
     "TextChunk",
     "export",
     "load",
     "open_bundle",
+    "prepare",
     "verify",
 ]
 

@@ -12,10 +12,13 @@ NAMES = [
     "GenerationOptions",
     "LanguageModel",
     "Lfm2DeployError",
+    "PrefixStore",
+    "PromptCache",
     "TextChunk",
     "export",
     "load",
     "open_bundle",
+    "prepare",
     "verify",
 ]
 
