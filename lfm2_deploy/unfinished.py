@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -99,8 +100,11 @@ def _claim(path: Path) -> Iterator[None]:
     try:
         yield
     finally:
+        # While it is held: who waits for a name that was removed begins anew, and does not
+        # get a lock that nobody else can see. Windows removes it by itself.
+        if sys.platform != "win32":
+            Path(lock.lock_file).unlink(missing_ok=True)
         lock.release()
-        Path(lock.lock_file).unlink(missing_ok=True)
 
 
 def _make_scratch(path: Path, resume: bool) -> Path:

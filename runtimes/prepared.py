@@ -86,10 +86,11 @@ def find_prepared(bundle: Bundle) -> Path | None:
 def remove_prepared(bundle: Bundle) -> bool:
     """Remove a bundle's prepared copy; whether there was one."""
     folder = _choose_folder(bundle)
-    there = folder.is_dir()
-    shutil.rmtree(folder, ignore_errors=True)
-    Path(f"{folder}.lock").unlink(missing_ok=True)
-    return there
+    if not folder.is_dir():
+        return False
+    with FileLock(f"{folder}.lock"):
+        shutil.rmtree(folder, ignore_errors=True)
+    return not folder.exists()
 
 
 def measure_prepared(folder: Path) -> int:
