@@ -93,5 +93,5 @@ def _open_base(model: str, revision: str | None, progress: Progress) -> Checkpoi
         return open_folder(folder)
     if is_hub_id(model):
         return open_hub(model, revision, progress)
-    seen = "is a file" if model and folder.exists() else "is neither"
+    seen = "is a file" if model and folder.exists() else "was not found"
     raise SourceError(f"model {model!r} {seen}: expected {_FORMS}")

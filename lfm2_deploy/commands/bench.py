@@ -67,6 +67,8 @@ def bench(
     lengths = _parse_contexts(contexts)
     if plot is not None and plot.suffix not in _PICTURES:
         raise typer.BadParameter(f"--plot {plot}: the name must end in {', '.join(_PICTURES)}")
+    if plot is not None and not plot.absolute().parent.is_dir():
+        raise typer.BadParameter(f"--plot {plot}: there is no folder {plot.absolute().parent}")
     opened = {str(path): open_bundle(path) for path in bundles}
     fitting = {name: _fit(bundle, lengths, decode) for name, bundle in opened.items()}
     busy = _measure_load()

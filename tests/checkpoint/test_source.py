@@ -19,7 +19,7 @@ def test_name_of_no_form_lists_the_forms(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path / "absent"))
-    with pytest.raises(SourceError, match=r"is neither: .*folder, a Hub id .*synthetic:NAME"):
+    with pytest.raises(SourceError, match=r"was not found: .*folder, a Hub id .*synthetic:NAME"):
         open_checkpoint(model)
 
 

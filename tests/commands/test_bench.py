@@ -60,6 +60,7 @@ def test_contexts_without_room_are_left_out_and_said(run: Callable, random_bundl
         (("--contexts", "many"), "write numbers of tokens"),
         (("--contexts", "0"), "write numbers of tokens"),
         (("--plot", "speed.bmp"), "must end in .png"),
+        (("--plot", "no/such/folder/speed.png"), "there is no folder"),
     ],
 )
 def test_wrong_words_are_a_matter_of_usage(
