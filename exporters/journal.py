@@ -34,7 +34,10 @@ class Journal:
         self._stream: IO[str] | None = None
 
     def read(self) -> frozenset[int] | None:
-        """Numbers of finished jobs; None where the journal is of another export, or none."""
+        """Numbers of finished jobs; None where the journal is of another export, or none.
+
+        An export that was stopped before its first line leaves an empty file, which is none.
+        """
         try:
             lines = self._file.read_text(encoding="ascii", errors="replace").split("\n")
             if json.loads(lines[0]) != {"fingerprint": self._fingerprint}:
@@ -44,11 +47,14 @@ class Journal:
         # The last piece ends without a newline: empty, or a line that was cut short.
         return frozenset(job for line in lines[1:-1] for job in _parse_line(line))
 
-    def begin(self, done: frozenset[int]) -> None:
-        """Start writing, with what is done already."""
-        self._stream = self._file.open("w", encoding="ascii", newline="\n")
-        self._write({"fingerprint": self._fingerprint})
-        self._pending = sorted(done)
+    def begin(self, goes_on: bool) -> None:
+        """Start writing: after what is there, or anew."""
+        self._stream = self._file.open("a" if goes_on else "w", encoding="ascii", newline="\n")
+        if goes_on:
+            # The last line may have been cut short; what follows must not become part of it.
+            self._stream.write("\n")
+        else:
+            self._write({"fingerprint": self._fingerprint})
         self._flush()
 
     def add(self, job: int, sync: Callable[[], None]) -> None:

@@ -187,7 +187,7 @@ def _open_journal(
     fingerprint = hashlib.sha256(record.encode() + graph).hexdigest()
     file = journal_of(folder)
     journal = Journal(file, fingerprint)
-    if resume and file.is_file() and journal.read() is None:
+    if resume and file.is_file() and file.stat().st_size and journal.read() is None:
         raise ResumeError(
             f"what an interrupted export left in {folder} is of another model, of other options "
             "or of other package versions: export as then, or without --resume to start afresh"

@@ -87,7 +87,7 @@ def write_weights(
     try:
         with path.open("r+b" if done is not None else "w+b") as file, journal:
             file.truncate(size)
-            journal.begin(done or frozenset())
+            journal.begin(goes_on=done is not None)
             _fill(_Writer(book, offsets, file), encode, done or frozenset(), journal, progress)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):

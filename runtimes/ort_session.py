@@ -306,11 +306,11 @@ class OrtSession:
 
     def _mask(self, total: IntArray) -> IntArray:
         """int64 [B, T]: ones over each row's tokens."""
-        if self.batch_size == 1:
-            return self._ones[:, : total[0]]
         # A row that is empty and stays so is shown as one token long: the kernel knows no
         # length of 0, and what it gives for that row is not used.
         shown = np.maximum(total, 1)
+        if self.batch_size == 1:
+            return self._ones[:, : shown[0]]
         return (np.arange(int(shown.max())) < shown[:, None]).astype(np.int64)
 
 

@@ -156,3 +156,13 @@ def test_changed_folder_is_not_gone_on_with(
     os.utime(model / "model.safetensors")
     with pytest.raises(ResumeError):
         api.export(str(model), place, precision="int4", resume=True)
+
+
+def test_export_that_was_killed_before_its_first_line_begins_anew(
+    whole: Bundle, interrupted: Path
+) -> None:
+    scratch = find_unfinished(interrupted)
+    assert scratch is not None
+    journal_of(scratch).write_bytes(b"")
+    api.export(MODEL, interrupted, precision="int4", resume=True)
+    assert read_all(interrupted) == read_all(whole.path)

@@ -205,7 +205,10 @@ def test_weights_without_a_journal_of_theirs_are_written_anew(
     weights = tmp_path / "weights"
     weights.write_bytes(bytes(8192))
     with Journal(tmp_path / "weights.jsonl", "another export") as other:
-        other.begin(frozenset({0, 1}))
+        other.begin(goes_on=False)
+        other.add(0, lambda: None)
+        other.add(1, lambda: None)
+        other.sync(lambda: None)
     write(book, checkpoint, weights)
     assert np.fromfile(weights, np.float32)[[0, -1]].tolist() == [1, 2]
 
@@ -213,7 +216,7 @@ def test_weights_without_a_journal_of_theirs_are_written_anew(
 def test_journal_says_only_what_was_forced_to_the_disk(tmp_path: Path) -> None:
     file, synced = tmp_path / "journal", []
     with Journal(file, "x") as journal:
-        journal.begin(frozenset())
+        journal.begin(goes_on=False)
         journal.add(4, lambda: synced.append(4))
         assert Journal(file, "x").read() == frozenset()
         journal.sync(lambda: synced.append("end"))
@@ -229,3 +232,13 @@ def test_last_line_of_a_journal_that_was_cut_short_is_not_believed(
     file = tmp_path / "journal"
     file.write_text('{"fingerprint": "x"}\n[1]\n' + cut)
     assert Journal(file, "x").read() == {1}
+
+
+def test_journal_that_goes_on_after_a_cut_line_keeps_both_parts(tmp_path: Path) -> None:
+    file = tmp_path / "journal"
+    file.write_text('{"fingerprint": "x"}\n[1]\n[2, 3')
+    with Journal(file, "x") as journal:
+        journal.begin(goes_on=True)
+        journal.add(4, lambda: None)
+        journal.sync(lambda: None)
+    assert Journal(file, "x").read() == {1, 4}

@@ -408,3 +408,11 @@ def test_long_buffers_take_memory_only_where_they_are_written() -> None:
     assert after is not None
     assert after - before < 4 * 2**20
     assert not any(buffer[:, :, 1:9].any() for buffer in buffers)
+
+
+def test_a_single_empty_row_may_stay_empty(runtime: OrtRuntime) -> None:
+    session = runtime.open(1, 8)
+    assert session.decode([None]).shape == (1, runtime.config.vocab_size)
+    assert session.lengths == (0,)
+    fresh = runtime.open(1, 8)
+    np.testing.assert_array_equal(session.prefill([[3, 4]]), fresh.prefill([[3, 4]]))
