@@ -10,6 +10,7 @@ Markdown table. Linux only: it asks /proc.
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -45,9 +46,10 @@ def main() -> None:
         config, manifest = bundle.config, bundle.manifest
         storages = expand_plan(config, manifest.quantization)
         planned = measure_footprint(config, storages, manifest.context_length)
-        done = subprocess.run(
-            [sys.executable, "-c", RUN, str(path)], capture_output=True, check=True, text=True
-        )
+        words = [sys.executable, "-c", RUN, str(path)]
+        # Else glibc keeps freed activations or gives them back by chance.
+        environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "131072"}
+        done = subprocess.run(words, capture_output=True, check=True, text=True, env=environment)
         memory, states = map(int, done.stdout.split())
         length = PROMPT + DECODE
         for what, before, after in (
