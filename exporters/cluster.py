@@ -24,7 +24,7 @@ from ray.exceptions import RayError, RayTaskError
 
 from exporters.draft import Draft
 from exporters.encoding import Encoded, EncodeJobs, run_job
-from exporters.pipeline import ExportOptions, build_draft
+from exporters.pipeline import ExportOptions, build_drafts
 from exporters.quantize.plan import Precision
 from exporters.weight_book import Array, WeightBook
 from lfm2_deploy.checkpoint import open_checkpoint
@@ -58,12 +58,21 @@ class Recipe:
     target: str
     precision: Precision
     context_length: int | None
+    chunk: int | None = None
+    experts: str | None = None
 
     def build(self) -> tuple[Checkpoint, Draft]:
         """Open the checkpoint and lower the graph."""
         checkpoint = open_checkpoint(self.model, revision=self.revision, adapter=self.adapter)
-        options = ExportOptions(find_target(self.target), self.precision, self.context_length)
-        return checkpoint, build_draft(checkpoint.config, options)
+        options = ExportOptions(
+            find_target(self.target),
+            self.precision,
+            self.context_length,
+            chunk=self.chunk,
+            experts=self.experts,
+        )
+        drafts = build_drafts(checkpoint.config, options)
+        return checkpoint, next(iter(drafts.values()))
 
 
 def use_cluster(address: str, recipe: Recipe) -> Callable[[WeightBook], EncodeJobs]:

@@ -48,6 +48,8 @@ class Rewriter:
 
     def __init__(self, draft: Draft, node: ir.Node) -> None:
         self.draft, self.node = draft, node
+        # Begins the names of the nodes built.
+        self.prefix = node.name or node.op_type
         self._count = 0
 
     def op(
@@ -61,7 +63,7 @@ class Rewriter:
     ) -> Any:
         """Insert a node before the one replaced; returns its value, or list of values."""
         self._count += 1
-        name = f"{self.node.name}/{op_type}_{self._count}"
+        name = f"{self.prefix}/{op_type}_{self._count}"
         node = ir.node(op_type, inputs, attributes, domain=domain, num_outputs=outputs, name=name)
         for number, value in enumerate(node.outputs):
             value.name = f"{name}:{number}"

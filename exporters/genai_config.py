@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
 from exporters.stitch import ATTENTION_MASK, INPUT_IDS, LOGITS
+from exporters.targets.target import Written
 from lfm2_deploy.config import Lfm2Config
-from lfm2_deploy.states import StateSpec
+from lfm2_deploy.states import StateSpec, list_states
+
+
+def write_genai_config(written: Written) -> None:
+    """Write the file beside a bundle's only graph."""
+    (part,) = written.parts
+    draft = written.drafts[part.name]
+    states = list_states(draft.config)
+    content = make_genai_config(draft.config, states, part.file, draft.context_length)
+    text = json.dumps(content, indent=2) + "\n"
+    (written.folder / "genai_config.json").write_text(text, encoding="utf-8")
 
 
 def make_genai_config(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import re
 import shutil
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -17,20 +18,20 @@ import onnx_ir as ir
 
 from exporters.draft import SEMANTIC, Draft
 from exporters.encoding import EncodeJobs, encode_here
-from exporters.genai_config import make_genai_config
 from exporters.journal import Journal
-from exporters.quantize.plan import Precision, TensorPlan, plan_tensors
+from exporters.quantize.plan import Precision, TensorPlan
 from exporters.stitch import LOGITS_TO_KEEP, BlockTracer, stitch
-from exporters.targets.target import Target
+from exporters.targets.target import Part, Shape, Target, Written
 from exporters.trace import trace_layer
 from exporters.weight_book import WeightBook
 from exporters.writer import lay_out, refer_to_file, write_weights
 from lfm2_deploy.bundle import (
     GENERATION,
-    GRAPH,
     SCHEMA_VERSION,
     WEIGHTS,
+    BlobRecord,
     Bundle,
+    GraphRecord,
     Manifest,
     StoredTensor,
     check_destination,
@@ -46,10 +47,18 @@ from lfm2_deploy.states import list_states
 from lfm2_deploy.unfinished import journal_of, writing_bundle
 from lfm2_deploy.weights import list_weights
 
+# Whose versions a manifest records.
+PACKAGES = ("lfm2-deploy", "torch", "onnx-ir", "numpy")
 # LFM2's conversations are 32,768 tokens long; a longer context is asked for by --context.
 DEFAULT_CONTEXT = 32_768
+# Attention's scores of a chunk grow with its square.
+LARGEST_CHUNK = 4096
 # The default of logits_to_keep, as Hugging Face names it.
 LAST_ONLY = 1
+
+
+# (folder, graphs, progress) -> the blobs it put into the folder.
+GraphCompiler = Callable[[Path, Sequence[GraphRecord], Progress], tuple[BlobRecord, ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +71,13 @@ class ExportOptions:
         context_length: most tokens a row may hold; None for the model's, at most 32,768.
         overwrite: replace a bundle that is already there.
         resume: go on where an interrupted export of the same to the same place ended.
+        chunk: tokens that one call of a prompt takes, for targets of fixed shapes; None for
+            the target's own choice.
+        experts: device that runs a mixture's experts, for targets that leave a choice.
+        compile_graphs: compiles the graphs ahead of time, for targets that can be.
 
     Raises:
-        ExportError: the target has no such precision.
+        ExportError: the target has no such precision, or no chunk, or the chunk is not possible.
     """
 
     target: Target
@@ -72,6 +85,9 @@ class ExportOptions:
     context_length: int | None = None
     overwrite: bool = False
     resume: bool = False
+    chunk: int | None = None
+    experts: str | None = None
+    compile_graphs: GraphCompiler | None = None
 
     def __post_init__(self) -> None:
         if self.precision not in self.target.precisions:
@@ -79,6 +95,61 @@ class ExportOptions:
                 f"target {self.target.name} has no precision {self.precision!r}: "
                 f"expected one of {', '.join(self.target.precisions)}"
             )
+        if self.chunk is not None and not self.target.chunk:
+            raise ExportError(
+                f"target {self.target.name} takes prompts of any length: leave --chunk out"
+            )
+        if self.chunk is not None and not 2 <= self.chunk <= LARGEST_CHUNK:
+            raise ExportError(
+                f"--chunk {self.chunk} is not possible: expected 2 to {LARGEST_CHUNK}"
+            )
+
+        if self.compile_graphs is not None and not self.target.compiles:
+            raise ExportError(
+                f"target {self.target.name} is compiled where it runs: leave --compile out"
+            )
+        if self.experts is not None and self.experts not in self.target.experts:
+            choice = ", ".join(self.target.experts) or "none: leave --experts out"
+            raise ExportError(
+                f"target {self.target.name} cannot have experts on {self.experts!r}: "
+                f"expected {choice}"
+            )
+
+    def list_parts(self, config: Lfm2Config) -> tuple[Part, ...]:
+        """The graphs to make for a model."""
+        experts = self.experts or next(iter(self.target.experts), "")
+        return self.target.make_parts(Shape(config, experts, self.precision, self.fixed_chunk))
+
+    @property
+    def fixed_chunk(self) -> int:
+        """Tokens of a call, or 0."""
+        return self.chunk or self.target.chunk
+
+
+def build_drafts(
+    config: Lfm2Config,
+    options: ExportOptions,
+    trace: BlockTracer = trace_layer,
+) -> dict[str, Draft]:
+    """Trace, stitch and lower every part of a target; no weight is read.
+
+    Returns:
+        name of the part -> its graph; all share one book of weights.
+
+    Raises:
+        ExportError: the context is not possible, or lowering left something over.
+    """
+    target, trace = options.target, functools.cache(trace)
+    plan = target.plan(list_weights(config), options.precision)
+    context_length = choose_context(config, options.context_length, target.context_length)
+    book, drafts = WeightBook(), {}
+    for part in options.list_parts(config):
+        draft = Draft(config, stitch(config, trace), plan, book, context_length)
+        for rewrite in part.passes:
+            rewrite(draft)
+        _finish(draft, target)
+        drafts[part.name] = draft
+    return drafts
 
 
 def build_draft(
@@ -86,30 +157,25 @@ def build_draft(
     options: ExportOptions,
     trace: BlockTracer = trace_layer,
 ) -> Draft:
-    """Trace, stitch and lower; no weight is read.
-
-    Raises:
-        ExportError: the context is not possible, or lowering left something over.
-    """
-    target = options.target
-    plan = plan_tensors(list_weights(config), options.precision)
-    context_length = choose_context(config, options.context_length)
-    draft = Draft(config, stitch(config, trace), plan, WeightBook(), context_length)
-    for rewrite in target.passes:
-        rewrite(draft)
-    _finish(draft, target)
+    """As `build_drafts`, for a target of one part."""
+    (draft,) = build_drafts(config, options, trace).values()
     return draft
 
 
-def choose_context(config: Lfm2Config, asked: int | None) -> int:
+def choose_context(config: Lfm2Config, asked: int | None, usual: int | None = None) -> int:
     """The context length to build for.
+
+    Args:
+        config: the model.
+        asked: by the user, if at all.
+        usual: the target's default, if it has one.
 
     Raises:
         ExportError: more was asked for than the model has positions.
     """
     longest = config.max_position_embeddings
     if asked is None:
-        return min(DEFAULT_CONTEXT, longest)
+        return min(usual or DEFAULT_CONTEXT, longest)
     if not 1 <= asked <= longest:
         raise ExportError(f"--context {asked} is not possible: expected 1 to {longest}")
     return asked
@@ -119,12 +185,15 @@ def _finish(draft: Draft, target: Target) -> None:
     left = sorted({n.op_type for n in draft.graph if n.domain == SEMANTIC})
     if left:
         raise ExportError(f"target {target.name} has no lowering for {', '.join(left)}")
-    for name in [n for n in draft.graph.initializers if n not in draft.book.values]:
-        del draft.graph.initializers[name]
+    for name, value in list(draft.graph.initializers.items()):
+        if name not in draft.book.declared and value.const_value is None:
+            del draft.graph.initializers[name]  # a weight that passes have replaced
     draft.graph.opset_imports.clear()
     draft.graph.opset_imports.update(dict(target.opsets))
     # An input with an initializer is one that callers may leave out.
-    keep = next(v for v in draft.graph.inputs if v.name == LOGITS_TO_KEEP)
+    keep = next((v for v in draft.graph.inputs if v.name == LOGITS_TO_KEEP), None)
+    if keep is None:
+        return
     keep.const_value = ir.tensor(np.array([LAST_ONLY], dtype=np.int64), name=LOGITS_TO_KEEP)
     draft.graph.initializers[LOGITS_TO_KEEP] = keep
 
@@ -150,28 +219,44 @@ def export_checkpoint(
     """
     check_destination(out, options.overwrite)
     progress("tracing", 0, 0)
-    draft = build_draft(checkpoint.config, options)
+    drafts = build_drafts(checkpoint.config, options)
+    parts = options.list_parts(checkpoint.config)
+    book = drafts[parts[0].name].book
     with writing_bundle(out, options.overwrite, options.resume) as folder:
-        offsets = lay_out(draft.book)
-        refer_to_file(draft.book, offsets, WEIGHTS)
-        model = ir.Model(
-            draft.graph,
-            ir_version=options.target.ir_version,
-            producer_name="lfm2-deploy",
-            producer_version=version("lfm2-deploy"),
-        )
-        graph = ir.to_proto(model).SerializeToString()
-        manifest = _describe(checkpoint, draft, options)
-        journal = _open_journal(folder, checkpoint, manifest, graph, options.resume)
-        (folder / GRAPH).write_bytes(graph)
-        _write_side_files(checkpoint, draft, folder)
+        offsets = lay_out(book)
+        graphs = {
+            part.onnx_file: _serialize(drafts[part.name], offsets, options.target) for part in parts
+        }
+        manifest = _describe(checkpoint, drafts[parts[0].name], options)
+        record = b"".join(graphs.values())
+        journal = _open_journal(folder, checkpoint, manifest, record, options.resume)
+        for file, graph in graphs.items():
+            (folder / file).write_bytes(graph)
+        _write_side_files(checkpoint, folder)
         if choose_encoder is None:
-            encode = encode_here(draft.book.jobs, checkpoint)
+            encode = encode_here(book.jobs, checkpoint)
         else:
-            encode = choose_encoder(draft.book)
-        write_weights(draft.book, offsets, encode, folder / WEIGHTS, journal, progress)
+            encode = choose_encoder(book)
+        write_weights(book, offsets, encode, folder / WEIGHTS, journal, progress)
+        options.target.finish(Written(folder, drafts, parts, checkpoint, progress))
+        if options.compile_graphs is not None:
+            blobs = options.compile_graphs(folder, manifest.graphs, progress)
+            manifest = replace(manifest, blobs=blobs)
         seal(folder, manifest, progress)
     return open_bundle(out)
+
+
+def _serialize(draft: Draft, offsets: Mapping[str, int], target: Target) -> bytes:
+    """A lowered graph as an ONNX file whose weights lie in the weights file."""
+    refer_to_file(draft.graph, draft.book, offsets, WEIGHTS)
+    model = ir.Model(
+        draft.graph,
+        ir_version=target.ir_version,
+        producer_name="lfm2-deploy",
+        producer_version=version("lfm2-deploy"),
+    )
+    graph: bytes = ir.to_proto(model).SerializeToString()
+    return graph
 
 
 def _open_journal(
@@ -195,14 +280,11 @@ def _open_journal(
     return journal
 
 
-def _write_side_files(checkpoint: Checkpoint, draft: Draft, folder: Path) -> None:
+def _write_side_files(checkpoint: Checkpoint, folder: Path) -> None:
     for name, path in checkpoint.side_files.items():
         shutil.copyfile(path, folder / name)
-    config = draft.config
-    genai = make_genai_config(config, list_states(config), GRAPH, draft.context_length)
     written = {
         "config.json": dict(checkpoint.raw_config),
-        "genai_config.json": genai,
         GENERATION: _complete_defaults(checkpoint),
     }
     for name, content in written.items():
@@ -234,7 +316,10 @@ def list_notes(checkpoint: Checkpoint) -> tuple[str, ...]:
 
 
 def _describe(checkpoint: Checkpoint, draft: Draft, options: ExportOptions) -> Manifest:
-    packages = ("lfm2-deploy", "torch", "onnx-ir", "numpy")
+    target = options.target
+    states = list_states(
+        draft.config, target.state_dtype(options.precision), channels_last=target.channels_last
+    )
     return Manifest(
         schema_version=SCHEMA_VERSION,
         model=checkpoint.origin.name,
@@ -244,12 +329,18 @@ def _describe(checkpoint: Checkpoint, draft: Draft, options: ExportOptions) -> M
         precision=options.precision,
         context_length=draft.context_length,
         config=dict(checkpoint.raw_config),
-        states=list_states(draft.config),
+        states=states,
         quantization=summarize_plan(draft.plan),
-        made_with={name: version(name) for name in packages},
+        made_with={name: version(name) for name in (*PACKAGES, *target.packages)},
         notes=list_notes(checkpoint),
         files={},
+        graphs=tuple(_record(part) for part in options.list_parts(checkpoint.config)),
+        chunk=options.fixed_chunk,
     )
+
+
+def _record(part: Part) -> GraphRecord:
+    return GraphRecord(part.name, part.file, part.device)
 
 
 def summarize_plan(plan: Mapping[str, TensorPlan]) -> tuple[StoredTensor, ...]:

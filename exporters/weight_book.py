@@ -52,12 +52,14 @@ class WeightJob:
 
 
 class WeightBook:
-    """All declared initializers and the jobs that fill them."""
+    """All declared initializers and the jobs that fill them.
+
+    Several graphs may share a book: each has values of its own, which lie in one file.
+    """
 
     def __init__(self) -> None:
         self.declared: dict[str, Declared] = {}
         self.jobs: list[WeightJob] = []
-        self.values: dict[str, ir.Value] = {}
 
     def declare(
         self,
@@ -67,13 +69,12 @@ class WeightBook:
         dtype: ir.DataType = ir.DataType.FLOAT,
         alias_of: str = "",
     ) -> ir.Value:
-        """Declare an initializer (once; a second call returns the first's value)."""
-        if name in self.values:
-            return self.values[name]
+        """Declare an initializer of a graph (once; a second call returns the first's value)."""
+        if name in graph.initializers:
+            return graph.initializers[name]
         value = ir.Value(name=name, shape=ir.Shape(shape), type=ir.TensorType(dtype))
         graph.initializers[name] = value
-        self.declared[name] = Declared(name, dtype, tuple(shape), alias_of)
-        self.values[name] = value
+        self.declared.setdefault(name, Declared(name, dtype, tuple(shape), alias_of))
         return value
 
     def fill(self, sources: Sequence[str], encode: Encoder, *slots: Slot) -> None:
@@ -83,13 +84,16 @@ class WeightBook:
     def constant_ints(self, graph: ir.Graph, values: Sequence[int]) -> ir.Value:
         """A small int64 vector kept in the graph itself."""
         name = "ints." + "_".join(map(str, values))
-        if name not in self.values:
-            tensor = ir.tensor(np.array(values, dtype=np.int64), name=name)
-            self.values[name] = value = ir.Value(
+        return self.constant(graph, name, np.array(values, dtype=np.int64))
+
+    def constant(self, graph: ir.Graph, name: str, array: Array) -> ir.Value:
+        """A small array kept in the graph itself, once for each name."""
+        if name not in graph.initializers:
+            tensor = ir.tensor(array, name=name)
+            graph.initializers[name] = ir.Value(
                 name=name,
-                shape=ir.Shape([len(values)]),
+                shape=ir.Shape(array.shape),
                 type=ir.TensorType(tensor.dtype),
                 const_value=tensor,
             )
-            graph.initializers[name] = value
-        return self.values[name]
+        return graph.initializers[name]

@@ -41,10 +41,15 @@ def lay_out(book: WeightBook) -> dict[str, int]:
     return offsets
 
 
-def refer_to_file(book: WeightBook, offsets: Mapping[str, int], location: str) -> None:
-    """Make the graph's initializers point into the weights file."""
-    for name, declared in book.declared.items():
-        book.values[name].const_value = ir.ExternalTensor(
+def refer_to_file(
+    graph: ir.Graph, book: WeightBook, offsets: Mapping[str, int], location: str
+) -> None:
+    """Make a graph's initializers point into the weights file."""
+    for name, value in graph.initializers.items():
+        declared = book.declared.get(name)
+        if declared is None:
+            continue  # a constant, kept in the graph itself
+        value.const_value = ir.ExternalTensor(
             location,
             offsets[name],
             declared.size_bytes,
@@ -173,8 +178,11 @@ class _Writer:
     def _check(self, slot: Slot, array: Array) -> None:
         declared = self.book.declared[slot.initializer]
         expected = declared.shape if slot.index is None else declared.shape[1:]
-        # MatMulNBits' [N, groups, blob] and plain rows hold the same bytes.
-        if array.size != int(np.prod(expected)) or array.dtype != declared.dtype.numpy():
+        # MatMulNBits' [N, groups, blob] and plain rows hold the same bytes, and two of 4
+        # bits come packed in one.
+        packed = declared.dtype.itemsize < 1
+        dtype = np.dtype(np.uint8) if packed else declared.dtype.numpy()
+        if array.nbytes != int(np.prod(expected) * declared.dtype.itemsize) or array.dtype != dtype:
             raise ExportError(
                 f"initializer {declared.name} was given {array.dtype}{list(array.shape)}, "
                 f"expected {declared.dtype.name}{list(expected)}"

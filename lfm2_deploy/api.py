@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from lfm2_deploy.bundle import GENERATION, Bundle, check_destination, open_bundle
 from lfm2_deploy.chat import ChatTemplate
 from lfm2_deploy.checkpoint import open_checkpoint
 from lfm2_deploy.compare.compare import Comparison, compare_runtimes
-from lfm2_deploy.contracts import Checkpoint, Progress, ignore_progress
+from lfm2_deploy.contracts import Checkpoint, Progress, Runtime, ignore_progress
 from lfm2_deploy.errors import BundleError
 from lfm2_deploy.generate import LanguageModel
 from lfm2_deploy.json_file import read_json_object
@@ -20,6 +21,8 @@ from lfm2_deploy.registry import (
     CLUSTER_RECIPE,
     EXPORT_OPTIONS,
     EXPORTER,
+    NPU_BLOBS,
+    NPU_COMPILER_FINDER,
     find_preparer,
     find_runtime,
     find_target,
@@ -34,6 +37,9 @@ def export(
     target: str = "cpu",
     precision: str = "int4",
     context_length: int | None = None,
+    chunk: int | None = None,
+    experts: str | None = None,
+    compile_for: Sequence[str] = (),
     revision: str | None = None,
     adapter: str | Path | None = None,
     overwrite: bool = False,
@@ -49,7 +55,12 @@ def export(
         out: the folder to make.
         target: where it will run.
         precision: "fp32", "fp16", "int8" or "int4".
-        context_length: most tokens a row may hold; None for the model's, at most 32,768.
+        context_length: most tokens a row may hold; None for the model's, at most 32,768, and
+            for target "npu" 1,024.
+        chunk: tokens that one call of a prompt takes, where a target has fixed shapes ("npu").
+        experts: which device runs a mixture's experts, where a target leaves a choice: of "npu",
+            "npu" itself, "gpu" or "cpu".
+        compile_for: NPU platforms ("3720", "4000", "5010") to compile for ahead of time.
         revision: branch, tag or commit of a Hub repository.
         adapter: folder of a PEFT LoRA adapter to merge in.
         overwrite: replace a bundle that is already at `out`.
@@ -64,7 +75,14 @@ def export(
             that cannot be used is refused before the weights are read.
     """
     options = EXPORT_OPTIONS.load()(
-        find_target(target), precision, context_length, overwrite, resume
+        find_target(target),
+        precision,
+        context_length,
+        overwrite,
+        resume,
+        chunk,
+        experts,
+        _make_graph_compiler(compile_for),
     )
     # Before a download of gigabytes, not after it.
     check_destination(Path(out), overwrite)
@@ -74,11 +92,24 @@ def export(
     if cluster is not None:
         recipe = CLUSTER_RECIPE.load()(
             _make_absolute(model), revision, _make_absolute(adapter), target, precision,
-            context_length,
+            context_length, chunk, experts,
         )  # fmt: skip
         encoder = CLUSTER.load()(cluster, recipe)
     bundle: Bundle = EXPORTER.load()(checkpoint, Path(out), options, progress, encoder)
     return bundle
+
+
+def _make_graph_compiler(platforms: Sequence[str]) -> Callable[..., Any] | None:
+    """What compiles a bundle's graphs for these NPUs; None for none.
+
+    Raises:
+        RuntimeUnavailableError: there is no compiler, before anything is exported.
+    """
+    if not platforms:
+        return None
+    add_blobs = NPU_BLOBS.load()
+    NPU_COMPILER_FINDER.load()()
+    return lambda folder, graphs, progress: add_blobs(folder, graphs, platforms, progress)
 
 
 def _make_absolute(place: str | Path | None) -> str | None:
@@ -100,7 +131,11 @@ def _check_text_files(checkpoint: Checkpoint) -> None:
 
 
 def load(
-    bundle: str | Path | Bundle, *, runtime: str | None = None, threads: int | None = None
+    bundle: str | Path | Bundle,
+    *,
+    runtime: str | None = None,
+    threads: int | None = None,
+    device: str | None = None,
 ) -> LanguageModel:
     """Load a bundle for generation.
 
@@ -108,10 +143,12 @@ def load(
         bundle: the folder, or the opened bundle.
         runtime: which adapter runs it; None for the one it was made for.
         threads: threads of one operator; None lets the runtime choose.
+        device: "cpu", "gpu" or "npu", where the runtime knows several; None for the one the
+            bundle was made for. It runs there or not at all.
 
     Raises:
         BundleError: it is absent or damaged, or has no tokenizer.
-        RuntimeUnavailableError: the runtime is not installed.
+        RuntimeUnavailableError: the runtime is not installed, or there is no such device.
     """
     opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
     if not (opened.path / "tokenizer.json").is_file():
@@ -119,7 +156,7 @@ def load(
             f"{opened.path} has no tokenizer.json, so it takes no text; "
             "put the model's tokenizer.json into the checkpoint and export it again"
         )
-    loaded = find_runtime(runtime or opened.manifest.runtime)(opened, threads=threads)
+    loaded = _load_runtime(opened, runtime or opened.manifest.runtime, threads, device)
     tokenizer = Tokenizer.from_folder(opened.path)
     return LanguageModel(
         loaded,
@@ -127,6 +164,13 @@ def load(
         ChatTemplate.find(opened.path, tokenizer.special_tokens),
         read_generation_defaults(opened.path),
     )
+
+
+def _load_runtime(bundle: Bundle, name: str, threads: int | None, device: str | None) -> Runtime:
+    # Most runtimes have one device, and need not be told of it.
+    choice = {} if device is None else {"device": device}
+    runtime: Runtime = find_runtime(name)(bundle, threads=threads, **choice)
+    return runtime
 
 
 def prepare(bundle: str | Path | Bundle, *, progress: Progress = ignore_progress) -> Path:
@@ -172,6 +216,7 @@ def verify(
     *,
     greedy_tokens: int = 32,
     threads: int | None = None,
+    device: str | None = None,
     progress: Progress = ignore_progress,
 ) -> Comparison:
     """Compare a bundle with the torch reference on the checkpoint it was made from.
@@ -182,6 +227,7 @@ def verify(
         rows: token ids to score, each row from an empty state.
         greedy_tokens: how many tokens to generate greedily after the first row.
         threads: threads of one operator; None lets the runtime choose.
+        device: as `load` takes it.
         progress: told of each step.
 
     Returns:
@@ -195,5 +241,5 @@ def verify(
     """
     opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
     reference = find_runtime("reference")(checkpoint, progress)
-    tested = find_runtime(opened.manifest.runtime)(opened, threads=threads)
+    tested = _load_runtime(opened, opened.manifest.runtime, threads, device)
     return compare_runtimes(reference, tested, rows, greedy_tokens, progress)

@@ -29,7 +29,9 @@ from lfm2_deploy.manifest import (
     MANIFEST,
     SCHEMA_VERSION,
     WEIGHTS,
+    BlobRecord,
     FileRecord,
+    GraphRecord,
     Manifest,
     StoredTensor,
     read_manifest,
@@ -42,8 +44,10 @@ __all__ = [
     "MANIFEST",
     "SCHEMA_VERSION",
     "WEIGHTS",
+    "BlobRecord",
     "Bundle",
     "FileRecord",
+    "GraphRecord",
     "Manifest",
     "StoredTensor",
     "check_destination",
@@ -88,8 +92,19 @@ class Bundle:
 
     @property
     def graph(self) -> Path:
-        """The ONNX file."""
-        return self.path / GRAPH
+        """The file of a bundle's first graph."""
+        return self.path / self.manifest.graphs[0].file
+
+    def find_graph(self, name: str) -> Path:
+        """The file of the graph of that name.
+
+        Raises:
+            BundleError: there is none.
+        """
+        for graph in self.manifest.graphs:
+            if graph.name == name:
+                return self.path / graph.file
+        raise BundleError(f"{self.path} has no graph {name!r}; export the model again")
 
     @property
     def size_bytes(self) -> int:

@@ -11,6 +11,7 @@ import typer
 
 from lfm2_deploy.commands.bench import bench
 from lfm2_deploy.commands.chat import chat
+from lfm2_deploy.commands.compile_graphs import compile_graphs
 from lfm2_deploy.commands.demo import demo
 from lfm2_deploy.commands.doctor import doctor
 from lfm2_deploy.commands.export import export
@@ -28,8 +29,22 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # plain help is shorter, and as readable in a file
 )
-for command in (demo, plan, export, prepare, generate, chat, inspect, verify, bench, doctor):
-    app.command()(command)
+# Where a command's name is a word of Python's own.
+_NAMES = {"compile_graphs": "compile"}
+for command in (
+    demo,
+    plan,
+    export,
+    compile_graphs,
+    prepare,
+    generate,
+    chat,
+    inspect,
+    verify,
+    bench,
+    doctor,
+):
+    app.command(_NAMES.get(command.__name__))(command)
 
 
 def _print_version(wanted: bool) -> None:

@@ -25,6 +25,9 @@ _MULTIMODAL = {"lfm2_vl": "text_config", "lfm2_audio": "lfm"}
 _SUPPORTED = f"'{DENSE}' or '{MOE}'"
 # Of all layers together: each is a handful of objects, before any weight is read.
 _MOST_EXPERTS = 2**16
+# Added to the sum of the chosen experts' probabilities before dividing by it. It is in no
+# config.json. Source: transformers 5.24, models/lfm2_moe/modeling_lfm2_moe.py.
+NORM_EPS = 1e-6
 _ROPE_KEYS = {"rope_theta", "rope_type", "type"}
 
 

@@ -23,8 +23,8 @@ MANIFEST = "manifest.json"
 GRAPH, WEIGHTS = "model.onnx", "model.onnx.data"
 CONFIG, GENERATION = "config.json", "generation_config.json"
 
-# What every bundle lists.
-_REQUIRED = frozenset({GRAPH, WEIGHTS, CONFIG})
+# What states may be made of.
+STATE_DTYPES = ("float32", "float16")
 _AGAIN = "export the model again"
 _KINDS = {int: "an integer", str: "text", list: "a list", dict: "an object"}
 
@@ -48,6 +48,42 @@ class FileRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class GraphRecord:
+    """One graph of the bundle.
+
+    Args:
+        name: what runtimes call it: "model", or of an NPU's "embed", "prefill", "decode", "head".
+        file: its file.
+        device: where it runs: "target", or "cpu" beside the target.
+    """
+
+    name: str
+    file: str
+    device: str
+
+
+@dataclass(frozen=True, slots=True)
+class BlobRecord:
+    """A graph compiled ahead of time for one NPU.
+
+    Args:
+        graph: name of the graph.
+        start: the input it begins with; a file may hold several graphs.
+        file: its file.
+        platform: the NPU, such as "4000".
+        compiler: version of the compiler.
+        openvino: version of the OpenVINO that can load it; no other can.
+    """
+
+    graph: str
+    start: str
+    file: str
+    platform: str
+    compiler: str
+    openvino: str
+
+
+@dataclass(frozen=True, slots=True)
 class Manifest:
     """What a bundle is and how it was made.
 
@@ -65,6 +101,9 @@ class Manifest:
         made_with: package -> version.
         notes: what the export assumed that the checkpoint does not say.
         files: name -> size and hash of every other file.
+        graphs: the graphs, which share the weights.
+        chunk: tokens that one call of a prompt takes, where shapes are fixed; else 0.
+        blobs: graphs that were compiled ahead of time.
     """
 
     schema_version: int
@@ -80,6 +119,10 @@ class Manifest:
     made_with: Mapping[str, str]
     notes: tuple[str, ...]
     files: Mapping[str, FileRecord]
+    # Bundles of version 0.1 have one graph and do not say so.
+    graphs: tuple[GraphRecord, ...] = (GraphRecord("model", GRAPH, "target"),)
+    chunk: int = 0
+    blobs: tuple[BlobRecord, ...] = ()
 
 
 def read_manifest(folder: Path) -> tuple[Manifest, Lfm2Config]:
@@ -120,8 +163,23 @@ def _parse(raw: dict[str, Any]) -> Manifest:
             "notes": tuple(_expect(raw["notes"], list, "notes")),
             "quantization": tuple(StoredTensor(**t) for t in raw["quantization"]),
             "files": {name: FileRecord(**record) for name, record in raw["files"].items()},
+            **(
+                {"graphs": tuple(GraphRecord(**g) for g in raw["graphs"])}
+                if "graphs" in raw
+                else {}
+            ),
         }
     )
+
+
+def _parse_records(raw: dict[str, Any]) -> dict[str, Any]:
+    """What bundles of version 0.1 do not have."""
+    kinds = {"graphs": GraphRecord, "blobs": BlobRecord}
+    return {
+        key: tuple(kind(**record) for record in raw[key])
+        for key, kind in kinds.items()
+        if key in raw
+    }
 
 
 def _expect(value: Any, kind: type, name: str) -> Any:
@@ -139,9 +197,18 @@ def _check(manifest: Manifest, config: Lfm2Config) -> None:
     if not 1 <= context <= longest:
         raise ValueError(f"context_length is {context}, expected 1 to {longest}")
     # By their text, since 1.0 and true equal 1.
-    if repr(manifest.states) != repr(list_states(config)):
+    if repr(manifest.states) not in _list_forms_of_states(config):
         raise ValueError("its states are not those of its config")
-    missing = _REQUIRED - manifest.files.keys()
+    graphs: list[GraphRecord | BlobRecord] = [*manifest.graphs, *manifest.blobs]
+    for graph in graphs:
+        for field in fields(graph):
+            _expect(getattr(graph, field.name), str, f"{field.name} of a graph")
+    if not manifest.graphs:
+        raise ValueError("it lists no graph")
+    if _expect(manifest.chunk, int, "chunk") < 0:
+        raise ValueError(f"chunk is {manifest.chunk}")
+    files = [graph.file for graph in graphs]
+    missing = {CONFIG, _name_weights(files[0]), *files} - manifest.files.keys()
     if missing:
         raise ValueError(f"it lists no {min(missing)}")
     for name, record in manifest.files.items():
@@ -150,6 +217,20 @@ def _check(manifest: Manifest, config: Lfm2Config) -> None:
         if _expect(record.size_bytes, int, f"size of {name}") < 0:
             raise ValueError(f"size of {name} is {record.size_bytes}")
         _expect(record.sha256, str, f"hash of {name}")
+
+
+def _name_weights(graph: str) -> str:
+    """The file of a graph's weights: an IR has its own, ONNX graphs share one."""
+    return WEIGHTS if graph.endswith(".onnx") else f"{graph.removesuffix('.xml')}.bin"
+
+
+def _list_forms_of_states(config: Lfm2Config) -> set[str]:
+    """The states a bundle of this config may have, as text."""
+    return {
+        repr(list_states(config, dtype, channels_last=channels_last))
+        for dtype in STATE_DTYPES
+        for channels_last in (False, True)
+    }
 
 
 def _check_description(manifest: Manifest) -> None:

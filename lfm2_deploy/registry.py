@@ -21,7 +21,7 @@ from packaging.version import InvalidVersion, Version
 from lfm2_deploy.errors import RuntimeUnavailableError
 
 _PACKAGE = "lfm2-deploy"
-_EXTRAS = ("", "export", "ray")
+_EXTRAS = ("", "export", "openvino", "ray")
 # An import error in one of these is a bug of ours, not a broken installation.
 _OWN = {"lfm2_deploy", "exporters", "runtimes"}
 
@@ -123,10 +123,15 @@ def _compare_version(requirement: Requirement) -> str | None:
 _RUN = "pip install lfm2-deploy"
 _EXPORT = "pip install 'lfm2-deploy[export]' (in a clone: '.[export]')"
 _RAY = "pip install 'lfm2-deploy[export,ray]' (in a clone: '.[export,ray]')"
+_OPENVINO = "pip install 'lfm2-deploy[openvino]' (in a clone: '.[openvino]')"
+_OPENVINO_EXPORT = "pip install 'lfm2-deploy[export,openvino]' (in a clone: '.[export,openvino]')"
 _TRACING = ("torch", "onnx", "onnx_ir", "onnxscript")
 
 RUNTIMES: Mapping[str, Entry] = {
     "ort": Entry("runtimes.ort", "load", ("onnxruntime",), _RUN, "ONNX Runtime on the CPU"),
+    "openvino": Entry(
+        "runtimes.ov", "load", ("openvino",), _OPENVINO, "OpenVINO on NPU, GPU and CPU"
+    ),
     "reference": Entry(
         "runtimes.reference", "load", ("torch",), _EXPORT, "the torch reference, in float32"
     ),
@@ -137,7 +142,44 @@ PREPARERS: Mapping[str, Entry] = {
 }
 TARGETS: Mapping[str, Entry] = {
     "cpu": Entry("exporters.targets.cpu", "CPU", _TRACING, _EXPORT, "export for ONNX Runtime CPU"),
+    "npu": Entry(
+        "exporters.targets.npu", "NPU", _TRACING, _EXPORT, "export for Intel NPUs (OpenVINO)"
+    ),
+    "igpu": Entry(
+        "exporters.targets.ov",
+        "IGPU",
+        (*_TRACING, "openvino"),
+        _OPENVINO_EXPORT,
+        "export for Intel GPUs (OpenVINO)",
+    ),
+    "openvino-cpu": Entry(
+        "exporters.targets.ov",
+        "OPENVINO_CPU",
+        (*_TRACING, "openvino"),
+        _OPENVINO_EXPORT,
+        "export for OpenVINO on the CPU",
+    ),
 }
+NPU_COMPILER = Entry(
+    "runtimes.npu_compiler.bundles",
+    "compile_graphs",
+    ("openvino",),
+    _OPENVINO,
+    "compiling for NPUs",
+)
+NPU_BLOBS = Entry(
+    "runtimes.npu_compiler.bundles", "add_blobs", ("openvino",), _OPENVINO, "compiling for NPUs"
+)
+NPU_COMPILER_SET_UP = Entry(
+    "runtimes.npu_compiler.wine", "set_up", (), _RUN, "setting up the NPU compiler"
+)
+NPU_COMPILER_FINDER = Entry(
+    "runtimes.npu_compiler.compiler", "find_compiler", (), _RUN, "finding the NPU compiler"
+)
+# What OpenVINO finds on this machine, for `doctor`.
+OPENVINO_DEVICES = Entry(
+    "runtimes.ov_device", "list_devices", ("openvino",), _OPENVINO, "OpenVINO's devices"
+)
 CLUSTER = Entry(
     "exporters.cluster", "use_cluster", (*_TRACING, "ray"), _RAY, "exporting on a cluster"
 )

@@ -54,7 +54,9 @@ class StateSpec:
         return tuple(sizes[d] if isinstance(d, str) else d for d in self.shape)
 
 
-def list_states(config: Lfm2Config, dtype: str = "float32") -> tuple[StateSpec, ...]:
+def list_states(
+    config: Lfm2Config, dtype: str = "float32", *, channels_last: bool = False
+) -> tuple[StateSpec, ...]:
     """Every state of a model, in graph order: layer by layer, key before value.
 
     Names are those onnxruntime-genai 0.17 and later read; indices are layer numbers.
@@ -62,15 +64,20 @@ def list_states(config: Lfm2Config, dtype: str = "float32") -> tuple[StateSpec, 
     Args:
         config: the model.
         dtype: numpy name of the states' element type.
+        channels_last: whether conv states are [B, L-1, H] instead of [B, H, L-1].
     """
     states: list[StateSpec] = []
     for layer, kind in enumerate(config.layer_types):
-        states += _conv_state(config, layer, dtype) if kind == "conv" else _kv(config, layer, dtype)
+        if kind == "conv":
+            states += _conv_state(config, layer, dtype, channels_last)
+        else:
+            states += _kv(config, layer, dtype)
     return tuple(states)
 
 
-def _conv_state(config: Lfm2Config, layer: int, dtype: str) -> list[StateSpec]:
-    shape = (BATCH, config.hidden_size, config.conv_state_width)
+def _conv_state(config: Lfm2Config, layer: int, dtype: str, channels_last: bool) -> list[StateSpec]:
+    sizes = (config.hidden_size, config.conv_state_width)
+    shape = (BATCH, *(reversed(sizes) if channels_last else sizes))
     return [StateSpec(f"past.{layer}.conv", f"present.{layer}.conv", "conv", layer, shape, dtype)]
 
 

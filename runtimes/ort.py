@@ -22,12 +22,13 @@ from runtimes.separate_rows import SeparateRows
 MAX_PROPOSAL = 16
 
 
-def load(bundle: Bundle, *, threads: int | None = None) -> OrtRuntime:
+def load(bundle: Bundle, *, threads: int | None = None, device: str | None = None) -> OrtRuntime:
     """Load a bundle made for target `cpu`.
 
     Args:
         bundle: the opened bundle.
         threads: threads of one operator; None for one on each physical core.
+        device: "cpu" or None.
 
     Raises:
         RuntimeUnavailableError: the bundle is for another runtime.
@@ -37,6 +38,11 @@ def load(bundle: Bundle, *, threads: int | None = None) -> OrtRuntime:
         raise RuntimeUnavailableError(
             f"{bundle.path} was made for runtime {bundle.manifest.runtime!r}, this is 'ort'; "
             "export the model with --target cpu"
+        )
+    if device not in (None, "cpu"):
+        raise RuntimeUnavailableError(
+            f"{bundle.path} was made for the CPU and cannot run on {device!r}: "
+            "export the model with --target npu or igpu"
         )
     return OrtRuntime(bundle, threads)
 

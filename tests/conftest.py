@@ -28,7 +28,7 @@ from lfm2_deploy.bundle import Bundle
 from lfm2_deploy.contracts import Runtime
 from lfm2_deploy.registry import find_runtime
 
-BundleOf = Callable[[str, str], Bundle]
+BundleOf = Callable[..., Bundle]
 OpenOrt = Callable[[Bundle], Runtime]
 
 SHAPE: Mapping[str, Any] = {
@@ -121,8 +121,12 @@ def bundle_of(
     root = tmp_path_factory.mktemp("bundles")
 
     @functools.cache
-    def make(kind: str, precision: str) -> Bundle:
-        return export(str(checkpoints[kind]), root / f"{kind}-{precision}", precision=precision)
+    def make(kind: str, precision: str, target: str = "cpu") -> Bundle:
+        place = root / f"{kind}-{target}-{precision}"
+        # A chunk that rows of a few tokens fill several times, and not evenly.
+        chunk = 7 if target == "npu" else None
+        source = str(checkpoints[kind])
+        return export(source, place, target=target, precision=precision, chunk=chunk)
 
     return make
 

@@ -27,6 +27,10 @@ KINDS = ["dense", "moe", "moe_fused"]
 # A runtime is named "reference", or by the precision that ONNX Runtime runs.
 RUNTIMES = ["reference", "fp32", "fp16", "int8", "int4"]
 CASES = [(kind, name) for kind in ("dense", "moe") for name in RUNTIMES]
+# OpenVINO's targets, on its CPU device.
+OPENVINO = [f"{target}/{p}" for target in ("openvino-cpu", "npu") for p in ("fp32", "fp16", "int4")]
+CASES += [(kind, name) for kind in ("dense", "moe") for name in OPENVINO]
+EXACT = ["reference", "fp32", "openvino-cpu/fp32", "npu/fp32"]
 LENGTHS = (1, 2, 3, 7, 20)
 CAPACITY = 64
 
@@ -41,7 +45,15 @@ FLOAT_ORDER = 2e-5
 ROUNDED_ACTIVATIONS = 3e-2
 
 
+# An NPU's states are float16, so tokens of the same call are seen more exactly than those of
+# earlier ones: 8e-4 seen.
+ROUNDED_STATES = 3e-3
+
+
 def tolerance_of(name: str) -> float:
+    if name in ("npu/fp16", "npu/int4"):
+        return ROUNDED_STATES
+    name = name.rpartition("/")[2]
     return ROUNDED_ACTIVATIONS if name in ("int8", "int4") else FLOAT_ORDER
 
 
@@ -78,6 +90,11 @@ def runtime_of(checkpoints: Mapping[str, Path], bundle_of: Any, open_ort: Any) -
         if name == "reference":
             runtime: Runtime = find_runtime(name)(open_checkpoint(str(checkpoints[kind])))
             return runtime
+        if "/" in name:
+            target, _, precision = name.partition("/")
+            bundle = bundle_of(kind, precision, target)
+            ran_on_cpu: Runtime = find_runtime("openvino")(bundle, threads=1, device="cpu")
+            return ran_on_cpu
         opened: Runtime = open_ort(bundle_of(kind, name))
         return opened
 
@@ -99,7 +116,7 @@ def run_transformers(model: Any, row: Sequence[int]) -> FloatArray:
 # Against transformers
 
 
-@pytest.mark.parametrize("name", ["reference", "fp32"])
+@pytest.mark.parametrize("name", EXACT)
 @pytest.mark.parametrize("kind", KINDS)
 def test_logits_equal_those_of_transformers(
     kind: str, name: str, runtime_of: RuntimeOf, true_logits: TrueLogits
@@ -109,7 +126,7 @@ def test_logits_equal_those_of_transformers(
     assert relative_error(scored, true_logits(kind, row)) < AGAINST_TRANSFORMERS
 
 
-@pytest.mark.parametrize("name", ["reference", "fp32"])
+@pytest.mark.parametrize("name", EXACT)
 @pytest.mark.parametrize("kind", KINDS)
 def test_greedy_tokens_equal_those_of_transformers(
     kind: str, name: str, runtime_of: RuntimeOf, true_logits: TrueLogits
@@ -180,7 +197,7 @@ def test_damaged_part_moves_logits_far_beyond_the_tolerance(
 # Prompts of any length, in any pieces
 
 
-@pytest.mark.parametrize("name", ["reference", "fp32"])
+@pytest.mark.parametrize("name", EXACT)
 @pytest.mark.parametrize("kind", ["dense", "moe"])
 @pytest.mark.parametrize("length", [1, 2])
 def test_prompt_shorter_than_the_conv_goes_on_as_in_transformers(
@@ -211,7 +228,7 @@ def test_prompt_longer_than_a_chunk_equals_transformers(
 
 
 @pytest.mark.parametrize("chunk", range(1, 10))
-@pytest.mark.parametrize(("kind", "name"), [c for c in CASES if c[1] != "reference"])
+@pytest.mark.parametrize(("kind", "name"), [c for c in CASES if c[1] in RUNTIMES[1:]])
 def test_prefill_in_chunks_equals_prefill_in_one_piece(
     kind: str, name: str, chunk: int, runtime_of: RuntimeOf, monkeypatch: pytest.MonkeyPatch
 ) -> None:

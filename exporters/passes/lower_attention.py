@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import numpy as np
 import onnx_ir as ir
 
 from exporters.draft import MICROSOFT, Draft, Rewriter, attribute, name_of
 from exporters.passes.lower_lengths import LAST32, LONGEST, NEW32
 from exporters.passes.weights import plain_weight
-from exporters.weight_book import Array, Slot
+from exporters.weight_book import Slot
+from lfm2_deploy.rotary import compute_rotary
 
 
 def lower_attention(draft: Draft) -> None:
@@ -54,20 +54,9 @@ def _norm_heads(
 
 def _rotary_tables(draft: Draft) -> tuple[ir.Value, ir.Value]:
     names, shape = ("rope.cos", "rope.sin"), (draft.context_length, draft.config.head_dim // 2)
-    if names[0] not in draft.book.values:
-        for name in names:
-            draft.book.declare(draft.graph, name, shape)
+    is_new = names[0] not in draft.book.declared
+    cos, sin = (draft.book.declare(draft.graph, name, shape) for name in names)
+    if is_new:
         theta, head_dim, length = draft.config.rope_theta, draft.config.head_dim, shape[0]
         draft.book.fill((), lambda: compute_rotary(theta, head_dim, length), *map(Slot, names))
-    return draft.book.values[names[0]], draft.book.values[names[1]]
-
-
-def compute_rotary(theta: float, head_dim: int, length: int) -> tuple[Array, Array]:
-    """Cosines and sines, float32 [length, head_dim / 2].
-
-    Angles are float32 products as in transformers, whose rounding the model was trained with.
-    """
-    exponents = np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim)
-    frequencies = (1.0 / np.float32(theta) ** exponents).astype(np.float32)
-    angles = np.arange(length, dtype=np.float32)[:, None] * frequencies
-    return np.cos(angles), np.sin(angles)
+    return cos, sin

@@ -19,8 +19,7 @@ from exporters.draft import MICROSOFT, Draft, Rewriter, name_of
 from exporters.passes.weights import INT8_ACTIVATIONS, encode_rows, interleave, to_float
 from exporters.quantize.plan import TensorPlan
 from exporters.weight_book import Array, Slot
-from lfm2_deploy.config import MoeConfig
-from lfm2_deploy.model.moe import NORM_EPS
+from lfm2_deploy.config import NORM_EPS, MoeConfig
 
 _UNCHOSEN = -10000.0
 _SWIGLU: dict[str, Any] = {

@@ -20,7 +20,7 @@ INT8_ACTIVATIONS = 4
 
 # Numbers encoded at once: they and their copies stay in a core's cache.
 _PIECE = 1 << 16
-_FLOATS = {32: ir.DataType.FLOAT, 16: ir.DataType.FLOAT16}
+FLOATS = {32: ir.DataType.FLOAT, 16: ir.DataType.FLOAT16}
 
 
 def weight_shape(draft: Draft, name: str) -> tuple[int, ...]:
@@ -50,12 +50,12 @@ def float_weight(rewriter: Rewriter, name: str) -> ir.Value:
 
 
 def _declare_float(draft: Draft, name: str, bits: int) -> ir.Value:
-    stored = f"{name}.fp{bits}"
-    if stored not in draft.book.values:
-        shape, dtype = weight_shape(draft, name), _FLOATS[bits]
-        draft.book.declare(draft.graph, stored, shape, dtype)
+    stored, dtype = f"{name}.fp{bits}", FLOATS[bits]
+    is_new = stored not in draft.book.declared
+    value = draft.book.declare(draft.graph, stored, weight_shape(draft, name), dtype)
+    if is_new:
         draft.book.fill([name], lambda w: [to_float(w, dtype, name)], Slot(stored))
-    return draft.book.values[stored]
+    return value
 
 
 def to_float(weight: Array, dtype: ir.DataType, name: str) -> Array:
@@ -78,14 +78,15 @@ def quantized_weight(draft: Draft, name: str) -> tuple[ir.Value, ir.Value, tuple
     """MatMulNBits' bytes [N, K/group, group*bits/8] and scales [N, K/group], and (N, K)."""
     plan, (rows, columns) = draft.plan[name], weight_shape(draft, name)
     groups = columns // plan.group
-    packed, scales = f"{name}.q{plan.bits}", f"{name}.scales"
-    if packed not in draft.book.values:
-        blob = plan.group * plan.bits // 8
-        draft.book.declare(draft.graph, packed, (rows, groups, blob), ir.DataType.UINT8)
-        draft.book.declare(draft.graph, scales, (rows, groups))
+    names = f"{name}.q{plan.bits}", f"{name}.scales"
+    is_new = names[0] not in draft.book.declared
+    blob = (rows, groups, plan.group * plan.bits // 8)
+    packed = draft.book.declare(draft.graph, names[0], blob, ir.DataType.UINT8)
+    scales = draft.book.declare(draft.graph, names[1], (rows, groups))
+    if is_new:
         encode = functools.partial(encode_rows, bits=plan.bits, group=plan.group)
-        draft.book.fill([name], encode, Slot(packed), Slot(scales))
-    return draft.book.values[packed], draft.book.values[scales], (rows, columns)
+        draft.book.fill([name], encode, *map(Slot, names))
+    return packed, scales, (rows, columns)
 
 
 def quantized_table(draft: Draft, name: str) -> tuple[ir.Value, ir.Value]:

@@ -94,6 +94,40 @@ def _choose_group(weight: WeightSpec) -> int:
     return group
 
 
+def plan_in_groups(
+    weights: Sequence[WeightSpec], precision: Precision, int4_group: int
+) -> dict[str, TensorPlan]:
+    """As `plan_tensors`, with one scale a row, or in int4 for each group.
+
+    Args:
+        weights: the tensors.
+        precision: what the user asked for.
+        int4_group: neighbours that share a scale in int4, where they divide a row; 0 for a
+            whole row.
+
+    Raises:
+        ExportError: a row holds an odd number of int4 values.
+    """
+    return {weight.name: _plan_row(weight, precision, int4_group) for weight in weights}
+
+
+def _plan_row(weight: WeightSpec, precision: Precision, int4_group: int) -> TensorPlan:
+    if weight.role in _EXACT or precision in ("fp32", "fp16"):
+        return plan_tensor(weight, precision)
+    width = weight.shape[-1]
+    if weight.role in ("embedding", "head"):
+        return TensorPlan(8, width, "every token passes through it, and it is stored once")
+    if precision == "int8":
+        return TensorPlan(8, width, "int8 was asked for")
+    if width % 2:
+        raise ExportError(
+            f"{weight.name} is {width} wide, and int4 values are stored in pairs; "
+            "export with --precision int8 or fp16"
+        )
+    fits = int4_group and width % int4_group == 0
+    return TensorPlan(4, int4_group if fits else width, "int4 was asked for")
+
+
 def plan_tensors(weights: Sequence[WeightSpec], precision: Precision) -> dict[str, TensorPlan]:
     """The plan of a whole model, by canonical name."""
     return {weight.name: plan_tensor(weight, precision) for weight in weights}

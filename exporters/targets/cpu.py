@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from exporters.draft import MICROSOFT
+from exporters.genai_config import write_genai_config
 from exporters.passes.clean_up import clean_up, remove_unused, share_common
 from exporters.passes.lower_attention import lower_attention
 from exporters.passes.lower_conv import lower_conv
@@ -13,28 +14,31 @@ from exporters.passes.lower_linear import lower_linear
 from exporters.passes.lower_norm import lower_norm
 from exporters.passes.lower_parameters import lower_parameters
 from exporters.quantize.plan import PRECISIONS
-from exporters.targets.target import Target
+from exporters.targets.target import Part, Target
 from exporters.trace import OPSET
+
+PASSES = (
+    clean_up,
+    lower_lengths,
+    lower_embedding,
+    lower_norm,
+    lower_conv,
+    lower_attention,
+    lower_experts,
+    lower_linear,
+    lower_take_last,
+    lower_parameters,
+    share_common,
+    # lower_conv leaves the kernel's own state unread, lower_norm two statistics.
+    remove_unused,
+)
 
 CPU = Target(
     name="cpu",
     runtime="ort",
     precisions=PRECISIONS,
-    passes=(
-        clean_up,
-        lower_lengths,
-        lower_embedding,
-        lower_norm,
-        lower_conv,
-        lower_attention,
-        lower_experts,
-        lower_linear,
-        lower_take_last,
-        lower_parameters,
-        share_common,
-        # lower_conv leaves the kernel's own state unread, lower_norm two statistics.
-        remove_unused,
-    ),
+    make_parts=lambda shape: (Part("model", PASSES),),
+    finish=write_genai_config,
     opsets=(("", OPSET), (MICROSOFT, 1)),
     ir_version=10,
 )

@@ -2,13 +2,77 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from exporters.draft import Draft
-from exporters.quantize.plan import Precision
+from exporters.quantize.plan import Precision, TensorPlan, plan_tensors
+from lfm2_deploy.config import Lfm2Config
+from lfm2_deploy.contracts import Checkpoint, Progress
+from lfm2_deploy.manifest import GRAPH
+from lfm2_deploy.weights import WeightSpec
 
 Pass = Callable[[Draft], None]
+Planner = Callable[[Sequence[WeightSpec], Precision], Mapping[str, TensorPlan]]
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One graph of a bundle. All graphs of a bundle share its weights file.
+
+    Args:
+        name: what runtimes call it.
+        passes: rewrites in order; after them no node of the "lfm2" domain is left.
+        file: its file in the bundle.
+        device: where it runs: "target", or beside it "cpu" or "gpu".
+    """
+
+    name: str
+    passes: tuple[Pass, ...]
+    file: str = GRAPH
+    device: str = "target"
+
+    @property
+    def onnx_file(self) -> str:
+        """Where the exporter writes it; a target's `finish` may turn it into `file`."""
+        return self.file if self.file.endswith(".onnx") else f"{self.name}.onnx"
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What a target may need to know to choose its graphs.
+
+    Args:
+        precision: how weights are stored.
+        chunk: tokens that one call of a prompt takes, where a target has fixed shapes.
+        config: the model.
+        experts: where experts run, where a target lets them run elsewhere.
+    """
+
+    config: Lfm2Config
+    experts: str
+    precision: Precision
+    chunk: int
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A bundle's folder with graphs and weights in it, for a target's last touch.
+
+    Args:
+        folder: where everything lies.
+        drafts: the lowered graphs by name of their part.
+        parts: the same, as they were asked for.
+        checkpoint: what they were made from.
+        progress: told of each step.
+    """
+
+    folder: Path
+    drafts: Mapping[str, Draft]
+    parts: Sequence[Part]
+    checkpoint: Checkpoint
+    progress: Progress
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,14 +83,33 @@ class Target:
         name: what users type after `--target`.
         runtime: name of the runtime that runs it.
         precisions: those it can hold.
-        passes: rewrites in order; after them no node of the "lfm2" domain is left.
+        make_parts: the graphs of a bundle.
+        finish: called once, when all weights are written.
         opsets: domain -> version, of the operators that the passes leave.
         ir_version: ONNX file format version.
+        plan: how tensors are stored.
+        chunk: default of `Shape.chunk`, for targets of fixed shapes; 0 for the others.
+        context_length: default of most tokens of a row; None for the model's own.
+        state_dtype: numpy name of the states' type, by precision.
+        channels_last: whether conv states are [B, L-1, H].
+        experts: the devices that experts may run on, the default first; none where there is
+            no choice.
+        compiles: whether its graphs can be compiled ahead of time.
+        packages: those besides the exporter's own whose versions the manifest records.
     """
 
     name: str
     runtime: str
     precisions: tuple[Precision, ...]
-    passes: tuple[Pass, ...]
+    make_parts: Callable[[Shape], tuple[Part, ...]]
+    finish: Callable[[Written], None]
     opsets: tuple[tuple[str, int], ...]
     ir_version: int
+    plan: Planner = plan_tensors
+    chunk: int = 0
+    context_length: int | None = None
+    state_dtype: Callable[[Precision], str] = lambda precision: "float32"
+    channels_last: bool = False
+    experts: tuple[str, ...] = ()
+    packages: tuple[str, ...] = ()
+    compiles: bool = False

@@ -27,16 +27,18 @@ def run(request: dict[str, Any]) -> dict[str, Any]:
     """Measure what a request asks for.
 
     Args:
-        request: `bundle`, `contexts`, `decode`, `rounds`, `threads` (or None).
+        request: `bundle`, `contexts`, `decode`, `rounds`, `threads` and `device` (or None).
     """
     bundle = open_bundle(request["bundle"])
     threads = request["threads"] or count_usable_cores() or 1
     load = find_runtime(bundle.manifest.runtime)
+    device = request.get("device")
+    choice = {} if device is None else {"device": device}
     dropped = _drop_from_page_cache(bundle)
     after_load: list[int | None] = []
 
     def load_once() -> Runtime:
-        runtime: Runtime = load(bundle, threads=request["threads"])
+        runtime: Runtime = load(bundle, threads=request["threads"], **choice)
         after_load.append(measure_memory()[0])
         return runtime
 

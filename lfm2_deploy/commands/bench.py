@@ -22,7 +22,7 @@ from lfm2_deploy.commands.console import (
     print_title,
     show_progress,
 )
-from lfm2_deploy.commands.options import AsJson, Threads
+from lfm2_deploy.commands.options import AsJson, Device, Threads
 from lfm2_deploy.errors import GenerationError, Lfm2DeployError
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ def bench(
         int, typer.Option(min=1, metavar="N", help="How often; medians are told.")
     ] = 3,
     threads: Threads = None,
+    device: Device = None,
     plot: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Draw a picture: .png, .svg or .pdf.")
     ] = None,
@@ -75,7 +76,7 @@ def bench(
     results = {}
     for name, own in fitting.items():
         request = {"bundle": name, "contexts": own, "decode": decode, "rounds": rounds}
-        results[name] = _run_worker({**request, "threads": threads})
+        results[name] = _run_worker({**request, "threads": threads, "device": device})
     if as_json:
         print_json({**_describe_setting(busy), "bundles": results})
     else:

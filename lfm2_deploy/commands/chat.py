@@ -46,6 +46,7 @@ def chat(
     overrides: dict[str, Any],
     prompt_cache: options.PromptCacheFolder = None,
     threads: options.Threads = None,
+    device: options.Device = None,
 ) -> None:
     """Talk with a model.
 
@@ -58,7 +59,7 @@ def chat(
       lfm2-deploy chat ./LFM2-350M-cpu-int4 --system "Answer in one sentence."
       echo "Name three rivers." | lfm2-deploy chat ./LFM2-350M-cpu-int4
     """
-    model = options.load_model(bundle, threads)
+    model = options.load_model(bundle, threads, device)
     if model.chat_template is None:
         raise TemplateError(
             f"{bundle} has no chat template, so it cannot chat: it is a base model; "

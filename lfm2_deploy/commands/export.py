@@ -25,6 +25,7 @@ from lfm2_deploy.commands.options import AsJson, Precision
 if TYPE_CHECKING:
     from lfm2_deploy.bundle import Bundle
 
+_NPU = "For --target npu"
 # What makes a name awkward to type, such as the "@" of a synthetic model's seed.
 _AWKWARD = re.compile(r"[^\w.-]+")
 
@@ -58,7 +59,42 @@ def export(
         typer.Option(
             metavar="N",
             help="Most tokens of a conversation.",
-            show_default="the model's, at most 32768",
+            show_default="the model's, at most 32768; npu: 1024",
+        ),
+    ] = None,
+    chunk: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="Tokens of a prompt that one call takes (npu).",
+            show_default="128",
+            rich_help_panel=_NPU,
+        ),
+    ] = None,
+    experts: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DEVICE",
+            help="Where experts run beside an NPU: npu, gpu or cpu.",
+            show_default="npu",
+            rich_help_panel=_NPU,
+        ),
+    ] = None,
+    compile_now: Annotated[
+        bool,
+        typer.Option(
+            "--compile",
+            help="Compile ahead of time, where there is a compiler; see `compile`.",
+            rich_help_panel=_NPU,
+        ),
+    ] = False,
+    platform: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NUMBER",
+            help="With --compile: 3720, 4000 or 5010; may be given several times.",
+            show_default="4000",
+            rich_help_panel=_NPU,
         ),
     ] = None,
     revision: Annotated[
@@ -89,7 +125,10 @@ def export(
     Examples:
       lfm2-deploy export LiquidAI/LFM2-350M
       lfm2-deploy export ./my-finetune ./my-bundle --precision int8 --context 4096
+      lfm2-deploy export LiquidAI/LFM2-350M --target npu --context 2048 --compile
     """
+    if platform and not compile_now:
+        raise typer.BadParameter("--platform says for what to compile: add --compile")
     place = out or Path(_choose_name(model, adapter, target, precision))
     started = time.monotonic()
     with _tell_how_to_resume(place), show_progress() as progress:
@@ -102,6 +141,9 @@ def export(
             target=target,
             precision=precision,
             context_length=context,
+            chunk=chunk,
+            experts=experts,
+            compile_for=(platform or ["4000"]) if compile_now else (),
             revision=revision,
             adapter=adapter,
             overwrite=overwrite,

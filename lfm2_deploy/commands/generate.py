@@ -92,6 +92,7 @@ def generate(
     ] = None,
     prompt_cache: options.PromptCacheFolder = None,
     threads: options.Threads = None,
+    device: options.Device = None,
     stream: Annotated[bool, typer.Option(help="Show one prompt's text as it comes.")] = True,
     stats: Annotated[bool, typer.Option("--stats", help="Tell the speed, on stderr.")] = False,
     as_json: options.AsJson = False,
@@ -107,7 +108,7 @@ def generate(
       cat letter.txt | lfm2-deploy generate ./LFM2-350M-cpu-int4 - --json
     """
     prompts = _gather_prompts(prompt or [], prompts_file, chat, system)
-    model = options.load_model(bundle, threads)
+    model = options.load_model(bundle, threads, device)
     if prompt_cache is not None and prompts.is_batch:
         raise typer.BadParameter("--prompt-cache serves one prompt at a time: give one")
     request = _prepare(model, prompts, {**overrides, "logprobs": logprobs})

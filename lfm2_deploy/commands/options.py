@@ -36,6 +36,14 @@ Threads = Annotated[
     int | None,
     typer.Option(min=1, metavar="N", help="Threads to run on.", show_default="one a core"),
 ]
+Device = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Run on npu, gpu or cpu, and nowhere else.",
+        show_default="where the bundle was made for",
+    ),
+]
 MaxNewTokens = Annotated[
     int | None,
     typer.Option(
@@ -194,13 +202,13 @@ def takes_generation_options(command: Callable[..., None]) -> Callable[..., None
     return run
 
 
-def load_model(bundle: Path, threads: int | None) -> LanguageModel:
+def load_model(bundle: Path, threads: int | None, device: str | None = None) -> LanguageModel:
     """Load a bundle, with a sign of life while it takes long."""
     with show_progress() as progress:
         progress("loading", 0, 0)
         from lfm2_deploy.api import load
 
-        return load(bundle, threads=threads)
+        return load(bundle, threads=threads, device=device)
 
 
 def open_cache(model: LanguageModel, bundle: Path, folder: Path | None) -> PromptCache:

@@ -18,7 +18,7 @@ from lfm2_deploy.commands.console import (
     show_progress,
 )
 from lfm2_deploy.commands.failures import ERROR
-from lfm2_deploy.commands.options import AsJson, BundlePath, Threads
+from lfm2_deploy.commands.options import AsJson, BundlePath, Device, Threads
 
 if TYPE_CHECKING:
     from lfm2_deploy.bundle import Bundle
@@ -69,6 +69,7 @@ def verify(
         ),
     ] = None,
     threads: Threads = None,
+    device: Device = None,
     as_json: AsJson = False,
 ) -> None:
     """Compare a bundle with the torch model it was made from.
@@ -100,6 +101,7 @@ def verify(
             passage.rows,
             greedy_tokens=greedy,
             threads=threads,
+            device=device,
             progress=progress,
         )
     verdict = judge(comparison, opened.manifest.precision, max_kld)

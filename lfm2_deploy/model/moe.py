@@ -11,11 +11,8 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from lfm2_deploy.config import MoeConfig
+from lfm2_deploy.config import NORM_EPS, MoeConfig
 from lfm2_deploy.model.layers import SwiGLU
-
-# Added to the sum of the chosen probabilities before dividing by it.
-NORM_EPS = 1e-6
 
 
 class Router(nn.Module):

@@ -42,7 +42,11 @@ def test_manifest_cut_in_half_is_named(path: Path) -> None:
     assert "damaged" in message
 
 
-@pytest.mark.parametrize("key", Manifest.__dataclass_fields__)
+# Bundles of version 0.1 do not have these.
+LATER_KEYS = ("graphs", "chunk")
+
+
+@pytest.mark.parametrize("key", [k for k in Manifest.__dataclass_fields__ if k not in LATER_KEYS])
 def test_manifest_without_a_key_is_named(
     path: Path, edit_manifest: Callable[..., None], key: str
 ) -> None:

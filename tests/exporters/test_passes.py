@@ -12,7 +12,7 @@ import pytest
 
 from exporters.draft import MICROSOFT, Draft
 from exporters.passes.clean_up import clean_up, remove_unused, share_common
-from exporters.passes.lower_attention import compute_rotary, lower_attention
+from exporters.passes.lower_attention import lower_attention
 from exporters.passes.lower_conv import lower_conv
 from exporters.passes.lower_embedding import lower_embedding
 from exporters.passes.lower_experts import lower_experts
@@ -23,6 +23,7 @@ from exporters.passes.lower_parameters import lower_parameters
 from exporters.passes.weights import interleave
 from exporters.quantize.plan import Precision
 from lfm2_deploy.contracts import Checkpoint
+from lfm2_deploy.rotary import compute_rotary
 
 from .graphs import Op, before_and_after, evaluate, read_as_stored, run_in_ort, sketch
 from .semantic_ops import Array, rotate

@@ -23,7 +23,8 @@ from exporters.pipeline import (
 )
 from exporters.quantize.plan import PRECISIONS, Precision, plan_tensors
 from exporters.stitch import BlockTracer
-from exporters.targets.cpu import CPU
+from exporters.targets.cpu import CPU, PASSES
+from exporters.targets.target import Part
 from lfm2_deploy.bundle import GRAPH, WEIGHTS, Bundle, StoredTensor
 from lfm2_deploy.checkpoint import open_checkpoint
 from lfm2_deploy.config import Lfm2Config
@@ -163,8 +164,9 @@ def test_exported_graph_states_what_it_takes_and_gives(
 def test_target_without_a_needed_pass_is_refused(
     checkpoint: Checkpoint, trace_once: BlockTracer
 ) -> None:
-    passes = tuple(p for p in CPU.passes if p.__name__ not in ("lower_conv", "lower_experts"))
-    target = replace(CPU, name="half a CPU", passes=passes)
+    passes = tuple(p for p in PASSES if p.__name__ not in ("lower_conv", "lower_experts"))
+    parts = (Part("model", passes),)
+    target = replace(CPU, name="half a CPU", make_parts=lambda shape: parts)
     with pytest.raises(ExportError) as caught:
         build_draft(checkpoint.config, ExportOptions(target, "fp32"), trace_once)
     assert "half a CPU has no lowering for CausalConv, Experts" in str(caught.value)

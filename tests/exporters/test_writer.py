@@ -80,12 +80,12 @@ def test_jobs_write_wholes_and_slices_where_they_belong(
         book.fill([NORM], lambda w, n=index: [w * (n + 1)], Slot("stack", index))
     book.fill([NORM, CONV], lambda a, b: [(a + b[:, 0, 0]).astype(np.float16)], Slot("half"))
     offsets = write(book, checkpoint, tmp_path / "weights")
-    refer_to_file(book, offsets, "weights")
-    for value in book.values.values():
+    refer_to_file(graph, book, offsets, "weights")
+    for value in graph.initializers.values():
         assert isinstance(value.const_value, ir.ExternalTensor)
         value.const_value.base_dir = tmp_path
     norm = checkpoint.read(NORM)
-    stack, half = (book.values[name].const_value for name in ("stack", "half"))
+    stack, half = (graph.initializers[name].const_value for name in ("stack", "half"))
     assert stack is not None
     assert half is not None
     np.testing.assert_array_equal(stack.numpy(), np.stack([norm, 2 * norm, 3 * norm]))

@@ -1,0 +1,223 @@
+"""The inputs and outputs of a graph of any length, as optimum-intel's graphs have them.
+
+    input_ids, attention_mask, position_ids  int64 [B, S], [B, T], [B, S]
+    beam_idx                                 int32 [B]: which row each row continues
+
+and the states, which `openvino_ir.py` turns into variables. Out comes `logits` [B, S, V].
+Readers may pad at the left (NPUW does, to fill its chunks), so padding is told by the mask.
+
+A row of S columns of which p are padding continues its conv state right before its first
+real token: the columns of the past take the places p and p+1 of the window. So padding
+never reaches a convolution, nor a state: where a whole chunk is padding, the state stays.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from exporters.draft import Draft, Rewriter, attribute, name_of
+from exporters.passes.ov.norm import constant, rms_norm
+from exporters.passes.ov.static_frame import conv_taps
+from exporters.passes.ov.weights import projection_weight
+from exporters.passes.weights import plain_weight
+from lfm2_deploy.rotary import compute_frequencies
+from lfm2_deploy.states import BATCH, StateSpec, list_states
+
+BEAM, POSITIONS = "beam_idx", "position_ids"
+_BIAS, _WINDOW, _COS, _SIN, _BEAM = "attention_bias", "window_index", "cos", "sin", "beam"
+# The lowest float16. An infinity would make rows of padding, which see nothing, not numbers.
+_MASKED = -65504.0
+_TO_THE_END = np.iinfo(np.int64).max
+
+
+def stateful_frame(draft: Draft) -> None:
+    """Give a draft the inputs above, and compute once what all layers share."""
+    (lengths,) = draft.find("Lengths")
+    ids, mask = lengths.inputs
+    assert ids is not None
+    assert mask is not None
+    positions = _tensor(POSITIONS, (BATCH, "sequence_length"), ir.DataType.INT64)
+    beam = _tensor(BEAM, (BATCH,), ir.DataType.INT32)
+    rewriter, shared = Rewriter(draft, lengths), draft.shared
+    shared[_BEAM] = beam
+    count = rewriter.op("Shape", [ids], start=1, end=2)
+    _share_window(rewriter, mask, count)
+    _share_bias(rewriter, mask, count)
+    _share_rotation(rewriter, positions)
+    (take,) = draft.find("TakeLast")
+    assert take.inputs[0] is not None
+    Rewriter(draft, take).finish(take.inputs[0])
+    inputs = draft.graph.inputs
+    states = [v for v in inputs if v.name not in ("input_ids", "attention_mask", "logits_to_keep")]
+    inputs.clear()
+    inputs.extend([ids, mask, positions, beam, *states])
+    # One position after another, not the last alone.
+    draft.graph.outputs[0].shape = ir.Shape((BATCH, "sequence_length", draft.config.vocab_size))
+
+
+def _tensor(name: str, shape: tuple[int | str, ...], dtype: ir.DataType) -> ir.Value:
+    return ir.Value(name=name, shape=ir.Shape(shape), type=ir.TensorType(dtype))
+
+
+def _share_window(rewriter: Rewriter, mask: ir.Value, count: ir.Value) -> None:
+    """int64 [B, L-1+S, 1]: from which column of (past, new) each column of the window comes."""
+    width, op, ints = rewriter.draft.config.conv_state_width, rewriter.op, rewriter.ints
+    own = op("Slice", [mask, op("Neg", [count]), ints(_TO_THE_END), ints(1)])
+    real = op("ReduceSum", [own, ints(1)], keepdims=1)
+    padding = op("Sub", [count, real])
+    end = op("Squeeze", [op("Add", [count, ints(width)]), ints(0)])
+    column = op("Range", [_scalar(rewriter, 0), end, _scalar(rewriter, 1)])
+    shifted = op("Max", [op("Sub", [column, padding]), ints(0)])
+    first = op("Add", [padding, ints(width)])
+    index = op("Where", [op("GreaterOrEqual", [column, first]), column, shifted])
+    rewriter.draft.shared[_WINDOW] = op("Unsqueeze", [index, ints(2)])
+
+
+def _share_bias(rewriter: Rewriter, mask: ir.Value, count: ir.Value) -> None:
+    """float32 [B, 1, S, T]: 0 where a token sees another, and the lowest number elsewhere."""
+    op, ints = rewriter.op, rewriter.ints
+    total = op("Shape", [mask], start=1, end=2)
+    one = _scalar(rewriter, 1)
+    key = op("Range", [_scalar(rewriter, 0), op("Squeeze", [total, ints(0)]), one])
+    query = op("Range", [
+        op("Squeeze", [op("Sub", [total, count]), ints(0)]),
+        op("Squeeze", [total, ints(0)]), one,
+    ])  # fmt: skip
+    before = op("LessOrEqual", [key, op("Unsqueeze", [query, ints(1)])])
+    real = op("Cast", [op("Unsqueeze", [mask, ints(1, 2)])], to=ir.DataType.BOOL)
+    visible = op("And", [real, before])
+    rewriter.draft.shared[_BIAS] = op(
+        "Where", [visible, constant(rewriter, 0.0), constant(rewriter, _MASKED)]
+    )
+
+
+def _share_rotation(rewriter: Rewriter, positions: ir.Value) -> None:
+    """Cosines and sines, float32 [B, 1, S, D]; angles are float32 as in transformers."""
+    draft, op = rewriter.draft, rewriter.op
+    radians = compute_frequencies(draft.config.rope_theta, draft.config.head_dim)
+    frequencies = draft.book.constant(draft.graph, "rope.frequencies", radians.reshape(1, 1, -1))
+    wide = op("Cast", [positions], to=ir.DataType.FLOAT)
+    angles = op("Mul", [op("Unsqueeze", [wide, rewriter.ints(2)]), frequencies])
+    angles = op("Concat", [angles, angles], axis=-1)
+    for name, function in ((_COS, "Cos"), (_SIN, "Sin")):
+        turned = op("Unsqueeze", [op(function, [angles]), rewriter.ints(1)])
+        draft.shared[name] = turned
+
+
+def lower_embedding(draft: Draft) -> None:
+    """lfm2::Embedding -> Gather over the table as the head stores it."""
+    for node in draft.find("Embedding"):
+        ids, weight = node.inputs
+        rewriter = Rewriter(draft, node)
+        table = projection_weight(rewriter, [name_of(weight)])
+        rewriter.finish(rewriter.op("Gather", [table, ids], axis=0))
+
+
+def lower_conv(draft: Draft) -> None:
+    """lfm2::CausalConv -> one product for each tap, over the window of shifted columns."""
+    width = draft.config.conv_state_width
+    for node in draft.find("CausalConv"):
+        x, weight, past, _ = node.inputs
+        rewriter = Rewriter(draft, node)
+        op, ints = rewriter.op, rewriter.ints
+        past = op("Transpose", [_continue(rewriter, past)], perm=[0, 2, 1])
+        columns = op("Concat", [past, x], axis=1)
+        columns = op("GatherND", [columns, draft.shared[_WINDOW]], batch_dims=1)
+        y: ir.Value | None = None
+        for tap, kernel in enumerate(conv_taps(draft, name_of(weight))):
+            end = tap - width or _TO_THE_END
+            part = op("Slice", [columns, ints(tap), ints(end), ints(1)])
+            term = op("Mul", [part, kernel])
+            y = term if y is None else op("Add", [y, term])
+        present = op("Slice", [columns, ints(-width), ints(_TO_THE_END), ints(1)])
+        assert y is not None
+        rewriter.finish(y, op("Transpose", [present], perm=[0, 2, 1]))
+
+
+def lower_attention(draft: Draft) -> None:
+    """lfm2::CachedAttention -> Attention over the past joined with the new rows.
+
+    Key heads are repeated by Unsqueeze, Expand and Reshape, the form that OpenVINO's CPU and
+    GPU plugins fold into their attention with a cache (StatefulSDPAFusion).
+    """
+    for node in draft.find("CachedAttention"):
+        query, key, value, q_norm, k_norm, past_key, past_value = node.inputs[:7]
+        rewriter, epsilon = Rewriter(draft, node), attribute(node, "epsilon")
+        op, ints = rewriter.op, rewriter.ints
+        config = draft.config
+        share = config.num_attention_heads // config.num_key_value_heads
+        q = _rotate(rewriter, _heads(rewriter, query, name_of(q_norm), epsilon))
+        k = _rotate(rewriter, _heads(rewriter, key, name_of(k_norm), epsilon))
+        v = _heads(rewriter, value)
+        k = op("Concat", [_continue(rewriter, past_key), k], axis=2)
+        v = op("Concat", [_continue(rewriter, past_value), v], axis=2)
+        repeated = [_repeat(rewriter, x, share) for x in (k, v)]
+        y = op("Attention", [q, *repeated, draft.shared[_BIAS]], scale=config.head_dim**-0.5)
+        y = op("Transpose", [y], perm=[0, 2, 1, 3])
+        y = op("Reshape", [y, ints(0, 0, config.num_attention_heads * config.head_dim)])
+        rewriter.finish(y, k, v)
+
+
+def _continue(rewriter: Rewriter, past: ir.Value | None) -> ir.Value:
+    """The state of the row that each row continues."""
+    chosen: ir.Value = rewriter.op("Gather", [past, rewriter.draft.shared[_BEAM]], axis=0)
+    return chosen
+
+
+def _heads(
+    rewriter: Rewriter, x: ir.Value | None, norm: str | None = None, epsilon: float = 0.0
+) -> ir.Value:
+    """[B, S, n*D] -> [B, n, S, D], each head normed where a norm is given."""
+    size = rewriter.draft.config.head_dim
+    heads = rewriter.op("Reshape", [x, rewriter.ints(0, 0, -1, size)])
+    if norm is not None:
+        heads = rms_norm(rewriter, heads, plain_weight(rewriter.draft, norm), epsilon)
+    turned: ir.Value = rewriter.op("Transpose", [heads], perm=[0, 2, 1, 3])
+    return turned
+
+
+def _rotate(rewriter: Rewriter, x: ir.Value) -> ir.Value:
+    """Rotate-half RoPE of [B, n, S, D], in the form that OpenVINO's RoPEFusion recognises."""
+    op, ints, shared = rewriter.op, rewriter.ints, rewriter.draft.shared
+    half = rewriter.draft.config.head_dim // 2
+    low = op("Slice", [x, ints(0), ints(half), ints(3)])
+    high = op("Slice", [x, ints(half), ints(_TO_THE_END), ints(3)])
+    negative = op("Mul", [high, constant(rewriter, -1.0)])
+    swapped = op("Concat", [negative, low], axis=-1)
+    y: ir.Value = op("Add", [op("Mul", [x, shared[_COS]]), op("Mul", [swapped, shared[_SIN]])])
+    return y
+
+
+def _repeat(rewriter: Rewriter, x: ir.Value, share: int) -> ir.Value:
+    """[B, KV, T, D] -> [B, KV*share, T, D], each head `share` times."""
+    config, op, ints = rewriter.draft.config, rewriter.op, rewriter.ints
+    if share == 1:
+        return x
+    apart = op("Unsqueeze", [x, ints(2)])
+    wide = op("Expand", [apart, ints(1, 1, share, 1, 1)])
+    size = (0, config.num_attention_heads, -1, config.head_dim)
+    joined: ir.Value = op("Reshape", [wide, ints(*size)])
+    return joined
+
+
+def _scalar(rewriter: Rewriter, value: int) -> ir.Value:
+    draft = rewriter.draft
+    return draft.book.constant(draft.graph, f"int.{value}", np.array(value, np.int64))
+
+
+def genai_names(spec: StateSpec) -> tuple[str, str]:
+    """How openvino-genai and NPUW want a state's input and output to be called."""
+    return (
+        f"cache_params.past.{spec.kind}.{spec.layer}",
+        f"cache_params.present.{spec.kind}.{spec.layer}",
+    )
+
+
+def rename_states(draft: Draft) -> None:
+    """Give the states those names."""
+    names = {}
+    for spec in list_states(draft.config):
+        names[spec.input], names[spec.output] = genai_names(spec)
+    for value in (*draft.graph.inputs, *draft.graph.outputs):
+        value.name = names.get(value.name or "", value.name)

@@ -1,0 +1,148 @@
+"""Intel NPUs through OpenVINO: two graphs of fixed shape for the NPU, small ones beside it.
+
+    embed     CPU   token ids -> embeddings
+    prefill   NPU   a chunk of a prompt
+    decode    NPU   one token
+    head      CPU   hidden states -> logits
+
+and for a mixture of experts, whose prefill and decode graphs are cut at each expert layer:
+
+    routers   CPU   in float32, since rounding changes which expert runs
+    experts   NPU   each expert a graph, called with the tokens that chose it; or on GPU or
+                    CPU all experts of a layer in one graph
+
+Why each choice is as it is: docs/npu.md, with what Intel's compiler estimates for the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import onnx_ir as ir
+
+from exporters.passes.clean_up import clean_up, remove_unused, share_common
+from exporters.passes.lower_parameters import lower_parameters
+from exporters.passes.ov.cut_experts import (
+    cut_segments,
+    only_experts,
+    only_routers,
+    only_whole_experts,
+)
+from exporters.passes.ov.experts import lower_experts
+from exporters.passes.ov.feed_forward import cut_feed_forward
+from exporters.passes.ov.linear import join_linear, lower_linear
+from exporters.passes.ov.norm import lower_norm
+from exporters.passes.ov.stateful_frame import lower_embedding
+from exporters.passes.ov.static_frame import (
+    lower_attention,
+    lower_conv,
+    only_embedding,
+    only_head,
+    static_frame,
+)
+from exporters.quantize.plan import PRECISIONS, Precision, TensorPlan, plan_in_groups
+from exporters.targets.target import Part, Pass, Shape, Target, Written
+from lfm2_deploy.config import Lfm2Config
+from lfm2_deploy.static_graphs import DECODE, EMBED, EXPERTS, HEAD, PREFILL, ROUTERS
+from lfm2_deploy.weights import WeightSpec
+
+CHUNK = 128
+CONTEXT = 1024
+_OPSET = 21
+_EDGE = {"float32": ir.DataType.FLOAT, "float16": ir.DataType.FLOAT16}
+_LAST: tuple[Pass, ...] = (lower_parameters, remove_unused, share_common, remove_unused)
+
+
+def make_parts(shape: Shape) -> tuple[Part, ...]:
+    """The graphs of a bundle."""
+    dtype = _EDGE[state_dtype(shape.precision)]
+    embed = (clean_up, only_embedding(dtype), lower_embedding)
+    parts = [
+        _part(EMBED, embed, "cpu"),
+        _part(PREFILL, _layers(shape.config, shape.chunk, dtype)),
+        _part(DECODE, _layers(shape.config, 1, dtype)),
+        _part(HEAD, (clean_up, only_head(dtype), lower_linear), "cpu"),
+    ]
+    if shape.config.moe is not None:
+        parts += _expert_parts(shape, dtype)
+    return tuple(parts)
+
+
+def _part(name: str, passes: tuple[Pass, ...], device: str = "target") -> Part:
+    return Part(name, (*passes, *_LAST), f"{name}.onnx", device)
+
+
+def _layers(config: Lfm2Config, steps: int, dtype: ir.DataType) -> tuple[Pass, ...]:
+    return (
+        clean_up,
+        static_frame(steps, dtype),
+        *([] if config.moe is None else [cut_segments(steps, dtype)]),
+        lower_norm,
+        lower_conv,
+        lower_attention,
+        cut_feed_forward,
+        join_linear,
+    )
+
+
+def _expert_parts(shape: Shape, dtype: ir.DataType) -> list[Part]:
+    layers = [n for n in range(shape.config.num_hidden_layers) if shape.config.is_moe_layer(n)]
+    if shape.experts != "npu":
+        return [
+            _part(
+                f"{EXPERTS}.{layer}",
+                (clean_up, only_whole_experts([layer], dtype), lower_experts, lower_linear),
+                shape.experts,
+            )
+            for layer in layers
+        ]
+    routers = _part(ROUTERS, (clean_up, only_routers(dtype), lower_linear), "cpu")
+    experts = [
+        _part(f"{EXPERTS}.{layer}", (clean_up, only_experts(layer, dtype))) for layer in layers
+    ]
+    return [routers, *experts]
+
+
+def state_dtype(precision: Precision) -> str:
+    """An NPU computes in float16; float32 serves to compare with the reference elsewhere."""
+    return "float32" if precision == "fp32" else "float16"
+
+
+def plan(weights: Sequence[WeightSpec], precision: Precision) -> Mapping[str, TensorPlan]:
+    """One scale a row: groups make NPU graphs twice as slow.
+
+    "int4" keeps half of a dense feed-forward block in 8 bits: Intel's compiler estimates 4 bits
+    to take longer than 8 (they are unpacked), and this is the fastest mixture at 0.65 of the
+    size of all in 8 bits and head and table with them.
+    """
+    found = dict(plan_in_groups(weights, precision, int4_group=0))
+    for weight in weights:
+        if precision == "int4" and weight.name.endswith(
+            (".feed_forward.w1.weight", ".feed_forward.w3.weight")
+        ):
+            found[weight.name] = TensorPlan(
+                8, weight.shape[-1], "an NPU unpacks 4 bits slower than it reads 8"
+            )
+    return found
+
+
+def finish(written: Written) -> None:
+    """Nothing is left to do: graphs and weights are what the runtime reads."""
+
+
+NPU = Target(
+    name="npu",
+    runtime="openvino",
+    precisions=PRECISIONS,
+    make_parts=make_parts,
+    finish=finish,
+    opsets=(("", _OPSET),),
+    ir_version=10,
+    plan=plan,
+    chunk=CHUNK,
+    context_length=CONTEXT,
+    state_dtype=state_dtype,
+    channels_last=True,
+    experts=("npu", "gpu", "cpu"),
+    compiles=True,
+)

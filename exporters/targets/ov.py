@@ -1,0 +1,69 @@
+"""OpenVINO's CPU and GPU: one stateful graph of any length, which openvino-genai reads, too."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from exporters.openvino_ir import IR_FILE, write_ir
+from exporters.passes.clean_up import clean_up, remove_unused, share_common
+from exporters.passes.lower_parameters import lower_parameters
+from exporters.passes.ov.experts import lower_experts
+from exporters.passes.ov.linear import lower_linear
+from exporters.passes.ov.norm import lower_norm
+from exporters.passes.ov.stateful_frame import (
+    lower_attention,
+    lower_conv,
+    lower_embedding,
+    rename_states,
+    stateful_frame,
+)
+from exporters.quantize.plan import (
+    PRECISIONS,
+    Precision,
+    TensorPlan,
+    plan_in_groups,
+)
+from exporters.targets.target import Part, Target
+from lfm2_deploy.weights import WeightSpec
+
+# Operators up to 23: Attention, which OpenVINO imports as its own.
+OPSET = 23
+
+PASSES = (
+    clean_up,
+    stateful_frame,
+    lower_embedding,
+    lower_norm,
+    lower_conv,
+    lower_attention,
+    lower_experts,
+    lower_linear,
+    lower_parameters,
+    rename_states,
+    remove_unused,
+    share_common,
+    remove_unused,
+)
+
+
+def plan(weights: Sequence[WeightSpec], precision: Precision) -> Mapping[str, TensorPlan]:
+    """int4 in groups of 128, which NPUW takes as well; int8 and tables by row."""
+    return plan_in_groups(weights, precision, int4_group=128)
+
+
+def _make_target(name: str) -> Target:
+    return Target(
+        name=name,
+        runtime="openvino",
+        precisions=PRECISIONS,
+        make_parts=lambda shape: (Part("model", PASSES, IR_FILE),),
+        finish=write_ir,
+        opsets=(("", OPSET),),
+        ir_version=10,
+        plan=plan,
+        packages=("openvino",),
+    )
+
+
+OPENVINO_CPU = _make_target("openvino-cpu")
+IGPU = _make_target("igpu")

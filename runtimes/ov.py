@@ -1,0 +1,68 @@
+"""OpenVINO on NPU, GPU and CPU: a bundle's graphs, compiled for the device that was asked for."""
+
+from __future__ import annotations
+
+from lfm2_deploy.bundle import Bundle
+from lfm2_deploy.config import Lfm2Config
+from lfm2_deploy.contracts import Capabilities, RuntimeInfo, Session
+from lfm2_deploy.errors import GenerationError, RuntimeUnavailableError
+from lfm2_deploy.session_checks import check_session
+from runtimes.ov_device import Device, find_device
+from runtimes.ov_stateful import StatefulModel
+from runtimes.ov_static import StaticModel
+from runtimes.separate_rows import SeparateRows
+
+# Where a bundle runs that does not say otherwise.
+_HOME = {"npu": "npu", "igpu": "gpu", "openvino-cpu": "cpu"}
+
+
+def load(bundle: Bundle, *, threads: int | None = None, device: str | None = None) -> OvRuntime:
+    """Load a bundle made for target `npu`, `igpu` or `openvino-cpu`.
+
+    Args:
+        bundle: the opened bundle.
+        threads: threads of what runs on the CPU; None for OpenVINO's choice.
+        device: "npu", "gpu" (or "gpu.1") or "cpu"; None for the bundle's own. The graphs
+            are the same everywhere, so an NPU's can be tried on a CPU.
+
+    Raises:
+        RuntimeUnavailableError: the bundle is for another runtime, or there is no such device.
+        BundleError: the device's plugin refuses a graph.
+    """
+    manifest = bundle.manifest
+    if manifest.runtime != "openvino" or manifest.target not in _HOME:
+        raise RuntimeUnavailableError(
+            f"{bundle.path} was made for runtime {manifest.runtime!r}, this is 'openvino'; "
+            "export the model with --target npu, igpu or openvino-cpu"
+        )
+    return OvRuntime(bundle, find_device(device or _HOME[manifest.target]), threads)
+
+
+class OvRuntime:
+    """`contracts.Runtime` on OpenVINO's compiled models."""
+
+    def __init__(self, bundle: Bundle, device: Device, threads: int | None) -> None:
+        self.config: Lfm2Config = bundle.config
+        self.context_length: int = bundle.manifest.context_length
+        kind = StaticModel if bundle.manifest.chunk else StatefulModel
+        self._model: StaticModel | StatefulModel | None = kind(bundle, device, threads)
+        proposal = self._model.max_proposal
+        capabilities = Capabilities(True, True, 0, True, proposal)
+        self.info = RuntimeInfo("openvino", device.describe(), capabilities)
+
+    def open(self, batch_size: int = 1, capacity: int | None = None) -> Session:
+        """A fresh session; see `contracts.Runtime.open`.
+
+        A graph takes one row at a time, so each row has states of its own.
+        """
+        if self._model is None:
+            raise GenerationError("this runtime is closed; load the bundle again")
+        capacity = check_session(batch_size, capacity, self.context_length)
+        rows = [self._model.open(capacity) for _ in range(batch_size)]
+        if batch_size == 1:
+            return rows[0]
+        return SeparateRows(rows, self.config.vocab_size, self._model.max_proposal)
+
+    def close(self) -> None:
+        """Free the weights."""
+        self._model = None

@@ -1,0 +1,147 @@
+"""OpenVINO's devices: which there are, what to do where one is not, and compiling for one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import openvino as ov
+
+from lfm2_deploy.errors import BundleError, RuntimeUnavailableError
+from lfm2_deploy.machine import find_cache
+
+# What brings a device that OpenVINO does not find.
+REMEDIES = {
+    "NPU": "it needs an Intel Core Ultra processor and its NPU driver (Windows: Intel NPU Driver "
+    "from intel.com; Linux: github.com/intel/linux-npu-driver, and your user in group render)",
+    "GPU": "it needs an Intel GPU and its driver (Windows: Intel Graphics driver; Linux: package "
+    "intel-opencl-icd, and your user in group render)",
+    "CPU": "install OpenVINO again: pip install --force-reinstall openvino",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """A device that is there.
+
+    Args:
+        name: OpenVINO's, such as "NPU" or "GPU.0".
+        full_name: the vendor's.
+    """
+
+    name: str
+    full_name: str
+
+    @property
+    def kind(self) -> str:
+        """ "NPU", "GPU" or "CPU"."""
+        return self.name.partition(".")[0]
+
+    def describe(self) -> str:
+        """For people: what runs, and where."""
+        return f"{self.name} ({self.full_name})"
+
+
+def find_device(asked: str) -> Device:
+    """The device of that name.
+
+    Args:
+        asked: "npu", "gpu", "cpu", or with a number, "gpu.1".
+
+    Raises:
+        RuntimeUnavailableError: there is no such device here; says what it needs.
+    """
+    name = asked.upper()
+    kind = name.partition(".")[0]
+    if kind not in REMEDIES:
+        raise RuntimeUnavailableError(
+            f"there is no device {asked!r}: expected npu, gpu or cpu, or one of several as gpu.1"
+        )
+    core = ov.Core()
+    found = list(core.available_devices)
+    # One device of a kind has no number, several have; "GPU" means the first.
+    if name not in found and f"{name}.0" not in found:
+        raise RuntimeUnavailableError(
+            f"OpenVINO {_version()} finds no {name} here (it finds {', '.join(found) or 'none'}): "
+            f"{REMEDIES[kind]}; `lfm2-deploy doctor` shows what is there"
+        )
+    return Device(name, str(core.get_property(name, "FULL_DEVICE_NAME")).strip())
+
+
+def list_devices() -> list[Device]:
+    """Every device that OpenVINO finds."""
+    core = ov.Core()
+    return [
+        Device(name, str(core.get_property(name, "FULL_DEVICE_NAME")).strip())
+        for name in core.available_devices
+    ]
+
+
+def compile_graph(
+    model: ov.Model, device: Device, settings: dict[str, Any], path: Path
+) -> ov.CompiledModel:
+    """Compile for a device and no other.
+
+    Args:
+        model: read from `path`.
+        device: where it must run.
+        settings: the plugin's properties.
+        path: named in errors.
+
+    Raises:
+        BundleError: the plugin refuses the graph.
+        RuntimeUnavailableError: it would run elsewhere.
+    """
+    core = ov.Core()
+    try:
+        compiled = core.compile_model(model, device.name, settings)
+    except RuntimeError as error:
+        raise BundleError(
+            f"OpenVINO {_version()} cannot compile {path} for {device.describe()}: "
+            f"{_reason(error)}; update the device's driver, or export the model again"
+        ) from error
+    ran_on = list(compiled.get_property("EXECUTION_DEVICES"))
+    if any(where.partition(".")[0] != device.kind for where in ran_on):
+        raise RuntimeUnavailableError(
+            f"{path} was to run on {device.name} and OpenVINO put it on {', '.join(ran_on)}"
+        )
+    return compiled
+
+
+def read_graph(path: Path) -> ov.Model:
+    """Read a graph; weights are mapped, not copied.
+
+    Raises:
+        BundleError: OpenVINO cannot read it.
+    """
+    try:
+        return ov.Core().read_model(path)
+    except RuntimeError as error:
+        raise BundleError(
+            f"OpenVINO {_version()} cannot read {path}: {_reason(error)}; export the model again"
+        ) from error
+
+
+def common_settings(device: Device, threads: int | None) -> dict[str, Any]:
+    """Properties that every graph is compiled with."""
+    settings: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
+    if device.kind == "CPU":
+        if threads is not None:
+            settings["INFERENCE_NUM_THREADS"] = threads
+    else:
+        # A CPU compiles in a second or two, and its cache would hold the weights once more.
+        cache = find_cache() / "openvino"
+        cache.mkdir(parents=True, exist_ok=True)
+        settings["CACHE_DIR"] = str(cache)
+    return settings
+
+
+def _version() -> str:
+    return str(ov.__version__).partition("-")[0]
+
+
+def _reason(error: RuntimeError) -> str:
+    """The last line of OpenVINO's message that says something."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else "no reason given"

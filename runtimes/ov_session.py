@@ -1,0 +1,141 @@
+"""What sessions on OpenVINO share: one row, appended in pieces, and ways back.
+
+A subclass runs tokens and moves states; this class counts, checks and keeps marks.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from lfm2_deploy.config import Lfm2Config
+from lfm2_deploy.contracts import FloatArray, Mark, NamedStates, Snapshot
+from lfm2_deploy.errors import ContextOverflowError, GenerationError
+from lfm2_deploy.session_checks import check_rows, check_some_tokens
+from lfm2_deploy.states import StateSpec
+from runtimes.marks import Marks
+
+# Conv states, in order of layers.
+Saved = list[Any]
+
+
+class OvSession(ABC):
+    """`contracts.Session` of one row."""
+
+    batch_size = 1
+    _specs: Sequence[StateSpec]
+
+    def __init__(self, config: Lfm2Config, capacity: int, chunk: int) -> None:
+        self.config, self.capacity = config, capacity
+        self._chunk, self._length, self._marks = chunk, 0, Marks()
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """Tokens the row holds now."""
+        return (self._length,)
+
+    def prefill(self, rows: Sequence[Sequence[int]]) -> FloatArray:
+        """Append tokens; see `contracts.Session.prefill`."""
+        return self._append(rows, all_positions=False)[-1:].copy()
+
+    def decode(self, tokens: Sequence[int | None]) -> FloatArray:
+        """Append one token; see `contracts.Session.decode`."""
+        if tokens == [None]:
+            return np.zeros((1, self.config.vocab_size), np.float32)
+        return self.prefill([[] if token is None else [token] for token in tokens])
+
+    def score(self, rows: Sequence[Sequence[int]]) -> list[FloatArray]:
+        """As `prefill`, with logits after every token; see `contracts.Session.score`."""
+        return [self._append(rows, all_positions=True)]
+
+    def propose(self, rows: Sequence[Sequence[int]]) -> list[FloatArray]:
+        """See `contracts.Session.propose`."""
+        raise GenerationError("this runtime takes no proposals: append tokens for good")
+
+    def accept(self, counts: Sequence[int]) -> None:
+        """See `contracts.Session.accept`."""
+        raise GenerationError("there is no proposal to accept; this runtime takes none")
+
+    def reset(self) -> None:
+        """Empty the row; marks are void."""
+        self._marks.clear()
+        self._length = 0
+        self._clear()
+
+    def mark(self) -> Mark:
+        """Note this place; see `contracts.Session.mark`."""
+        conv = self._save_conv()
+        return self._marks.add(Mark(self.lengths, conv, sum(array.nbytes for array in conv)))
+
+    def rewind(self, mark: Mark) -> None:
+        """Go back to a place; see `contracts.Session.rewind`."""
+        self._marks.check(mark)
+        (self._length,) = mark.lengths
+        self._load(self._length, mark.states)
+        self._marks.cut(mark.lengths)
+
+    def snapshot(self, mark: Mark | None = None) -> NamedStates:
+        """Copy the states; see `contracts.Session.snapshot`."""
+        if mark is None:
+            return self._save(self._length, self._save_conv())
+        self._marks.check(mark)
+        return self._save(mark.lengths[0], mark.states)
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Put back a snapshot, exactly; see `contracts.Session.restore`."""
+        if not isinstance(snapshot, NamedStates) or not self._fits(snapshot):
+            raise GenerationError("this snapshot is of another session; restore it there")
+        (length,) = snapshot.lengths
+        if length > self.capacity:
+            raise ContextOverflowError(
+                f"the snapshot holds {length} tokens, this session's capacity is {self.capacity}"
+            )
+        self._marks.clear()
+        self._length = length
+        self._restore(snapshot)
+
+    def _fits(self, snapshot: NamedStates) -> bool:
+        if len(snapshot.lengths) != 1:
+            return False
+        shapes = {s.input: s.concrete_shape(1, snapshot.lengths[0]) for s in self._specs}
+        return shapes == {name: array.shape for name, array in snapshot.arrays.items()}
+
+    def _append(self, rows: Sequence[Sequence[int]], all_positions: bool) -> FloatArray:
+        check_rows(rows, self.lengths, self.capacity, self.config.vocab_size)
+        check_some_tokens(rows)
+        (row,) = rows
+        parts: list[FloatArray] = []
+        for start in range(0, len(row), self._chunk):
+            piece = row[start : start + self._chunk]
+            logits = self._run(piece, len(piece) if all_positions else 1)
+            self._length += len(piece)
+            # The next call writes over what this one gave.
+            parts = [*parts, logits.copy()] if all_positions else [logits]
+        return np.concatenate(parts)
+
+    @abstractmethod
+    def _run(self, tokens: Sequence[int], keep: int) -> FloatArray:
+        """Append at most a chunk; logits [keep, V] of the last positions."""
+
+    @abstractmethod
+    def _clear(self) -> None:
+        """Make the states those of an empty row."""
+
+    @abstractmethod
+    def _save_conv(self) -> Saved:
+        """Copies of the conv states."""
+
+    @abstractmethod
+    def _load(self, length: int, conv: Saved) -> None:
+        """Put these conv states back, and cut keys and values to a length."""
+
+    @abstractmethod
+    def _save(self, length: int, conv: Saved) -> NamedStates:
+        """A snapshot of these conv states and of keys and values up to a length."""
+
+    @abstractmethod
+    def _restore(self, snapshot: NamedStates) -> None:
+        """Take a snapshot's states over."""

@@ -1,0 +1,129 @@
+"""A stateful graph of any length: OpenVINO holds the states, as variables of a request."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import openvino as ov
+from openvino import opset13 as ops
+
+from lfm2_deploy.bundle import Bundle
+from lfm2_deploy.contracts import FloatArray, NamedStates
+from lfm2_deploy.states import StateSpec
+from runtimes.ov_device import Device, common_settings, compile_graph, read_graph
+from runtimes.ov_session import OvSession, Saved
+
+# Prompts are appended in pieces of this many tokens, which bounds activations' memory.
+PREFILL_CHUNK = 512
+KEEP = "logits_to_keep"
+
+
+class StatefulModel:
+    """A compiled graph whose requests hold one row each."""
+
+    # A variable can be cut, so what was proposed can be taken back; a conv state cannot be
+    # had from the middle of a run.
+    max_proposal = 0
+
+    def __init__(self, bundle: Bundle, device: Device, threads: int | None) -> None:
+        self.config, self.states = bundle.config, bundle.manifest.states
+        model = read_graph(bundle.graph)
+        _keep_last(model)
+        settings = common_settings(device, threads)
+        if device.kind == "CPU":
+            settings |= _choose_cpu_precision(bundle.manifest.precision)
+        self.compiled = compile_graph(model, device, settings, bundle.graph)
+
+    def open(self, capacity: int) -> StatefulSession:
+        """A fresh row."""
+        return StatefulSession(self, capacity)
+
+
+def _choose_cpu_precision(precision: str) -> dict[str, Any]:
+    # Keys and values as floats: rounded to 8 bits, as is the default, they could not be put
+    # back exactly.
+    exact = {"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f32"}
+    if precision in ("fp32", "fp16"):
+        return {**exact, "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0}
+    return exact
+
+
+def _keep_last(model: ov.Model) -> None:
+    """Give the graph an input that says of how many last positions logits are wanted."""
+    (head,) = (r.input_value(0).get_node() for r in model.get_results())
+    keep = ops.parameter([1], dtype=np.int64, name=KEEP)
+    keep.output(0).set_names({KEEP})
+    end, one = (ops.constant([n], dtype=np.int64) for n in (np.iinfo(np.int64).max, 1))
+    start = ops.negative(keep)
+    cut = ops.slice(head.input_value(0), start, end, one, one)
+    head.input(0).replace_source_output(cut.output(0))
+    model.add_parameters([keep])
+    model.validate_nodes_and_infer_types()
+
+
+class StatefulSession(OvSession):
+    """One row on a request of its own."""
+
+    def __init__(self, model: StatefulModel, capacity: int) -> None:
+        super().__init__(model.config, capacity, PREFILL_CHUNK)
+        self._request = model.compiled.create_infer_request()
+        self._specs = model.states
+        self._variables = self._find_variables()
+        self._request.set_tensor("beam_idx", ov.Tensor(np.zeros(1, np.int32)))
+        self._ones = np.ones((1, capacity), np.int64)
+        self._positions = np.arange(capacity, dtype=np.int64)[None]
+
+    def _find_variables(self) -> list[tuple[StateSpec, Any]]:
+        found = {state.name: state for state in self._request.query_state()}
+
+        def find(spec: StateSpec) -> Any:
+            prefix = f"cache_params.past.{spec.kind}.{spec.layer}cache"
+            return next(state for name, state in found.items() if name.startswith(prefix))
+
+        return [(spec, find(spec)) for spec in self._specs]
+
+    def _run(self, tokens: Sequence[int], keep: int) -> FloatArray:
+        request, before = self._request, self._length
+        after = before + len(tokens)
+        request.set_tensor("input_ids", ov.Tensor(np.array([tokens], np.int64)))
+        request.set_tensor("attention_mask", ov.Tensor(self._ones[:, :after]))
+        request.set_tensor("position_ids", ov.Tensor(self._positions[:, before:after]))
+        request.set_tensor(KEEP, ov.Tensor(np.array([keep], np.int64)))
+        request.infer()
+        logits: FloatArray = request.get_tensor("logits").data[0]
+        return logits
+
+    def _clear(self) -> None:
+        self._request.reset_state()
+
+    def _save_conv(self) -> Saved:
+        return [np.array(v.state.data) for spec, v in self._variables if spec.kind == "conv"]
+
+    def _load(self, length: int, conv: Saved) -> None:
+        saved = iter(conv)
+        for spec, variable in self._variables:
+            if spec.kind == "conv":
+                variable.state = ov.Tensor(np.ascontiguousarray(next(saved)))
+            else:
+                rows = np.ascontiguousarray(variable.state.data[:, :, :length])
+                variable.state = ov.Tensor(rows)
+        if length == 0:
+            self._clear()
+
+    def _save(self, length: int, conv: Saved) -> NamedStates:
+        saved = iter(conv)
+        arrays = {
+            spec.input: next(saved)
+            if spec.kind == "conv"
+            else np.array(variable.state.data[:, :, :length])
+            for spec, variable in self._variables
+        }
+        return NamedStates((length,), arrays)
+
+    def _restore(self, snapshot: NamedStates) -> None:
+        for spec, variable in self._variables:
+            variable.state = ov.Tensor(np.ascontiguousarray(snapshot.arrays[spec.input]))
+        if snapshot.lengths == (0,):
+            self._clear()
