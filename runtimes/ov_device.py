@@ -123,6 +123,12 @@ def read_graph(path: Path) -> ov.Model:
         ) from error
 
 
+def run(request: Any) -> None:
+    """Run what is bound, once. `infer` would also copy every output into a dictionary."""
+    request.start_async()
+    request.wait()
+
+
 def common_settings(device: Device, threads: int | None) -> dict[str, Any]:
     """Properties that every graph is compiled with."""
     settings: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}

@@ -18,6 +18,7 @@ from lfm2_deploy.static_graphs import (
     name_probabilities,
     name_scores,
 )
+from runtimes.ov_device import run
 
 Array = NDArray[Any]
 Compiled = Mapping[str, ov.CompiledModel]
@@ -42,7 +43,7 @@ class WholeLayers:
         request = self._requests[name_expert_input(layer)]
         with self._lock:
             request.set_input_tensor(ov.Tensor(np.ascontiguousarray(x[None])))
-            request.infer()
+            run(request)
             y: FloatArray = request.get_output_tensor().data[0].astype(np.float32)
         return y
 
@@ -83,7 +84,7 @@ class HostRouted:
         """Which K experts each token takes [n, K], and what each weighs, float32 [n, K]."""
         request, moe = self._routers[name_expert_input(layer)], self._moe
         request.set_input_tensor(ov.Tensor(np.ascontiguousarray(x[None])))
-        request.infer()
+        run(request)
         scores = request.get_tensor(name_scores(layer)).data[0]
         probabilities = request.get_tensor(name_probabilities(layer)).data[0]
         order = np.argsort(-scores, axis=-1, kind="stable")
@@ -99,6 +100,6 @@ class HostRouted:
         for start in range(0, len(x), EXPERT_ROWS):
             piece = x[start : start + EXPERT_ROWS]
             self._x[0, : len(piece)], self._x[0, len(piece) :] = piece, 0
-            request.infer()
+            run(request)
             y[start : start + len(piece)] = self._y[0, : len(piece)]
         return y

@@ -12,12 +12,13 @@ from openvino import opset13 as ops
 from lfm2_deploy.bundle import Bundle
 from lfm2_deploy.contracts import FloatArray, NamedStates
 from lfm2_deploy.states import StateSpec
-from runtimes.ov_device import Device, common_settings, compile_graph, read_graph
+from runtimes.ov_device import Device, common_settings, compile_graph, read_graph, run
 from runtimes.ov_session import OvSession, Saved
 
 # Prompts are appended in pieces of this many tokens, which bounds activations' memory.
 PREFILL_CHUNK = 512
 KEEP = "logits_to_keep"
+_ACTIVATION_GROUP = "DYNAMIC_QUANTIZATION_GROUP_SIZE"
 
 
 class StatefulModel:
@@ -43,11 +44,15 @@ class StatefulModel:
 
 def _choose_cpu_precision(precision: str) -> dict[str, Any]:
     # Keys and values as floats: rounded to 8 bits, as is the default, they could not be put
-    # back exactly.
-    exact = {"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f32"}
+    # back exactly. Float32 in between: bfloat16, the default where a processor has it, gives
+    # logits of 8 bits, among which the largest may be several.
+    exact = {"KV_CACHE_PRECISION": "f32", "INFERENCE_PRECISION_HINT": "f32"}
     if precision in ("fp32", "fp16"):
-        return {**exact, "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0}
-    return exact
+        return {**exact, _ACTIVATION_GROUP: 0}
+    # How many neighbours of an activation share a scale when rounded to 8 bits. OpenVINO's
+    # default of 32 makes prompts a quarter slower, and single tokens 6 % faster, than 128; KL
+    # divergences are the same.
+    return {**exact, _ACTIVATION_GROUP: 128}
 
 
 def _keep_last(model: ov.Model) -> None:
@@ -91,7 +96,7 @@ class StatefulSession(OvSession):
         request.set_tensor("attention_mask", ov.Tensor(self._ones[:, :after]))
         request.set_tensor("position_ids", ov.Tensor(self._positions[:, before:after]))
         request.set_tensor(KEEP, ov.Tensor(np.array([keep], np.int64)))
-        request.infer()
+        run(request)
         logits: FloatArray = request.get_tensor("logits").data[0]
         return logits
 

@@ -40,7 +40,7 @@ from lfm2_deploy.static_graphs import (
     name_expert_input,
     name_residual,
 )
-from runtimes.ov_device import Device, common_settings, compile_graph, find_device, read_graph
+from runtimes.ov_device import Device, common_settings, compile_graph, find_device, read_graph, run
 from runtimes.ov_experts import HostRouted, Mixture, WholeLayers
 from runtimes.ov_session import OvSession, Saved
 from runtimes.ov_split import split_graph
@@ -168,7 +168,7 @@ class StaticSession(OvSession):
 
     def _look_up(self, tokens: Sequence[int]) -> Array:
         self._embed.set_tensor(INPUT_IDS, ov.Tensor(np.array([tokens], np.int64)))
-        self._embed.infer()
+        run(self._embed)
         rows: Array = self._embed.get_tensor(EMBEDS).data
         return rows
 
@@ -185,7 +185,7 @@ class StaticSession(OvSession):
             inputs[ENDS][:] = 0
             width = self.config.conv_state_width
             inputs[ENDS][0, range(width), range(count, count + width)] = 1
-        segment.request.infer()
+        run(segment.request)
         if segment.layer is None:
             return outputs[HIDDEN]
         assert self._model.mixture is not None
@@ -207,7 +207,7 @@ class StaticSession(OvSession):
 
     def _score(self, hidden: Array) -> FloatArray:
         self._head.set_tensor(HIDDEN, ov.Tensor(np.ascontiguousarray(hidden)))
-        self._head.infer()
+        run(self._head)
         logits: FloatArray = self._head.get_tensor(LOGITS).data[0]
         return logits
 

@@ -8,7 +8,7 @@ from exporters.openvino_ir import IR_FILE, write_ir
 from exporters.passes.clean_up import clean_up, remove_unused, share_common
 from exporters.passes.lower_parameters import lower_parameters
 from exporters.passes.ov.experts import lower_experts
-from exporters.passes.ov.linear import lower_linear
+from exporters.passes.ov.linear import join_linear
 from exporters.passes.ov.norm import lower_norm
 from exporters.passes.ov.stateful_frame import (
     lower_attention,
@@ -37,7 +37,7 @@ PASSES = (
     lower_conv,
     lower_attention,
     lower_experts,
-    lower_linear,
+    join_linear,
     lower_parameters,
     rename_states,
     remove_unused,
