@@ -178,7 +178,7 @@ NPU_COMPILER_FINDER = Entry(
 )
 # What OpenVINO finds on this machine, for `doctor`.
 OPENVINO_DEVICES = Entry(
-    "runtimes.ov_device", "list_devices", ("openvino",), _OPENVINO, "OpenVINO's devices"
+    "runtimes.ov_doctor", "examine_devices", ("openvino",), _OPENVINO, "OpenVINO's devices"
 )
 CLUSTER = Entry(
     "exporters.cluster", "use_cluster", (*_TRACING, "ray"), _RAY, "exporting on a cluster"

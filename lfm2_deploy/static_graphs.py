@@ -4,7 +4,7 @@ One call takes S tokens of one row; T positions of history lie in buffers that t
 owns. What the host can do for nothing is not in the graph:
 
     inputs_embeds   [1, S, H]      rows of the embedding table; padding holds zeros
-    rope.cos, .sin  [1, S, 1, D]   of each token's position; sin of the first half negated
+    rope.cos, .sin  [1, S, 1, D/2] of each token's position
     history_mask    [1, 1, 1, T]   0 where a token lies, else MASKED
     ends            [1, L-1, S+L-1]  where S > 1: picks the columns a conv state continues with
 

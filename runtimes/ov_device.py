@@ -63,7 +63,7 @@ def find_device(asked: str) -> Device:
     # One device of a kind has no number, several have; "GPU" means the first.
     if name not in found and f"{name}.0" not in found:
         raise RuntimeUnavailableError(
-            f"OpenVINO {_version()} finds no {name} here (it finds {', '.join(found) or 'none'}): "
+            f"OpenVINO {version()} finds no {name} here (it finds {', '.join(found) or 'none'}): "
             f"{REMEDIES[kind]}; `lfm2-deploy doctor` shows what is there"
         )
     return Device(name, str(core.get_property(name, "FULL_DEVICE_NAME")).strip())
@@ -98,7 +98,7 @@ def compile_graph(
         compiled = core.compile_model(model, device.name, settings)
     except RuntimeError as error:
         raise BundleError(
-            f"OpenVINO {_version()} cannot compile {path} for {device.describe()}: "
+            f"OpenVINO {version()} cannot compile {path} for {device.describe()}: "
             f"{_reason(error)}; update the device's driver, or export the model again"
         ) from error
     ran_on = list(compiled.get_property("EXECUTION_DEVICES"))
@@ -107,6 +107,26 @@ def compile_graph(
             f"{path} was to run on {device.name} and OpenVINO put it on {', '.join(ran_on)}"
         )
     return compiled
+
+
+def import_blob(path: Path, device: Device) -> ov.CompiledModel:
+    """Load a graph that was compiled ahead of time. Not checked: it needs the device.
+
+    Raises:
+        BundleError: the driver refuses it.
+    """
+    try:
+        return ov.Core().import_model(path.read_bytes(), device.name)
+    except RuntimeError as error:
+        raise BundleError(
+            f"{device.describe()} refuses {path}, which was compiled ahead of time "
+            f"({_reason(error)}): update the NPU driver, or export without --compile"
+        ) from error
+
+
+def find_platform(device: Device) -> str:
+    """An NPU's platform, such as "4000"."""
+    return str(ov.Core().get_property(device.name, "DEVICE_ARCHITECTURE"))
 
 
 def read_graph(path: Path) -> ov.Model:
@@ -119,7 +139,7 @@ def read_graph(path: Path) -> ov.Model:
         return ov.Core().read_model(path)
     except RuntimeError as error:
         raise BundleError(
-            f"OpenVINO {_version()} cannot read {path}: {_reason(error)}; export the model again"
+            f"OpenVINO {version()} cannot read {path}: {_reason(error)}; export the model again"
         ) from error
 
 
@@ -143,7 +163,8 @@ def common_settings(device: Device, threads: int | None) -> dict[str, Any]:
     return settings
 
 
-def _version() -> str:
+def version() -> str:
+    """OpenVINO's, such as "2026.4.1"."""
     return str(ov.__version__).partition("-")[0]
 
 

@@ -40,7 +40,17 @@ from lfm2_deploy.static_graphs import (
     name_expert_input,
     name_residual,
 )
-from runtimes.ov_device import Device, common_settings, compile_graph, find_device, read_graph, run
+from runtimes.ov_device import (
+    Device,
+    common_settings,
+    compile_graph,
+    find_device,
+    find_platform,
+    import_blob,
+    read_graph,
+    run,
+    version,
+)
 from runtimes.ov_experts import HostRouted, Mixture, WholeLayers
 from runtimes.ov_session import OvSession, Saved
 from runtimes.ov_split import split_graph
@@ -83,6 +93,10 @@ def _compile(
     bundle: Bundle, graph: GraphRecord, device: Device, threads: int | None
 ) -> dict[str, ov.CompiledModel]:
     """A file's graphs by the input each begins with."""
+    if device.kind == "NPU":
+        ready = _import_blobs(bundle, graph.name, device)
+        if ready:
+            return ready
     path = bundle.path / graph.file
     settings = common_settings(device, threads)
     if device.kind == "CPU":
@@ -91,6 +105,19 @@ def _compile(
     model = read_graph(path)
     graphs = {graph.name: model} if graph.name in (EMBED, HEAD) else split_graph(model)
     return {name: compile_graph(m, device, settings, path) for name, m in graphs.items()}
+
+
+def _import_blobs(bundle: Bundle, graph: str, device: Device) -> dict[str, ov.CompiledModel]:
+    """What was compiled ahead of time for this NPU and this OpenVINO; nothing where it was not.
+
+    Any other version of OpenVINO refuses a blob, and compiles the graph as if there were none.
+    """
+    here = (find_platform(device), version())
+    return {
+        blob.start: import_blob(bundle.path / blob.file, device)
+        for blob in bundle.manifest.blobs
+        if blob.graph == graph and (blob.platform, blob.openvino) == here
+    }
 
 
 def _make_mixture(
@@ -109,14 +136,10 @@ def _make_mixture(
 
 
 def _lay_out_rotary(bundle: Bundle, dtype: np.dtype[Any]) -> tuple[Array, Array]:
-    """Cosines and signed sines [T, D] of every position, as the graphs take them."""
+    """Cosines and sines [T, D/2] of every position."""
     config = bundle.config
     cos, sin = compute_rotary(config.rope_theta, config.head_dim, bundle.manifest.context_length)
-    return (
-        np.concatenate([cos, cos], axis=1).astype(dtype),
-        # Halves are swapped in the graph, and the first of them changes its sign.
-        np.concatenate([-sin, sin], axis=1).astype(dtype),
-    )
+    return cos.astype(dtype), sin.astype(dtype)
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,6 +52,7 @@ def compile_graphs(
     long its cost model expects one call to take: an estimate of the compiler's, never a
     measurement. Platforms: 3720 (Meteor and Arrow Lake), 4000 (Lunar Lake), 5010
     (Panther Lake). On Linux the compiler of OpenVINO's Windows wheel runs under Wine.
+    The exit code is 1 if it refuses a graph.
 
     \b
     Examples:
@@ -70,6 +71,8 @@ def compile_graphs(
     if opened is not None:
         results = _compile(opened, platform or list(_PLATFORMS), every)
         print_json({"graphs": results}) if as_json else _print(opened, results)
+        if any(result["verdict"] is None for result in results):
+            raise typer.Exit(1)
 
 
 def _open(path: Path) -> Bundle:
@@ -96,7 +99,8 @@ def _compile(bundle: Bundle, platforms: list[str], every: bool) -> list[dict[str
 
 
 def _print(bundle: Bundle, results: list[dict[str, Any]]) -> None:
-    versions = {(r["verdict"]["compiler"], r["verdict"]["openvino"]) for r in results}
+    taken = [r["verdict"] for r in results if r["verdict"] is not None]
+    versions = {(verdict["compiler"], verdict["openvino"]) for verdict in taken}
     for compiler, openvino in versions:
         print_title(str(bundle.path), f"Intel's NPU compiler {compiler}, of OpenVINO {openvino}")
     table = Table("graph", "begins with", "platform", box=None, pad_edge=False)
@@ -104,6 +108,9 @@ def _print(bundle: Bundle, results: list[dict[str, Any]]) -> None:
         table.add_column(name, justify="right")
     for result in results:
         verdict = result["verdict"]
+        if verdict is None:
+            table.add_row(result["graph"], result["start"], result["platform"], "refused", "", "")
+            continue
         estimate = verdict["estimated_us"]
         table.add_row(
             result["graph"],
@@ -114,4 +121,7 @@ def _print(bundle: Bundle, results: list[dict[str, Any]]) -> None:
             f"{verdict['seconds']:.0f} s",
         )
     output().print(table)
+    for result in results:
+        if result["refusal"]:
+            note(result["refusal"])
     note("estimates are the compiler's, for one call of a graph; nothing was executed")

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 _PACKAGES = (
     "lfm2-deploy",
     "onnxruntime",
+    "openvino",
     "numpy",
     "tokenizers",
     "torch",
@@ -76,8 +77,21 @@ def _examine(online: bool) -> dict[str, Any]:
         "disk_free_bytes": shutil.disk_usage(os.getcwd()).free,
         "runtimes": {name: _describe_entry(entry) for name, entry in RUNTIMES.items()},
         "targets": {name: _describe_entry(entry) for name, entry in TARGETS.items()},
+        "openvino": _examine_openvino(),
         "hub": _reach_hub() if online else None,
     }
+
+
+def _examine_openvino() -> dict[str, Any] | None:
+    """OpenVINO's devices; None where it is not installed, or does not load."""
+    from lfm2_deploy.errors import RuntimeUnavailableError
+    from lfm2_deploy.registry import OPENVINO_DEVICES
+
+    try:
+        examined: dict[str, Any] = OPENVINO_DEVICES.load()()
+    except RuntimeUnavailableError:
+        return None  # the runtimes' lines say what is missing
+    return examined
 
 
 def _describe_python() -> str:
@@ -143,6 +157,10 @@ def _print(report: Mapping[str, Any]) -> None:
         print_title(title)
         entries = report[title.lower()].items()
         print_facts({name: _explain_entry(entry) for name, entry in entries})
+    if report["openvino"] is not None:
+        output().print()
+        print_title("Devices", f"OpenVINO {report['openvino']['version']}")
+        print_facts(_list_devices(report["openvino"]))
     output().print()
     print_title("Hub")
     print_facts({"": _explain_hub(report["hub"])})
@@ -182,6 +200,25 @@ def _explain_entry(entry: Mapping[str, Any]) -> Text:
         ("missing" if entry["missing"] else "unfit", "yellow"),
         f"  {entry['summary']}: needs {'; '.join(needed)}; {entry['remedy']}",
     )
+
+
+def _list_devices(openvino: Mapping[str, Any]) -> dict[str, Text]:
+    facts = {record["name"]: _explain_device(record) for record in openvino["devices"]}
+    missing = openvino["npu_compiler"]
+    facts["NPU compiler"] = (
+        Text.assemble(("ready", "green"), "  for `compile` and `export --compile`")
+        if missing is None
+        else Text.assemble(("missing", "yellow"), f"  {missing}")
+    )
+    return facts
+
+
+def _explain_device(record: Mapping[str, Any]) -> Text:
+    if not record["found"]:
+        return Text.assemble(("not found", "yellow"), f"  {record['remedy']}")
+    driver = f", driver {record['driver']}" if record["driver"] else ""
+    text = f"  {record['full_name']}{driver}; runs {record['targets']}"
+    return Text.assemble(("ready", "green"), text)
 
 
 def _explain_hub(hub: Mapping[str, Any] | None) -> Text:

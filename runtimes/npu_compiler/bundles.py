@@ -10,6 +10,7 @@ from pathlib import Path
 import openvino as ov
 
 from lfm2_deploy.contracts import Progress
+from lfm2_deploy.errors import BundleError
 from lfm2_deploy.manifest import BlobRecord, GraphRecord
 from runtimes.npu_compiler.compiler import Compiler, Verdict, check_platform, find_compiler
 from runtimes.ov_device import read_graph
@@ -23,12 +24,16 @@ class Compiled:
     Args:
         graph: the file's name in the manifest, such as "decode".
         start: the input that the graph begins with; a file may hold several.
-        verdict: the compiler's.
+        platform: for which NPU.
+        verdict: the compiler's; None where it refuses the graph.
+        refusal: why, or None.
     """
 
     graph: str
     start: str
-    verdict: Verdict
+    platform: str
+    verdict: Verdict | None
+    refusal: str | None = None
 
 
 def compile_graphs(
@@ -55,7 +60,6 @@ def compile_graphs(
 
     Raises:
         RuntimeUnavailableError: there is no compiler, or no such platform.
-        BundleError: the compiler refuses a graph.
     """
     for platform in platforms:
         check_platform(platform)
@@ -67,8 +71,12 @@ def compile_graphs(
             for start, file in parts:
                 for platform in platforms:
                     progress(f"compiling {start} of {graph.name} for {platform}", 0, 0)
-                    verdict = _compile(compiler, file, platform, graph, start, blobs)
-                    yield Compiled(graph.name, start, verdict)
+                    try:
+                        verdict = _compile(compiler, file, platform, graph, start, blobs)
+                    except BundleError as error:
+                        yield Compiled(graph.name, start, platform, None, str(error))
+                    else:
+                        yield Compiled(graph.name, start, platform, verdict)
 
 
 def _take_apart(path: Path, scratch: Path, alike: bool) -> list[tuple[str, Path]]:
@@ -115,16 +123,14 @@ def add_blobs(
     """Compile a bundle that is being made, and keep the blobs in it.
 
     Raises:
-        RuntimeUnavailableError, BundleError: as `compile_graphs`.
+        RuntimeUnavailableError: as `compile_graphs`.
+        BundleError: the compiler refuses a graph.
     """
-    return tuple(
-        BlobRecord(
-            graph=done.graph,
-            start=done.start,
-            file=name_blob(done.graph, done.start, done.verdict.platform),
-            platform=done.verdict.platform,
-            compiler=done.verdict.compiler,
-            openvino=done.verdict.openvino,
-        )
-        for done in compile_graphs(folder, graphs, platforms, progress, folder)
-    )
+    blobs = []
+    for done in compile_graphs(folder, graphs, platforms, progress, folder):
+        if done.verdict is None:
+            raise BundleError(f"{done.refusal}; export without --compile, or for another platform")
+        name = name_blob(done.graph, done.start, done.platform)
+        versions = done.verdict.compiler, done.verdict.openvino
+        blobs.append(BlobRecord(done.graph, done.start, name, done.platform, *versions))
+    return tuple(blobs)

@@ -49,7 +49,7 @@ def test_text_shows_every_section(run: Callable) -> None:
     result = run("doctor")
     assert result.exit_code == 0
     assert result.stderr == ""
-    for title in ("Computer", "Packages", "Runtimes", "Targets", "Hub"):
+    for title in ("Computer", "Packages", "Runtimes", "Targets", "Devices", "Hub"):
         assert f"\n{title}" in f"\n{result.stdout}"
     assert "not asked; --online does" in result.stdout
 
