@@ -58,24 +58,28 @@ def find_device(asked: str) -> Device:
         raise RuntimeUnavailableError(
             f"there is no device {asked!r}: expected npu, gpu or cpu, or one of several as gpu.1"
         )
-    core = ov.Core()
-    found = list(core.available_devices)
+    found = list_names()
     # One device of a kind has no number, several have; "GPU" means the first.
     if name not in found and f"{name}.0" not in found:
         raise RuntimeUnavailableError(
             f"OpenVINO {version()} finds no {name} here (it finds {', '.join(found) or 'none'}): "
             f"{REMEDIES[kind]}; `lfm2-deploy doctor` shows what is there"
         )
-    return Device(name, str(core.get_property(name, "FULL_DEVICE_NAME")).strip())
+    return _describe(name)
+
+
+def list_names() -> list[str]:
+    """OpenVINO's names of the devices here."""
+    return list(ov.Core().available_devices)
+
+
+def _describe(name: str) -> Device:
+    return Device(name, str(ov.Core().get_property(name, "FULL_DEVICE_NAME")).strip())
 
 
 def list_devices() -> list[Device]:
     """Every device that OpenVINO finds."""
-    core = ov.Core()
-    return [
-        Device(name, str(core.get_property(name, "FULL_DEVICE_NAME")).strip())
-        for name in core.available_devices
-    ]
+    return [_describe(name) for name in list_names()]
 
 
 def compile_graph(
