@@ -23,6 +23,7 @@ from lfm2_deploy.registry import (
     EXPORTER,
     NPU_BLOBS,
     NPU_COMPILER_FINDER,
+    NPU_PLATFORM_CHECK,
     find_preparer,
     find_runtime,
     find_target,
@@ -103,10 +104,13 @@ def _make_graph_compiler(platforms: Sequence[str]) -> Callable[..., Any] | None:
     """What compiles a bundle's graphs for these NPUs; None for none.
 
     Raises:
-        RuntimeUnavailableError: there is no compiler, before anything is exported.
+        RuntimeUnavailableError: there is no compiler or no such platform, before anything is
+            exported.
     """
     if not platforms:
         return None
+    for platform in platforms:
+        NPU_PLATFORM_CHECK.load()(platform)
     add_blobs = NPU_BLOBS.load()
     NPU_COMPILER_FINDER.load()()
     return lambda folder, graphs, progress: add_blobs(folder, graphs, platforms, progress)

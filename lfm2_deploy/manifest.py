@@ -163,11 +163,7 @@ def _parse(raw: dict[str, Any]) -> Manifest:
             "notes": tuple(_expect(raw["notes"], list, "notes")),
             "quantization": tuple(StoredTensor(**t) for t in raw["quantization"]),
             "files": {name: FileRecord(**record) for name, record in raw["files"].items()},
-            **(
-                {"graphs": tuple(GraphRecord(**g) for g in raw["graphs"])}
-                if "graphs" in raw
-                else {}
-            ),
+            **_parse_records(raw),
         }
     )
 

@@ -173,6 +173,9 @@ NPU_BLOBS = Entry(
 NPU_COMPILER_SET_UP = Entry(
     "runtimes.npu_compiler.wine", "set_up", (), _RUN, "setting up the NPU compiler"
 )
+NPU_PLATFORM_CHECK = Entry(
+    "runtimes.npu_compiler.compiler", "check_platform", (), _RUN, "NPU platforms"
+)
 NPU_COMPILER_FINDER = Entry(
     "runtimes.npu_compiler.compiler", "find_compiler", (), _RUN, "finding the NPU compiler"
 )
