@@ -132,9 +132,17 @@ def write_tokenizers(written: Written) -> None:
     try:
         from openvino_tokenizers import convert_tokenizer
         from transformers import AutoTokenizer
-    except ImportError:
+    except ImportError as error:
+        written.progress(f"no tokenizer for openvino-genai ({error.name} is not installed)", 0, 0)
         return
-    tokenizer = AutoTokenizer.from_pretrained(written.folder)
-    models = convert_tokenizer(tokenizer, with_detokenizer=True, skip_special_tokens=True)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(written.folder)
+        models = convert_tokenizer(tokenizer, with_detokenizer=True, skip_special_tokens=True)
+    except Exception as error:  # of two libraries, which say no more of what they raise
+        reason = " ".join(str(error).split())[:200]
+        raise ExportError(
+            f"the tokenizer cannot be converted for openvino-genai ({reason}): pip uninstall "
+            "openvino-tokenizers to go without, or mend tokenizer.json"
+        ) from error
     for model, name in zip(models, ("openvino_tokenizer", "openvino_detokenizer"), strict=True):
         ov.save_model(model, written.folder / f"{name}.xml")

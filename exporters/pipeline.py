@@ -142,6 +142,11 @@ def build_drafts(
     target, trace = options.target, functools.cache(trace)
     plan = target.plan(list_weights(config), options.precision)
     context_length = choose_context(config, options.context_length, target.context_length)
+    if options.fixed_chunk > context_length:
+        raise ExportError(
+            f"a chunk of {options.fixed_chunk} tokens is longer than the context of "
+            f"{context_length}: choose --chunk {context_length} or less, or a longer --context"
+        )
     book, drafts = WeightBook(), {}
     for part in options.list_parts(config):
         draft = Draft(config, stitch(config, trace), plan, book, context_length)
@@ -230,6 +235,8 @@ def export_checkpoint(
         manifest = _describe(checkpoint, drafts[parts[0].name], options)
         record = b"".join(graphs.values())
         journal = _open_journal(folder, checkpoint, manifest, record, options.resume)
+        for stale in folder.glob("*.blob"):  # of an export that was interrupted
+            stale.unlink()
         for file, graph in graphs.items():
             (folder / file).write_bytes(graph)
         _write_side_files(checkpoint, folder)

@@ -1,7 +1,7 @@
 """A bundle: one folder with everything that running a model needs.
 
-    model.onnx            the graph, weights by reference
-    model.onnx.data       the weights
+    model.onnx            the graph, weights by reference (of an NPU several graphs; of
+    model.onnx.data       OpenVINO openvino_model.xml and .bin instead)
     tokenizer.json ...    tokenizer, chat template, generation defaults, config.json
     genai_config.json     what onnxruntime-genai reads
     manifest.json         what this is, how it was made, sizes and sha256 of all the rest
@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 
 from lfm2_deploy.config import Lfm2Config
@@ -34,6 +35,7 @@ from lfm2_deploy.manifest import (
     GraphRecord,
     Manifest,
     StoredTensor,
+    name_weights,
     read_manifest,
 )
 
@@ -68,12 +70,16 @@ _POSSIBLE_FILES = _LATER_FILES | {
     WEIGHTS,
     CONFIG,
     GENERATION,
+    *(f"{name}.onnx" for name in ("embed", "prefill", "decode", "head", "routers")),
     "genai_config.json",
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
     "chat_template.jinja",
 }
+_POSSIBLE_PATTERNS = ("openvino_*.xml", "openvino_*.bin", "experts.*.onnx", "*.blob")
+# What a bundle of any target has one of.
+_GRAPHS = (GRAPH, "openvino_model.xml", "decode.onnx")
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +100,13 @@ class Bundle:
     def graph(self) -> Path:
         """The file of a bundle's first graph."""
         return self.path / self.manifest.graphs[0].file
+
+    @property
+    def identity(self) -> str:
+        """A digest of all graphs and weights: what computes the same has the same."""
+        files = self.manifest.files
+        names = sorted({g.file for g in self.manifest.graphs} | {name_weights(self.graph.name)})
+        return hashlib.sha256("".join(files[name].sha256 for name in names).encode()).hexdigest()
 
     def find_graph(self, name: str) -> Path:
         """The file of the graph of that name.
@@ -213,7 +226,7 @@ def _is_bundle(path: Path) -> bool:
         raw = read_json_object(path / MANIFEST, BundleError, "")
     except BundleError:
         # A bundle whose manifest is damaged still has its graph beside it.
-        return (path / MANIFEST).is_file() and (path / GRAPH).is_file()
+        return (path / MANIFEST).is_file() and any((path / name).is_file() for name in _GRAPHS)
     return {"schema_version", "quantization"} <= raw.keys()
 
 
@@ -223,8 +236,14 @@ def _list_foreign(path: Path) -> list[str]:
         files = read_json_object(path / MANIFEST, BundleError, "").get("files")
     except BundleError:
         files = None
-    known = _LATER_FILES | files.keys() if isinstance(files, dict) else _POSSIBLE_FILES
-    return sorted(e.name for e in path.iterdir() if e.name not in known or e.is_dir())
+    known = _LATER_FILES | files.keys() if isinstance(files, dict) else None
+    return sorted(e.name for e in path.iterdir() if e.is_dir() or not _belongs(e.name, known))
+
+
+def _belongs(name: str, known: Collection[str] | None) -> bool:
+    if known is not None:
+        return name in known
+    return name in _POSSIBLE_FILES or any(fnmatch(name, pattern) for pattern in _POSSIBLE_PATTERNS)
 
 
 def seal(folder: Path, manifest: Manifest, progress: Progress = ignore_progress) -> None:

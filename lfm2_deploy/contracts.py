@@ -123,11 +123,12 @@ class NamedStates:
 
     Args:
         lengths: tokens in the row.
-        arrays: state input name -> array of one row; keys and values cut to the length.
+        arrays: state input name -> array of one row, in the state's own dtype; keys and values
+            cut to the length.
     """
 
     lengths: tuple[int, ...]
-    arrays: Mapping[str, FloatArray]
+    arrays: Mapping[str, NDArray[Any]]
 
     @property
     def size_bytes(self) -> int:

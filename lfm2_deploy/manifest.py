@@ -201,10 +201,13 @@ def _check(manifest: Manifest, config: Lfm2Config) -> None:
             _expect(getattr(graph, field.name), str, f"{field.name} of a graph")
     if not manifest.graphs:
         raise ValueError("it lists no graph")
+    for own in manifest.graphs:
+        if own.device not in ("target", "cpu", "gpu"):
+            raise ValueError(f"graph {own.name} runs on {shorten(own.device)}")
     if _expect(manifest.chunk, int, "chunk") < 0:
         raise ValueError(f"chunk is {manifest.chunk}")
     files = [graph.file for graph in graphs]
-    missing = {CONFIG, _name_weights(files[0]), *files} - manifest.files.keys()
+    missing = {CONFIG, name_weights(files[0]), *files} - manifest.files.keys()
     if missing:
         raise ValueError(f"it lists no {min(missing)}")
     for name, record in manifest.files.items():
@@ -215,7 +218,7 @@ def _check(manifest: Manifest, config: Lfm2Config) -> None:
         _expect(record.sha256, str, f"hash of {name}")
 
 
-def _name_weights(graph: str) -> str:
+def name_weights(graph: str) -> str:
     """The file of a graph's weights: an IR has its own, ONNX graphs share one."""
     return WEIGHTS if graph.endswith(".onnx") else f"{graph.removesuffix('.xml')}.bin"
 

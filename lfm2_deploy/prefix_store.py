@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from lfm2_deploy.bundle import GRAPH, WEIGHTS, Bundle
+from lfm2_deploy.bundle import Bundle
 from lfm2_deploy.contracts import FloatArray, NamedStates
 from lfm2_deploy.errors import BundleError
 from lfm2_deploy.states import StateSpec
@@ -63,10 +63,7 @@ class PrefixStore:
         min_tokens: int = 64,
     ) -> None:
         self.folder, self.max_bytes, self.min_tokens = folder, max_bytes, min_tokens
-        files = bundle.manifest.files
-        self._bundle = hashlib.sha256(
-            (files[GRAPH].sha256 + files[WEIGHTS].sha256).encode()
-        ).hexdigest()
+        self._bundle = bundle.identity
         self._states = bundle.manifest.states
         self._vocab_size = bundle.config.vocab_size
         try:

@@ -35,7 +35,9 @@ def load(bundle: Bundle, *, threads: int | None = None, device: str | None = Non
             f"{bundle.path} was made for runtime {manifest.runtime!r}, this is 'openvino'; "
             "export the model with --target npu, igpu or openvino-cpu"
         )
-    return OvRuntime(bundle, find_device(device or _HOME[manifest.target]), threads)
+    return OvRuntime(
+        bundle, find_device(_HOME[manifest.target] if device is None else device), threads
+    )
 
 
 class OvRuntime:
@@ -44,7 +46,7 @@ class OvRuntime:
     def __init__(self, bundle: Bundle, device: Device, threads: int | None) -> None:
         self.config: Lfm2Config = bundle.config
         self.context_length: int = bundle.manifest.context_length
-        kind = StaticModel if bundle.manifest.chunk else StatefulModel
+        kind = StaticModel if bundle.manifest.target == "npu" else StatefulModel
         self._model: StaticModel | StatefulModel | None = kind(bundle, device, threads)
         proposal = self._model.max_proposal
         capabilities = Capabilities(True, True, 0, True, proposal)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -150,7 +151,14 @@ def read_graph(path: Path) -> ov.Model:
 def run(request: Any) -> None:
     """Run what is bound, once. `infer` would also copy every output into a dictionary."""
     request.start_async()
-    request.wait()
+    try:
+        request.wait()
+    except BaseException:
+        # An interruption leaves the request at work; the next call must find it idle.
+        request.cancel()
+        with contextlib.suppress(RuntimeError):
+            request.wait()
+        raise
 
 
 def common_settings(device: Device, threads: int | None) -> dict[str, Any]:

@@ -31,6 +31,7 @@ class OvSession(ABC):
     def __init__(self, config: Lfm2Config, capacity: int, chunk: int) -> None:
         self.config, self.capacity = config, capacity
         self._chunk, self._length, self._marks = chunk, 0, Marks()
+        self._interrupted = False
 
     @property
     def lengths(self) -> tuple[int, ...]:
@@ -62,11 +63,12 @@ class OvSession(ABC):
     def reset(self) -> None:
         """Empty the row; marks are void."""
         self._marks.clear()
-        self._length = 0
+        self._length, self._interrupted = 0, False
         self._clear()
 
     def mark(self) -> Mark:
         """Note this place; see `contracts.Session.mark`."""
+        self._check_whole()
         conv = self._save_conv()
         return self._marks.add(Mark(self.lengths, conv, sum(array.nbytes for array in conv)))
 
@@ -75,11 +77,13 @@ class OvSession(ABC):
         self._marks.check(mark)
         (self._length,) = mark.lengths
         self._load(self._length, mark.states)
+        self._interrupted = False
         self._marks.cut(mark.lengths)
 
     def snapshot(self, mark: Mark | None = None) -> NamedStates:
         """Copy the states; see `contracts.Session.snapshot`."""
         if mark is None:
+            self._check_whole()
             return self._save(self._length, self._save_conv())
         self._marks.check(mark)
         return self._save(mark.lengths[0], mark.states)
@@ -94,7 +98,7 @@ class OvSession(ABC):
                 f"the snapshot holds {length} tokens, this session's capacity is {self.capacity}"
             )
         self._marks.clear()
-        self._length = length
+        self._length, self._interrupted = length, False
         self._restore(snapshot)
 
     def _fits(self, snapshot: NamedStates) -> bool:
@@ -103,15 +107,26 @@ class OvSession(ABC):
         shapes = {s.input: s.concrete_shape(1, snapshot.lengths[0]) for s in self._specs}
         return shapes == {name: array.shape for name, array in snapshot.arrays.items()}
 
+    def _check_whole(self) -> None:
+        if self._interrupted:
+            raise GenerationError(
+                "the last call was interrupted and left states half written: rewind to a mark, "
+                "restore a snapshot, or reset"
+            )
+
     def _append(self, rows: Sequence[Sequence[int]], all_positions: bool) -> FloatArray:
+        self._check_whole()
         check_rows(rows, self.lengths, self.capacity, self.config.vocab_size)
         check_some_tokens(rows)
         (row,) = rows
         parts: list[FloatArray] = []
         for start in range(0, len(row), self._chunk):
             piece = row[start : start + self._chunk]
+            # True from here until lengths and states agree again, whatever is raised in between.
+            self._interrupted = True
             logits = self._run(piece, len(piece) if all_positions else 1)
             self._length += len(piece)
+            self._interrupted = False
             # The next call writes over what this one gave.
             parts = [*parts, logits.copy()] if all_positions else [logits]
         return np.concatenate(parts)

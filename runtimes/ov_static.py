@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from lfm2_deploy.bundle import Bundle
 from lfm2_deploy.contracts import FloatArray, NamedStates
+from lfm2_deploy.errors import BundleError
 from lfm2_deploy.manifest import GraphRecord
 from lfm2_deploy.rotary import compute_rotary
 from lfm2_deploy.static_graphs import (
@@ -56,6 +57,8 @@ from runtimes.ov_session import OvSession, Saved
 from runtimes.ov_split import split_graph
 
 Array = NDArray[Any]
+# Compiled graphs of a file, by the input each begins with.
+Graphs = Mapping[str, ov.CompiledModel]
 
 
 class StaticModel:
@@ -71,6 +74,7 @@ class StaticModel:
             graph.name: _compile(bundle, graph, _place(graph, device), threads)
             for graph in manifest.graphs
         }
+        _check_graphs(bundle, compiled)
         self.embed, self.head = (next(iter(compiled[name].values())) for name in (EMBED, HEAD))
         self.prefill, self.decode = compiled[PREFILL], compiled[DECODE]
         self.mixture = _make_mixture(bundle, compiled)
@@ -80,6 +84,42 @@ class StaticModel:
     def open(self, capacity: int) -> StaticSession:
         """A fresh row."""
         return StaticSession(self, capacity)
+
+
+def _check_graphs(bundle: Bundle, compiled: Mapping[str, Graphs]) -> None:
+    """Refuse graphs that are not what the manifest says.
+
+    Raises:
+        BundleError: one is missing, or of another shape.
+    """
+    manifest, config = bundle.manifest, bundle.config
+    length, half = manifest.context_length, config.head_dim // 2
+    states = {s.input: (s.concrete_shape(1, length), s.dtype) for s in manifest.states}
+    dtype = manifest.states[0].dtype
+    layers = [n for n in range(config.num_hidden_layers) if config.is_moe_layer(n)]
+    wanted = {EMBED, HEAD, PREFILL, DECODE, *(f"{EXPERTS}.{n}" for n in layers)}
+    if not wanted <= compiled.keys():
+        raise _damaged(bundle, f"graph {min(wanted - compiled.keys())} is missing")
+    for name, steps in ((PREFILL, manifest.chunk), (DECODE, 1)):
+        expected = {
+            **states,
+            EMBEDS: ((1, steps, config.hidden_size), dtype),
+            COS: ((1, steps, 1, half), dtype),
+            SIN: ((1, steps, 1, half), dtype),
+            HISTORY_MASK: ((1, 1, 1, length), dtype),
+        }
+        for port in (port for graph in compiled[name].values() for port in graph.inputs):
+            found = tuple(port.shape), port.element_type.to_dtype().name
+            if expected.get(port.any_name, found) != found:
+                raise _damaged(bundle, f"{port.any_name} of graph {name} is {found}")
+        if EMBEDS not in compiled[name]:
+            raise _damaged(bundle, f"graph {name} takes no {EMBEDS}")
+
+
+def _damaged(bundle: Bundle, what: str) -> BundleError:
+    return BundleError(
+        f"{bundle.path} is damaged, or of another version: {what}; export the model again"
+    )
 
 
 def _place(graph: GraphRecord, device: Device) -> Device:
@@ -261,7 +301,7 @@ class StaticSession(OvSession):
         arrays = {
             spec.input: (
                 next(saved) if spec.kind == "conv" else self._states[spec.input][:, :, :length]
-            ).astype(np.float32)
+            ).copy()
             for spec in self._specs
         }
         return NamedStates((length,), arrays)

@@ -33,7 +33,7 @@ def run(request: dict[str, Any]) -> dict[str, Any]:
     threads = request["threads"] or count_usable_cores() or 1
     load = find_runtime(bundle.manifest.runtime)
     device = request.get("device")
-    choice = {} if device is None else {"device": device}
+    choice = {} if device is None else {"device": device.lower()}
     dropped = _drop_from_page_cache(bundle)
     after_load: list[int | None] = []
 

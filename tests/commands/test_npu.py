@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -51,6 +52,7 @@ def no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         (["--chunk", "1"], "--chunk 1 is not possible: expected 2 to"),
         (["--chunk", "999999"], "--chunk 999999 is not possible"),
+        (["--chunk", "64", "--context", "32"], "longer than the context of 32: choose --chunk 32"),
         (["--experts", "tpu"], "cannot have experts on 'tpu': expected npu, gpu, cpu"),
         (["--context", "999999"], "--context 999999 is not possible"),
         (["--compile", "--platform", "1234"], "there is no NPU platform '1234'"),
@@ -168,3 +170,31 @@ def test_generating_without_an_npu_names_the_driver(
     spoken = run("generate", place, "Once", "--max-new-tokens", "4", "--device", "cpu")
     assert spoken.exit_code == 0, spoken.stderr
     assert spoken.stdout.strip()
+
+
+def test_bundle_with_a_damaged_manifest_can_be_overwritten(
+    run: Callable, npu_bundle: Path, tmp_path: Path
+) -> None:
+    place = shutil.copytree(npu_bundle, tmp_path / "damaged")
+    (place / "decode.inputs_embeds.4000.blob").write_bytes(b"")
+    (place / "manifest.json").write_text("{")
+    words = ["export", "synthetic:tiny-dense", place, "--target", "npu", "--overwrite"]
+    assert run(*words).exit_code == 0
+    assert not list(place.glob("*.blob"))
+
+
+def test_resumed_export_keeps_no_blob_of_before(
+    run: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compiler: None
+) -> None:
+    place = tmp_path / "out"
+    words = ["export", "synthetic:tiny-dense", place, "--target", "npu"]
+
+    def stop(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("exporters.pipeline.seal", stop)
+        assert run(*words, "--compile").exit_code != 0
+    result = run(*words, "--resume")
+    assert result.exit_code == 0, result.stderr
+    assert not list(place.glob("*.blob"))

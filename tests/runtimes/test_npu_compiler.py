@@ -26,9 +26,8 @@ def missing_compiler() -> str:
     return ""
 
 
-needs_compiler = pytest.mark.skipif(
-    bool(missing_compiler()), reason=f"NOT RUN: {missing_compiler()}"
-)
+MISSING = missing_compiler()
+needs_compiler = pytest.mark.skipif(bool(MISSING), reason=f"NOT RUN: {MISSING}")
 
 
 def test_log_tells_version_estimate_and_size(tmp_path: Path) -> None:
@@ -63,9 +62,8 @@ def test_failure_is_told_with_its_reason(log: str, reason: str, tmp_path: Path) 
 
 def test_missing_tools_are_named_with_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shutil.which", lambda tool: None)
-    assert (
-        "it needs wine and x86_64-w64-mingw32-gcc-posix: sudo apt install" in WineCompiler.missing()
-    )
+    missing = WineCompiler.missing()
+    assert "it needs wine and x86_64-w64-mingw32-gcc-posix: sudo apt install" in missing
 
 
 def test_compiler_that_is_not_set_up_says_how(

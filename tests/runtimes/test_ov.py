@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,11 +12,19 @@ import numpy as np
 import pytest
 import torch
 
+import lfm2_deploy.api
 import runtimes.ov_device
+import runtimes.ov_stateful
 from lfm2_deploy import export
-from lfm2_deploy.bundle import Bundle
-from lfm2_deploy.contracts import FloatArray, Runtime
-from lfm2_deploy.errors import ContextOverflowError, RuntimeUnavailableError
+from lfm2_deploy.bundle import Bundle, open_bundle
+from lfm2_deploy.contracts import FloatArray, NamedStates, Runtime, Session
+from lfm2_deploy.errors import (
+    BundleError,
+    ContextOverflowError,
+    GenerationError,
+    RuntimeUnavailableError,
+)
+from lfm2_deploy.prefix_store import PrefixStore
 from lfm2_deploy.registry import find_runtime
 from lfm2_deploy.static_graphs import EXPERT_ROWS
 from runtimes.ov_experts import HostRouted
@@ -190,3 +200,108 @@ def test_bundle_of_another_runtime_is_refused(bundle_of: BundleOf) -> None:
 def test_cpu_bundle_refuses_another_device(bundle_of: BundleOf) -> None:
     with pytest.raises(RuntimeUnavailableError, match="cannot run on 'npu'"):
         find_runtime("ort")(bundle_of("dense", "fp32"), device="npu")
+
+
+@pytest.mark.parametrize("device", ["CPU", "cpu"])
+def test_device_is_named_in_any_case(device: str, bundle_of: BundleOf) -> None:
+    for bundle in (bundle_of("dense", "fp32"), bundle_of("dense", "fp32", "openvino-cpu")):
+        runtime = lfm2_deploy.api._load_runtime(bundle, bundle.manifest.runtime, 1, device)
+        assert "cpu" in runtime.info.device.lower()
+
+
+def test_device_without_a_name_is_refused(bundle_of: BundleOf) -> None:
+    with pytest.raises(RuntimeUnavailableError, match="there is no device ''"):
+        find_runtime("openvino")(bundle_of("dense", "fp32", "openvino-cpu"), device="")
+
+
+# What may go wrong between calls
+
+
+@pytest.fixture
+def stateful(bundle_of: BundleOf) -> Runtime:
+    return load(bundle_of("dense", "fp32", "openvino-cpu"))
+
+
+def interrupt_next_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next call raises after its states were written, as Ctrl-C may."""
+    real = runtimes.ov_stateful.run
+
+    def run(request: Any) -> None:
+        real(request)
+        monkeypatch.setattr(runtimes.ov_stateful, "run", real)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(runtimes.ov_stateful, "run", run)
+
+
+def test_interrupted_call_is_not_built_upon(
+    stateful: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = make_row(12)
+    session, fresh = stateful.open(1, 32), stateful.open(1, 32)
+    session.prefill([row[:5]])
+    mark = session.mark()
+    interrupt_next_run(monkeypatch)
+    with pytest.raises(KeyboardInterrupt):
+        session.prefill([row[5:9]])
+    assert session.lengths == (5,)
+    with pytest.raises(GenerationError, match=r"was interrupted .* rewind to a mark"):
+        session.decode([9])
+    session.rewind(mark)
+    np.testing.assert_array_equal(session.prefill([row[5:]]), _in_pieces(fresh, row, 5))
+
+
+def _in_pieces(session: Session, row: Sequence[int], first: int) -> FloatArray:
+    session.prefill([row[:first]])
+    return session.prefill([row[first:]])
+
+
+@pytest.mark.parametrize("target", ["openvino-cpu", "npu"])
+def test_snapshot_of_an_empty_session_can_be_restored(target: str, bundle_of: BundleOf) -> None:
+    runtime, row = load(bundle_of("dense", "fp32", target)), make_row(9)
+    session, fresh = runtime.open(1, 32), runtime.open(1, 32)
+    empty, mark = session.snapshot(), session.mark()
+    session.prefill([make_row(5)])
+    session.restore(empty)
+    expected = fresh.prefill([row])
+    np.testing.assert_array_equal(session.prefill([row]), expected)
+    session.reset()
+    mark = session.mark()
+    session.prefill([make_row(4)])
+    session.rewind(mark)
+    np.testing.assert_array_equal(session.prefill([row]), expected)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("chunk", 0), ("chunk", 9), ("context_length", 512), ("graphs", None)]
+)
+def test_graphs_that_are_not_the_manifests_are_refused(
+    key: str, value: Any, bundle_of: BundleOf, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(bundle_of("dense", "fp32", "npu").path, tmp_path / "copy")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    if key == "graphs":
+        value = [graph for graph in manifest["graphs"] if graph["name"] != "head"]
+    manifest[key] = value
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(BundleError, match=r"is damaged, or of another version: "):
+        load(open_bundle(folder))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int4"])
+@pytest.mark.parametrize("target", ["openvino-cpu", "npu"])
+def test_prompts_of_an_openvino_bundle_can_be_stored(
+    target: str, precision: str, bundle_of: BundleOf, tmp_path: Path
+) -> None:
+    bundle = bundle_of("dense", precision, target)
+    runtime, row = load(bundle), make_row(20)
+    store = PrefixStore(tmp_path, bundle, min_tokens=4)
+    first, second = runtime.open(1, 32), runtime.open(1, 32)
+    logits = first.prefill([row])
+    snapshot = first.snapshot()
+    assert isinstance(snapshot, NamedStates)
+    store.save(row, snapshot, logits[0])
+    found = store.find(row)
+    assert found is not None
+    second.restore(found.states)
+    np.testing.assert_array_equal(second.decode([9]), first.decode([9]))

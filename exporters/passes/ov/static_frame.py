@@ -207,10 +207,9 @@ def conv_taps(draft: Draft, name: str) -> list[ir.Value]:
 
 
 def lower_attention(draft: Draft) -> None:
-    """lfm2::CachedAttention -> products with the history and with the new tokens, one softmax.
+    """lfm2::CachedAttention -> two products and a softmax over history and new rows.
 
-    The query heads that share a key head are rows of one product, so no key is copied; history
-    and new rows are never joined, so neither is.
+    The query heads that share a key head are rows of one product, so keys are not repeated.
     """
     for node in draft.find("CachedAttention"):
         query, key, value, q_norm, k_norm, past_key, past_value = node.inputs[:7]
@@ -263,15 +262,18 @@ def _mask(rewriter: Rewriter, steps: int, share: int) -> ir.Value:
         if steps > 1:
             size = (1, 1, share * steps, draft.context_length)
             history = op("Expand", [history, rewriter.ints(*size)])
-        draft.shared[_MASK] = op("Concat", [history, _causal(draft, steps, share)], axis=-1)
+        draft.shared[_MASK] = op("Concat", [history, _causal(rewriter, steps, share)], axis=-1)
     return draft.shared[_MASK]
 
 
-def _causal(draft: Draft, steps: int, share: int) -> ir.Value:
-    """[1, 1, share*S, S]: each token sees itself and those before it."""
-    mask = np.triu(np.full((steps, steps), MASKED, np.float32), 1)
-    rows = share if steps > 1 else 1  # a single token's heads all see the same
-    return draft.book.constant(draft.graph, "causal", np.tile(mask, (rows, 1))[None, None])
+def _causal(rewriter: Rewriter, steps: int, share: int) -> ir.Value:
+    """[1, 1, share*S or 1, S]: each token sees itself and those before it."""
+    draft = rewriter.draft
+    mask = np.triu(np.full((1, 1, steps, steps), MASKED, np.float32), 1)
+    causal = draft.book.constant(draft.graph, "causal", mask)
+    # A single token's heads all see the same. Repeated in the graph: a file need not hold it.
+    repeats = share if steps > 1 else 1
+    return causal if repeats == 1 else rewriter.op("Concat", [causal] * repeats, axis=2)
 
 
 def _norm_heads(
