@@ -1,4 +1,4 @@
-"""Speed and memory beside other engines: onnxruntime-genai and llama.cpp, one run, in turns.
+"""Speed and memory beside other engines, one run, in turns.
 
     lfm2-deploy export synthetic:LFM2-350M /tmp/ours
     python benchmarks/write_checkpoint.py synthetic:LFM2-350M /tmp/hf --tokenizer DIR
@@ -7,6 +7,13 @@
     llama-quantize /tmp/bf16.gguf /tmp/q4_0.gguf Q4_0
     python benchmarks/peers.py /tmp/ours --genai /tmp/genai \\
         --llama-bench BUILD/bin/llama-bench --gguf /tmp/q4_0.gguf
+
+For OpenVINO, with optimum-intel in an environment of its own (it wants transformers 5.4):
+
+    lfm2-deploy export synthetic:LFM2-350M /tmp/ours-ov --target openvino-cpu
+    optimum-cli export openvino -m /tmp/hf --task text-generation-with-past \\
+        --weight-format int4 /tmp/optimum
+    python benchmarks/peers.py /tmp/ours-ov --openvino-genai /tmp/optimum
 
 Every engine reads its own file of the same checkpoint. Each measurement is a process of
 its own, so none disturbs another's memory; rounds go through all engines in turns, so
@@ -77,6 +84,26 @@ def measure_genai(folder: str, prompt: int, decode: int, rounds: int) -> Figures
     return {"prefill": max(prefills), "decode": max(decodes), "peak": peak_memory()}
 
 
+def measure_openvino_genai(folder: str, prompt: int, decode: int, rounds: int) -> Figures:
+    """openvino-genai on optimum-intel's folder, as it comes."""
+    import numpy as np
+    import openvino as ov
+    import openvino_genai as og
+
+    pipeline = og.LLMPipeline(folder, "CPU")
+    config = og.GenerationConfig(max_new_tokens=decode + 1, ignore_eos=True)
+    config.do_sample = False
+    prefills, decodes = [], []
+    for seed in range(rounds):
+        # Another prompt each time: it keeps what it has seen.
+        ids = ov.Tensor(np.array([make_prompt(prompt, seed)], np.int64))
+        inputs = og.TokenizedInputs(ids, ov.Tensor(np.ones((1, prompt), np.int64)))
+        metrics = pipeline.generate(inputs, config).perf_metrics
+        prefills.append(prompt / metrics.get_ttft().mean * 1000)
+        decodes.append(1000 / metrics.get_tpot().mean)
+    return {"prefill": max(prefills), "decode": max(decodes), "peak": peak_memory()}
+
+
 def measure_llama(program: str, gguf: str, prompt: int, decode: int, rounds: int) -> Figures:
     """llama.cpp's own benchmark."""
     words = [program, "-m", gguf, "-t", str(os.cpu_count()), "-p", str(prompt), "-n", str(decode)]
@@ -93,13 +120,14 @@ def measure_llama(program: str, gguf: str, prompt: int, decode: int, rounds: int
 MEASURES: dict[str, Callable[..., Figures]] = {
     "lfm2-deploy": measure_ours,
     "onnxruntime-genai": measure_genai,
+    "openvino-genai": measure_openvino_genai,
     "llama.cpp": measure_llama,
 }
 
 
-def make_prompt(length: int) -> list[int]:
+def make_prompt(length: int, seed: int = 0) -> list[int]:
     """Random tokens below the smallest vocabulary of the family."""
-    numbers = random.Random(0)
+    numbers = random.Random(seed)
     return [numbers.randrange(10, 60_000) for _ in range(length)]
 
 
@@ -139,6 +167,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("bundle", nargs="?")
     parser.add_argument("--genai", help="folder of onnxruntime-genai's builder")
+    parser.add_argument("--openvino-genai", help="folder of optimum-intel's")
     parser.add_argument("--llama-bench", help="llama.cpp's program")
     parser.add_argument("--gguf", help="file for llama.cpp")
     parser.add_argument("--prompt", type=int, default=256)
@@ -155,6 +184,8 @@ def main() -> None:
     engines: dict[str, list[object]] = {"lfm2-deploy": [args.bundle]}
     if args.genai:
         engines["onnxruntime-genai"] = [args.genai]
+    if args.openvino_genai:
+        engines["openvino-genai"] = [args.openvino_genai]
     if args.llama_bench and args.gguf:
         engines["llama.cpp"] = [args.llama_bench, args.gguf]
     sizes = [args.prompt, args.decode, args.repeats]

@@ -26,10 +26,10 @@ def lower_experts(draft: Draft) -> None:
 
 def _lower(rewriter: Rewriter, moe: MoeConfig) -> None:
     x, scores, probabilities = rewriter.node.inputs[:3]
+    tokens = _flatten_router(rewriter.draft, x, probabilities)
     prefix = name_of(rewriter.node.inputs[3]).removesuffix(".0.w1.weight")
     op, ints = rewriter.op, rewriter.ints
     experts, hidden = moe.num_experts, rewriter.draft.config.hidden_size
-    tokens = op("Reshape", [x, ints(-1, hidden)])
     tiled = op("Tile", [tokens, ints(experts, 1)])
     batched = op("Reshape", [tiled, ints(experts, -1, hidden)])
     gate, up, down = (
@@ -50,6 +50,24 @@ def _lower(rewriter: Rewriter, moe: MoeConfig) -> None:
     rewriter.finish(op("ReduceSum", [y, ints(0)], keepdims=0))
 
 
+def _flatten_router(draft: Draft, x: ir.Value | None, probabilities: ir.Value | None) -> ir.Value:
+    """Let the router, and so all after it, read rows of tokens [B*S, H]; returns these.
+
+    OpenVINO's GPU plugin recognises a router by MatMul, Sigmoid, Add, TopK and GatherElements
+    one after another, with no Reshape in between. Read in its sources, not run.
+    """
+    assert probabilities is not None
+    sigmoid = probabilities.producer()
+    assert sigmoid is not None
+    assert sigmoid.inputs[0] is not None
+    linear = sigmoid.inputs[0].producer()
+    assert linear is not None
+    rewriter = Rewriter(draft, linear)
+    tokens: ir.Value = rewriter.op("Reshape", [x, rewriter.ints(-1, draft.config.hidden_size)])
+    linear.replace_input_with(0, tokens)
+    return tokens
+
+
 def _product(rewriter: Rewriter, x: ir.Value, weight: ir.Value) -> ir.Value:
     turned = rewriter.op("Transpose", [weight], perm=[0, 2, 1])
     y: ir.Value = rewriter.op("MatMul", [x, turned])
@@ -63,10 +81,9 @@ def _routing(
     probabilities: ir.Value | None,
     shape: ir.Value,
 ) -> ir.Value:
-    """float32 [E, B, S, 1]: each expert's weight for each token, 0 where it was not chosen."""
+    """From scores and probabilities [B*S, E]: each expert's weight for each token, float32
+    [E, B, S, 1], and 0 where it was not chosen."""
     op, ints = rewriter.op, rewriter.ints
-    scores = op("Reshape", [scores, ints(-1, moe.num_experts)])
-    probabilities = op("Reshape", [probabilities, ints(-1, moe.num_experts)])
     _, index = op("TopK", [scores, ints(moe.num_experts_per_tok)], outputs=2, axis=-1)
     chosen = op("GatherElements", [probabilities, index], axis=-1)
     if moe.norm_topk_prob:
