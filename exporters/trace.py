@@ -12,6 +12,7 @@ device refuses to mix with. Either holds no data. Source: torch 2.13.
 
 from __future__ import annotations
 
+import functools
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -38,8 +39,11 @@ SEQUENCE = "sequence_length"
 _EXAMPLE = {BATCH: 2, SEQUENCE: 3, CAPACITY: 16}
 
 
+@functools.lru_cache(maxsize=8)
 def trace_layer(config: Lfm2Config, layer: int) -> ir.Graph:
-    """Trace the layer numbered `layer`.
+    """Trace the layer numbered `layer`, or find what was traced before.
+
+    Tracing takes a second or two, and graphs are copied where they are used.
 
     Returns:
         a graph with inputs x, states..., past_lengths, new_lengths; outputs y and new

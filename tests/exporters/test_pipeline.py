@@ -17,6 +17,7 @@ import exporters.pipeline
 from exporters.pipeline import (
     ExportOptions,
     build_draft,
+    build_drafts,
     choose_context,
     export_checkpoint,
     summarize_plan,
@@ -86,12 +87,12 @@ def export_tiny(
     checkpoint: Checkpoint, trace_once: BlockTracer, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., Bundle]:
     """Export the tiny model, or one whose options do not reach a traced layer."""
-    build = build_draft
+    build = build_drafts
 
     def build_from_cache(config: Lfm2Config, options: ExportOptions) -> Any:
         return build(config, options, lambda _, layer: trace_once(checkpoint.config, layer))
 
-    monkeypatch.setattr(exporters.pipeline, "build_draft", build_from_cache)
+    monkeypatch.setattr(exporters.pipeline, "build_drafts", build_from_cache)
 
     def export(
         out: Path, precision: Precision, model: Checkpoint = checkpoint, **options: Any

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -64,6 +65,11 @@ def static(bundle_of: BundleOf) -> Mapping[str, Runtime]:
     return {kind: load(bundle_of(kind, "fp32", "npu")) for kind in ("dense", "moe")}
 
 
+@pytest.fixture(scope="module")
+def stateful_of(bundle_of: BundleOf) -> Callable[[str], Runtime]:
+    return functools.cache(lambda kind: load(bundle_of(kind, "fp32", "openvino-cpu")))
+
+
 @pytest.mark.parametrize("length", range(1, 3 * CHUNK + 2))
 @pytest.mark.parametrize("kind", ["dense", "moe"])
 def test_prompt_of_every_length_goes_on_as_in_transformers(
@@ -103,6 +109,22 @@ def test_context_can_be_filled_to_its_last_token(
     close(np.concatenate(logits), expected[21:])
     with pytest.raises(ContextOverflowError):
         session.decode([9])
+
+
+@pytest.mark.parametrize("chunk", range(1, 10))
+@pytest.mark.parametrize("kind", ["dense", "moe"])
+def test_stateful_prefill_in_chunks_equals_transformers(
+    kind: str,
+    chunk: int,
+    transformers_models: Mapping[str, Any],
+    stateful_of: Callable[[str], Runtime],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(runtimes.ov_stateful, "PREFILL_CHUNK", chunk)
+    row = make_row(14)
+    session = stateful_of(kind).open(1, 64)
+    logits = [session.prefill([row[:12]]), session.decode([row[12]]), session.decode([row[13]])]
+    close(np.concatenate(logits), run_transformers(transformers_models[kind], row)[11:])
 
 
 # Experts, one graph each or a layer in one
@@ -218,8 +240,8 @@ def test_device_without_a_name_is_refused(bundle_of: BundleOf) -> None:
 
 
 @pytest.fixture
-def stateful(bundle_of: BundleOf) -> Runtime:
-    return load(bundle_of("dense", "fp32", "openvino-cpu"))
+def stateful(stateful_of: Callable[[str], Runtime]) -> Runtime:
+    return stateful_of("dense")
 
 
 def interrupt_next_run(monkeypatch: pytest.MonkeyPatch) -> None:
