@@ -19,6 +19,7 @@ from lfm2_deploy.bundle import WEIGHTS
 from lfm2_deploy.errors import ExportError
 from lfm2_deploy.states import CAPACITY, StateSpec, list_states
 
+_INSTALL = "pip install openvino-tokenizers transformers, and export again"
 IR_FILE = "openvino_model.xml"
 
 
@@ -133,7 +134,9 @@ def write_tokenizers(written: Written) -> None:
         from openvino_tokenizers import convert_tokenizer
         from transformers import AutoTokenizer
     except ImportError as error:
-        written.progress(f"no tokenizer for openvino-genai ({error.name} is not installed)", 0, 0)
+        written.progress(
+            f"{error.name} is not installed, so openvino-genai gets no tokenizer: {_INSTALL}", 0, 0
+        )
         return
     try:
         tokenizer = AutoTokenizer.from_pretrained(written.folder)

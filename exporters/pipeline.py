@@ -52,7 +52,7 @@ PACKAGES = ("lfm2-deploy", "torch", "onnx-ir", "numpy")
 # LFM2's conversations are 32,768 tokens long; a longer context is asked for by --context.
 DEFAULT_CONTEXT = 32_768
 # Attention's scores of a chunk grow with its square.
-LARGEST_CHUNK = 4096
+SMALLEST_CHUNK, LARGEST_CHUNK = 2, 4096
 # The default of logits_to_keep, as Hugging Face names it.
 LAST_ONLY = 1
 
@@ -99,9 +99,10 @@ class ExportOptions:
             raise ExportError(
                 f"target {self.target.name} takes prompts of any length: leave --chunk out"
             )
-        if self.chunk is not None and not 2 <= self.chunk <= LARGEST_CHUNK:
+        if self.chunk is not None and not SMALLEST_CHUNK <= self.chunk <= LARGEST_CHUNK:
             raise ExportError(
-                f"--chunk {self.chunk} is not possible: expected 2 to {LARGEST_CHUNK}"
+                f"--chunk {self.chunk} is not possible: expected {SMALLEST_CHUNK} to "
+                f"{LARGEST_CHUNK}"
             )
 
         if self.compile_graphs is not None and not self.target.compiles:
@@ -119,6 +120,35 @@ class ExportOptions:
         """The graphs to make for a model."""
         experts = self.experts or next(iter(self.target.experts), "")
         return self.target.make_parts(Shape(config, experts, self.precision, self.fixed_chunk))
+
+    def list_notes(self, config: Lfm2Config) -> tuple[str, ...]:
+        """What a user should know of what was asked for."""
+        notes = []
+        if self.precision == "fp32" and self.target.name in ("npu", "igpu"):
+            notes.append("fp32 serves to compare graphs on a CPU: NPUs and GPUs compute in float16")
+        if self.experts is not None and config.moe is None:
+            notes.append(f"the model has no experts: --experts {self.experts} changed nothing")
+        return tuple(notes)
+
+    def fit_chunk(self, context_length: int) -> ExportOptions:
+        """The same, with a chunk that is no longer than the context.
+
+        Raises:
+            ExportError: the user asked for a longer one, or the context is too short for any.
+        """
+        if not self.target.chunk:
+            return self
+        if context_length < SMALLEST_CHUNK:
+            raise ExportError(
+                f"--context {context_length} is not possible: target {self.target.name} expects "
+                f"{SMALLEST_CHUNK} or more"
+            )
+        if self.chunk is not None and self.chunk > context_length:
+            raise ExportError(
+                f"--chunk {self.chunk} is longer than the context of {context_length}: choose "
+                f"--chunk {context_length} or less, or a longer --context"
+            )
+        return replace(self, chunk=min(self.fixed_chunk, context_length))
 
     @property
     def fixed_chunk(self) -> int:
@@ -142,11 +172,7 @@ def build_drafts(
     target, trace = options.target, functools.cache(trace)
     plan = target.plan(list_weights(config), options.precision)
     context_length = choose_context(config, options.context_length, target.context_length)
-    if options.fixed_chunk > context_length:
-        raise ExportError(
-            f"a chunk of {options.fixed_chunk} tokens is longer than the context of "
-            f"{context_length}: choose --chunk {context_length} or less, or a longer --context"
-        )
+    options = options.fit_chunk(context_length)
     book, drafts = WeightBook(), {}
     for part in options.list_parts(config):
         draft = Draft(config, stitch(config, trace), plan, book, context_length)
@@ -223,6 +249,10 @@ def export_checkpoint(
         ExportError, CheckpointError, BundleError: nothing is left at `out`.
     """
     check_destination(out, options.overwrite)
+    target, config = options.target, checkpoint.config
+    options = options.fit_chunk(
+        choose_context(config, options.context_length, target.context_length)
+    )
     progress("tracing", 0, 0)
     drafts = build_drafts(checkpoint.config, options)
     parts = options.list_parts(checkpoint.config)
@@ -235,8 +265,9 @@ def export_checkpoint(
         manifest = _describe(checkpoint, drafts[parts[0].name], options)
         record = b"".join(graphs.values())
         journal = _open_journal(folder, checkpoint, manifest, record, options.resume)
-        for stale in folder.glob("*.blob"):  # of an export that was interrupted
-            stale.unlink()
+        if options.compile_graphs is None:
+            for stale in folder.glob("*.blob*"):  # of an export that was interrupted
+                stale.unlink()
         for file, graph in graphs.items():
             (folder / file).write_bytes(graph)
         _write_side_files(checkpoint, folder)
@@ -339,7 +370,7 @@ def _describe(checkpoint: Checkpoint, draft: Draft, options: ExportOptions) -> M
         states=states,
         quantization=summarize_plan(draft.plan),
         made_with={name: version(name) for name in (*PACKAGES, *target.packages)},
-        notes=list_notes(checkpoint),
+        notes=(*list_notes(checkpoint), *options.list_notes(draft.config)),
         files={},
         graphs=tuple(_record(part) for part in options.list_parts(checkpoint.config)),
         chunk=options.fixed_chunk,

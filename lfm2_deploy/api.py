@@ -172,7 +172,7 @@ def load(
 
 def _load_runtime(bundle: Bundle, name: str, threads: int | None, device: str | None) -> Runtime:
     # Most runtimes have one device, and need not be told of it.
-    choice = {} if device is None else {"device": device.lower()}
+    choice = {} if device is None else {"device": str(device).lower()}
     runtime: Runtime = find_runtime(name)(bundle, threads=threads, **choice)
     return runtime
 

@@ -25,7 +25,7 @@ def examine_devices() -> dict[str, Any]:
 
     Returns:
         `version`; `devices`, each with `name`, `found`, `full_name`, `driver`, `targets` and
-        `remedy` (None where it is found); `npu_compiler`, what is missing or None.
+        `remedy` (None where it is found); `npu_compiler`: `available` and `remedy`.
     """
     found = list_devices()
     records = [
@@ -77,9 +77,9 @@ def _explain_absence(kind: str) -> str:
     return f"{files[0]} is there and its driver is not; {REMEDIES[kind]}"
 
 
-def _find_compiler() -> str | None:
+def _find_compiler() -> dict[str, Any]:
     try:
         find_compiler()
     except RuntimeUnavailableError as error:
-        return str(error).partition(": ")[2]
-    return None
+        return {"available": False, "remedy": str(error).partition(": ")[2]}
+    return {"available": True, "remedy": None}

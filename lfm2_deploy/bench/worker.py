@@ -36,10 +36,12 @@ def run(request: dict[str, Any]) -> dict[str, Any]:
     choice = {} if device is None else {"device": device.lower()}
     dropped = _drop_from_page_cache(bundle)
     after_load: list[int | None] = []
+    devices: list[str] = []
 
     def load_once() -> Runtime:
         runtime: Runtime = load(bundle, threads=request["threads"], **choice)
         after_load.append(measure_memory()[0])
+        devices.append(runtime.info.device)
         return runtime
 
     trial = Trial(tuple(request["contexts"]), request["decode"], request["rounds"])
@@ -61,6 +63,7 @@ def run(request: dict[str, Any]) -> dict[str, Any]:
         **described,
         "page_cache_dropped": dropped,
         "threads": threads,
+        "device": devices[-1],
         "size_bytes": bundle.size_bytes,
         "resident_loaded_bytes": after_load[0],
         "resident_bytes": resident,

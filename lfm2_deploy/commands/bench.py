@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -148,19 +148,27 @@ def _describe_setting(busy: float | None) -> dict[str, Any]:
 
     from lfm2_deploy.machine import describe_machine
 
-    packages = ("lfm2-deploy", "onnxruntime", "numpy")
+    packages = ("lfm2-deploy", "onnxruntime", "openvino", "numpy")
     return {
         "machine": asdict(describe_machine()),
-        "versions": {name: version(name) for name in packages},
+        "versions": {name: version(name) for name in packages if _is_installed(name)},
         "load_before": busy,
     }
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        version(package)
+    except PackageNotFoundError:
+        return False
+    return True
 
 
 def _print(results: dict[str, dict[str, Any]], opened: dict[str, Bundle]) -> None:
     for name, result in results.items():
         manifest = opened[name].manifest
         print_title(name, f"{manifest.model}, {manifest.precision}, {result['threads']} threads")
-        print_facts(_list_facts(result))
+        print_facts({"device": result["device"], **_list_facts(result)})
         columns = (">context", ">prefill tok/s", ">decode tok/s", ">at best", ">of it")
         print_table(columns, [_tabulate(speed) for speed in result["speeds"]])
     if len(results) > 1:

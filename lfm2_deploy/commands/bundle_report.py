@@ -60,6 +60,9 @@ def describe_bundle(bundle: Bundle) -> dict[str, Any]:
         "runtime": manifest.runtime,
         "precision": manifest.precision,
         "context_length": manifest.context_length,
+        "chunk": manifest.chunk,
+        "graphs": [asdict(graph) for graph in manifest.graphs],
+        "blobs": [asdict(blob) for blob in manifest.blobs],
         "size_bytes": bundle.size_bytes,
         "files": {name: asdict(record) for name, record in manifest.files.items()},
         "states": asdict(measure_states(manifest.states)),
@@ -83,6 +86,7 @@ def print_bundle(bundle: Bundle) -> None:
             "made with": made_with,
             "runs on": f"runtime {manifest.runtime}",
             "context": f"{manifest.context_length:,} tokens",
+            **_list_static_facts(bundle),
             **list_model_facts(bundle.config),
             "states": _summarize_states(measure_states(manifest.states)),
         }
@@ -90,6 +94,22 @@ def print_bundle(bundle: Bundle) -> None:
     _print_files(bundle)
     _print_plan(bundle)
     _print_notes(manifest.notes)
+
+
+def _list_static_facts(bundle: Bundle) -> dict[str, str]:
+    """What was chosen for graphs of fixed shape."""
+    manifest = bundle.manifest
+    facts = {}
+    if manifest.chunk:
+        facts["chunk"] = f"{manifest.chunk} tokens of a prompt in one call"
+    devices = {graph.device for graph in manifest.graphs if graph.name.startswith("experts")}
+    if devices:
+        own = {"target": manifest.target}
+        facts["experts on"] = ", ".join(sorted(own.get(device, device) for device in devices))
+    made = {(blob.platform, blob.compiler, blob.openvino) for blob in manifest.blobs}
+    for platform, compiler, openvino in sorted(made):
+        facts[f"compiled {platform}"] = f"compiler {compiler}, for OpenVINO {openvino} alone"
+    return facts
 
 
 def print_tensors(bundle: Bundle) -> None:

@@ -60,6 +60,7 @@ def chat(
       echo "Name three rivers." | lfm2-deploy chat ./LFM2-350M-cpu-int4
     """
     model = options.load_model(bundle, threads, device)
+    options.warn_of_speculation(model, overrides)
     if model.chat_template is None:
         raise TemplateError(
             f"{bundle} has no chat template, so it cannot chat: it is a base model; "

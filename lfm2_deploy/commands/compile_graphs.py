@@ -13,11 +13,13 @@ from lfm2_deploy.commands.console import (
     format_bytes,
     note,
     output,
+    print_facts,
     print_json,
     print_title,
     show_progress,
 )
 from lfm2_deploy.commands.options import AsJson
+from lfm2_deploy.static_graphs import DECODE, EXPERT_ROWS, EXPERTS, PREFILL
 
 if TYPE_CHECKING:
     from lfm2_deploy.bundle import Bundle
@@ -50,9 +52,12 @@ def compile_graphs(
 
     Tells for each graph whether the compiler takes it, how large it becomes, and how
     long its cost model expects one call to take: an estimate of the compiler's, never a
-    measurement. Platforms: 3720 (Meteor and Arrow Lake), 4000 (Lunar Lake), 5010
-    (Panther Lake). On Linux the compiler of OpenVINO's Windows wheel runs under Wine.
-    The exit code is 1 if it refuses a graph.
+    measurement. Nothing is kept; `export --compile` does that. Of a layer's experts,
+    which are alike, one is compiled. The exit code is 1 if a graph is refused.
+
+    Platforms: 3720 (Meteor and Arrow Lake), 4000 (Lunar Lake), 5010 (Panther Lake).
+    On Linux the compiler of OpenVINO's Windows wheel runs under Wine, which must be
+    installed: sudo apt install wine wine64 g++-mingw-w64-x86-64-posix
 
     \b
     Examples:
@@ -70,7 +75,12 @@ def compile_graphs(
         note("the NPU compiler is ready")
     if opened is not None:
         results = _compile(opened, platform or list(_PLATFORMS), every)
-        print_json({"graphs": results}) if as_json else _print(opened, results)
+        totals = _add_up(opened, results)
+        if as_json:
+            print_json({"graphs": results, "totals": totals})
+        else:
+            _print(opened, results)
+            _print_totals(opened, totals)
         if any(result["verdict"] is None for result in results):
             raise typer.Exit(1)
 
@@ -96,6 +106,56 @@ def _compile(bundle: Bundle, platforms: list[str], every: bool) -> list[dict[str
             bundle.path, bundle.manifest.graphs, platforms, progress, alike=every
         )
         return [asdict(one) for one in done]
+
+
+def _add_up(bundle: Bundle, results: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """For each platform, one token and one chunk of a prompt, of what runs on the NPU.
+
+    A token takes K experts of a layer, a chunk all of them, each for up to EXPERT_ROWS tokens a
+    call. Absent where a graph was refused.
+    """
+    moe, totals = bundle.config.moe, []
+    for platform in dict.fromkeys(result["platform"] for result in results):
+        own = [r for r in results if r["platform"] == platform]
+        if any(r["verdict"] is None or r["verdict"]["estimated_us"] is None for r in own):
+            continue
+        estimates: dict[str, list[float]] = {}
+        for result in own:
+            estimates.setdefault(result["graph"], []).append(result["verdict"]["estimated_us"])
+        experts = [sum(us) / len(us) for name, us in estimates.items() if name.startswith(EXPERTS)]
+        chosen = moe.num_experts_per_tok if moe else 0
+        spread = -(-bundle.manifest.chunk * chosen // EXPERT_ROWS)
+        of_chunk = max(moe.num_experts, spread) if moe else 0
+        totals.append(
+            {
+                "platform": platform,
+                "decode_us": sum(estimates[DECODE]) + chosen * sum(experts),
+                "prefill_us": sum(estimates[PREFILL]) + of_chunk * sum(experts),
+                "decode_calls": len(estimates[DECODE]) + chosen * len(experts),
+                "prefill_calls": len(estimates[PREFILL]) + of_chunk * len(experts),
+            }
+        )
+    return totals
+
+
+def _print_totals(bundle: Bundle, totals: list[dict[str, Any]]) -> None:
+    elsewhere = ["embeddings", "head"]
+    if bundle.config.moe is not None:
+        elsewhere.append("routers")
+    others = {g.device for g in bundle.manifest.graphs if g.name.startswith(EXPERTS)} - {"target"}
+    elsewhere += [f"experts ({device})" for device in sorted(others)]
+    output().print()
+    print_facts({f"in all, {total['platform']}": _tell(bundle, total) for total in totals})
+    note(f"without what runs elsewhere ({', '.join(elsewhere)}) and what calls themselves cost")
+
+
+def _tell(bundle: Bundle, total: dict[str, Any]) -> str:
+    def part(name: str, what: str) -> str:
+        calls = total[f"{name}_calls"]
+        return f"{total[f'{name}_us'] / 1000:.2f} ms {what} in {calls} call{'s' * (calls > 1)}"
+
+    chunk = f"for {bundle.manifest.chunk} tokens of a prompt"
+    return f"{part('decode', 'a token')}, {part('prefill', chunk)}"
 
 
 def _print(bundle: Bundle, results: list[dict[str, Any]]) -> None:

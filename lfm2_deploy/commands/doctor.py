@@ -29,6 +29,8 @@ _PACKAGES = (
     "lfm2-deploy",
     "onnxruntime",
     "openvino",
+    "openvino-tokenizers",
+    "openvino-genai",
     "numpy",
     "tokenizers",
     "torch",
@@ -204,11 +206,11 @@ def _explain_entry(entry: Mapping[str, Any]) -> Text:
 
 def _list_devices(openvino: Mapping[str, Any]) -> dict[str, Text]:
     facts = {record["name"]: _explain_device(record) for record in openvino["devices"]}
-    missing = openvino["npu_compiler"]
+    compiler = openvino["npu_compiler"]
     facts["NPU compiler"] = (
         Text.assemble(("ready", "green"), "  for `compile` and `export --compile`")
-        if missing is None
-        else Text.assemble(("missing", "yellow"), f"  {missing}")
+        if compiler["available"]
+        else Text.assemble(("missing", "yellow"), f"  {compiler['remedy']}")
     )
     return facts
 

@@ -109,6 +109,7 @@ def generate(
     """
     prompts = _gather_prompts(prompt or [], prompts_file, chat, system)
     model = options.load_model(bundle, threads, device)
+    options.warn_of_speculation(model, overrides)
     if prompt_cache is not None and prompts.is_batch:
         raise typer.BadParameter("--prompt-cache serves one prompt at a time: give one")
     request = _prepare(model, prompts, {**overrides, "logprobs": logprobs})
@@ -175,16 +176,17 @@ def _prepare(model: LanguageModel, prompts: Prompts, overrides: dict[str, Any]) 
 
 def _print_as_json(request: _Request) -> None:
     model, overrides = request.model, request.overrides
+    device = model.runtime.info.device
     if not request.prompts.is_batch:
         answer = model.generate(request.groups[0][0], cache=request.cache, **overrides)
-        print_json(describe_completion(answer, model.tokenizer))
+        print_json({**describe_completion(answer, model.tokenizer), "device": device})
         return
     described = [
         describe_completion(answer, model.tokenizer)
         for group in request.groups
         for answer in model.generate_batch(group, **overrides)
     ]
-    print_json({"completions": described})
+    print_json({"completions": described, "device": device})
 
 
 def _print_as_text(request: _Request, stream: bool, stats: bool) -> None:

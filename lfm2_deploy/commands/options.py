@@ -5,7 +5,7 @@ An option left out is None, and then the model's own generation_config.json deci
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from inspect import Parameter, Signature, signature
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from lfm2_deploy.commands.console import show_progress
+from lfm2_deploy.commands.console import note, show_progress
 
 if TYPE_CHECKING:
     from lfm2_deploy.generate import LanguageModel
@@ -209,6 +209,13 @@ def load_model(bundle: Path, threads: int | None, device: str | None = None) -> 
         from lfm2_deploy.api import load
 
         return load(bundle, threads=threads, device=device)
+
+
+def warn_of_speculation(model: LanguageModel, overrides: Mapping[str, Any]) -> None:
+    """Say so where --speculate can do nothing."""
+    info = model.runtime.info
+    if overrides.get("prompt_lookup_num_tokens") and not info.capabilities.max_proposal:
+        note(f"runtime {info.runtime} cannot take tokens back one by one: --speculate does nothing")
 
 
 def open_cache(model: LanguageModel, bundle: Path, folder: Path | None) -> PromptCache:

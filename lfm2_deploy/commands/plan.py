@@ -116,6 +116,11 @@ def plan(
     from lfm2_deploy.checkpoint import describe_model
     from lfm2_deploy.registry import TARGETS
 
+    if target in TARGETS and target != "cpu":
+        raise RuntimeUnavailableError(
+            f"plan knows what target cpu takes, and not {target}: leave --target out for that; "
+            "of NPUs docs/npu.md says what they take"
+        )
     if target not in TARGETS:
         raise RuntimeUnavailableError(
             f"there is no target {target!r}: expected one of {', '.join(TARGETS)}"

@@ -148,7 +148,8 @@ def list_comparison_facts(comparison: Comparison) -> dict[str, str | Text]:
 
 def _print(bundle: Bundle, passage: Passage, comparison: Comparison, verdict: Verdict) -> None:
     print_title(str(bundle.path), f"{bundle.manifest.precision} against torch in float32")
-    print_facts({"on": passage.description, **list_comparison_facts(comparison)})
+    device = {"device": comparison.device}
+    print_facts({"on": passage.description, **device, **list_comparison_facts(comparison)})
     word, style = ("passed", "bold green") if verdict.passed else ("failed", "bold red")
     output().print(Text.assemble((word, style), f": {verdict.rule}"), soft_wrap=True)
 

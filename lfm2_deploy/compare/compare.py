@@ -30,6 +30,7 @@ class Comparison:
         tested_perplexity: likewise.
         greedy_tokens: how many greedy tokens were compared.
         greedy_equal: how many agree before the first that differs.
+        device: where the tested runtime ran.
     """
 
     positions: int
@@ -42,6 +43,7 @@ class Comparison:
     tested_perplexity: float
     greedy_tokens: int
     greedy_equal: int
+    device: str
 
 
 def compare_runtimes(
@@ -83,7 +85,7 @@ def compare_runtimes(
     ours, theirs = (_generate(runtime, rows[0], count) for runtime in (reference, tested))
     equal = next((i for i, (a, b) in enumerate(zip(ours, theirs, strict=True)) if a != b), count)
     progress("comparing", len(rows), len(rows))
-    return totals.summarize(count, equal)
+    return totals.summarize(count, equal, tested.info.device)
 
 
 class _Totals:
@@ -108,7 +110,7 @@ class _Totals:
                 part = negative_log_likelihood(logits[start:end], targets[start:end])
                 total += part.tolist()
 
-    def summarize(self, greedy_tokens: int, greedy_equal: int) -> Comparison:
+    def summarize(self, greedy_tokens: int, greedy_equal: int, device: str) -> Comparison:
         count = len(self.kld)
         perplexities = [
             math.exp(sum(part) / len(part)) if part else math.nan for part in self.likelihoods
@@ -124,6 +126,7 @@ class _Totals:
             tested_perplexity=perplexities[1],
             greedy_tokens=greedy_tokens,
             greedy_equal=greedy_equal,
+            device=device,
         )
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import openvino as ov
@@ -112,9 +113,25 @@ def _compile(
     blobs: Path | None,
 ) -> Verdict:
     if blobs is not None:
-        return compiler.compile(file, platform, blobs / name_blob(graph.name, start, platform))
+        place = blobs / name_blob(graph.name, start, platform)
+        return _find_or_compile(compiler, file, platform, place)
     with tempfile.TemporaryDirectory() as folder:
         return compiler.compile(file, platform, Path(folder) / "made.blob")
+
+
+def _find_or_compile(compiler: Compiler, file: Path, platform: str, place: Path) -> Verdict:
+    """Compile into a place, unless an interrupted export of the same has done so.
+
+    The verdict is written when the blob is whole, and says that it is.
+    """
+    note = place.with_name(f"{place.name}.json")
+    if note.is_file() and place.is_file():
+        found = Verdict(**json.loads(note.read_text(encoding="utf-8")))
+        if place.stat().st_size == found.blob_bytes:
+            return found
+    verdict = compiler.compile(file, platform, place)
+    note.write_text(json.dumps(asdict(verdict)), encoding="utf-8")
+    return verdict
 
 
 def add_blobs(
@@ -133,4 +150,12 @@ def add_blobs(
         name = name_blob(done.graph, done.start, done.platform)
         versions = done.verdict.compiler, done.verdict.openvino
         blobs.append(BlobRecord(done.graph, done.start, name, done.platform, *versions))
+    _remove_others(folder, {blob.file for blob in blobs})
     return tuple(blobs)
+
+
+def _remove_others(folder: Path, kept: Collection[str]) -> None:
+    """Drop what an interrupted export left: verdicts, and blobs for other platforms."""
+    for file in folder.glob("*.blob*"):
+        if file.name not in kept:
+            file.unlink()

@@ -53,7 +53,8 @@ def no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         (["--chunk", "1"], "--chunk 1 is not possible: expected 2 to"),
         (["--chunk", "999999"], "--chunk 999999 is not possible"),
-        (["--chunk", "64", "--context", "32"], "longer than the context of 32: choose --chunk 32"),
+        (["--chunk", "64", "--context", "32"], "--chunk 64 is longer than the context of 32"),
+        (["--context", "1"], "target npu expects 2 or more"),
         (["--experts", "tpu"], "cannot have experts on 'tpu': expected npu, gpu, cpu"),
         (["--context", "999999"], "--context 999999 is not possible"),
         (["--compile", "--platform", "1234"], "there is no NPU platform '1234'"),
@@ -129,7 +130,8 @@ def test_compile_tells_each_graph_and_platform(
 ) -> None:
     result = run("compile", npu_bundle, "--platform", "4000", "--platform", "5010")
     assert result.exit_code == 0, result.stderr
-    assert result.stdout.count("1.50 ms") == 4
+    # Two graphs for two platforms, and for each platform a token and a chunk in all.
+    assert result.stdout.count("1.50 ms") == 4 + 4
     assert "Intel's NPU compiler 8.4, of OpenVINO 2026.4.1" in result.stdout
     assert "nothing was executed" in result.stderr
 
@@ -209,3 +211,87 @@ def test_int4_of_the_demo_model_stays_close_to_torch(
     words = ["--against", DEMO_MODEL, "--max-kld", "0.04", "--tokens", "256", "--greedy", "4"]
     result = run("verify", place, *words, "--device", "cpu", "--json")
     assert result.exit_code == 0, result.stdout + result.stderr
+
+
+def test_compile_adds_up_a_token_and_a_chunk(run: Callable, tmp_path: Path, compiler: None) -> None:
+    place = tmp_path / "moe"
+    assert run("export", "synthetic:tiny-moe", place, "--target", "npu").exit_code == 0
+    (total,) = json.loads(run("compile", place, "--platform", "4000", "--json").stdout)["totals"]
+    manifest = json.loads((place / "manifest.json").read_text())
+    config = manifest["config"]
+    layers = sum(graph["name"].startswith("experts.") for graph in manifest["graphs"])
+    calls = layers + 1 + layers * config["num_experts_per_tok"]
+    # The fake compiler expects 1,500 us of every graph.
+    assert total["decode_calls"] == calls
+    assert total["decode_us"] == 1500 * calls
+    assert total["prefill_calls"] >= layers + 1 + layers * config["num_experts"]
+    text = run("compile", place, "--platform", "4000")
+    assert f"{1.5 * calls:.2f} ms a token in {calls} calls" in text.stdout
+    assert "without what runs elsewhere (embeddings, head, routers)" in text.stderr
+
+
+def test_resumed_export_does_not_compile_again(
+    run: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compiler: None
+) -> None:
+    place = tmp_path / "out"
+    words = ["export", "synthetic:tiny-dense", place, "--target", "npu", "--compile"]
+    real, compiled = FakeCompiler.compile, []
+
+    def stop_at_second(self: FakeCompiler, graph: Path, platform: str, blob: Path) -> Verdict:
+        if len(compiled) == 1:
+            raise KeyboardInterrupt
+        compiled.append(graph.name)
+        return real(self, graph, platform, blob)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FakeCompiler, "compile", stop_at_second)
+        assert run(*words).exit_code != 0
+
+    def count(self: FakeCompiler, graph: Path, platform: str, blob: Path) -> Verdict:
+        compiled.append(graph.name)
+        return real(self, graph, platform, blob)
+
+    monkeypatch.setattr(FakeCompiler, "compile", count)
+    result = run(*words, "--resume")
+    assert result.exit_code == 0, result.stderr
+    assert sorted(compiled) == ["decode.onnx", "prefill.onnx"]
+    files = json.loads((place / "manifest.json").read_text())["files"]
+    assert not [name for name in files if name.endswith(".blob.json")]
+
+
+def test_inspect_shows_what_was_chosen(run: Callable, tmp_path: Path, compiler: None) -> None:
+    place = tmp_path / "moe"
+    words = ["export", "synthetic:tiny-moe", place, "--target", "npu", "--experts", "gpu"]
+    assert run(*words, "--chunk", "32", "--compile", "--platform", "5010").exit_code == 0
+    shown = run("inspect", place).stdout
+    for fact in ("32 tokens of a prompt in one call", "experts on", "gpu", "compiled 5010"):
+        assert fact in shown
+
+
+def test_short_context_shortens_the_chunk(run: Callable, tmp_path: Path) -> None:
+    place = tmp_path / "out"
+    words = ["export", "synthetic:tiny-dense", place, "--target", "npu", "--context", "32"]
+    assert run(*words).exit_code == 0
+    assert json.loads((place / "manifest.json").read_text())["chunk"] == 32
+
+
+def test_float32_is_made_with_a_note(run: Callable, tmp_path: Path) -> None:
+    words = ["export", "synthetic:tiny-dense", tmp_path / "out", "--target", "npu"]
+    result = run(*words, "--precision", "fp32", "--experts", "cpu")
+    assert result.exit_code == 0
+    assert "NPUs and GPUs compute in float16" in result.stderr
+    assert "the model has no experts: --experts cpu changed nothing" in result.stderr
+
+
+def test_plan_of_an_npu_is_refused(run: Callable, fails: Callable) -> None:
+    fails(run("plan", "synthetic:LFM2-350M", "--target", "npu"), "plan knows what target cpu takes")
+
+
+def test_speculation_that_does_nothing_is_told(run: Callable, tmp_path: Path) -> None:
+    place = tmp_path / "demo"
+    assert run("export", DEMO_MODEL, place, "--target", "openvino-cpu").exit_code == 0
+    result = run("generate", place, "a b a b a b", "--speculate", "--max-new-tokens", "2")
+    assert result.exit_code == 0
+    assert "--speculate does nothing" in result.stderr
+    described = json.loads(run("generate", place, "a", "--max-new-tokens", "1", "--json").stdout)
+    assert described["device"].startswith("CPU (")

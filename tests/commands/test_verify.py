@@ -30,6 +30,7 @@ EXACT = Comparison(
     tested_perplexity=5.0,
     greedy_tokens=8,
     greedy_equal=8,
+    device="cpu",
 )
 
 
