@@ -87,6 +87,8 @@ class Capabilities:
         max_batch_size: most rows in one session; 0 means no limit.
         scores_all: logits of every position can be asked for.
         max_proposal: most tokens of a row in one proposal; 0 where none can be made.
+        chunk: tokens that one call of a prompt takes, where shapes are fixed: fewer cost as
+            much. 0 where any number costs what it is.
     """
 
     appends_many: bool
@@ -94,6 +96,7 @@ class Capabilities:
     max_batch_size: int
     scores_all: bool
     max_proposal: int = 0
+    chunk: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from numbers import Integral
 from typing import Any, TypeAlias, TypeGuard, cast
 
 from lfm2_deploy.chat import ChatTemplate, Message
-from lfm2_deploy.contracts import Runtime, Session
+from lfm2_deploy.contracts import Capabilities, Runtime, Session
 from lfm2_deploy.engine import (
     CancelSignal,
     FinishReason,
@@ -300,7 +300,7 @@ class LanguageModel:
             options,
             self.runtime.config.eos_token_ids,
             cancel,
-            prefill_slice=_PREFILL_SLICE if able.appends_many else None,
+            prefill_slice=choose_slice(able),
             start=start,
             # A proposal holds the last token besides the guesses.
             most_guesses=max(0, min(options.prompt_lookup_num_tokens, able.max_proposal - 1)),
@@ -400,3 +400,18 @@ def _stream_answers(generation: TokenGeneration, answers: Sequence[_Answer]) -> 
 def _is_ids(prompt: object) -> TypeGuard[Sequence[int]]:
     # An empty list counts as ids: every model refuses those in words that fit.
     return isinstance(prompt, Sequence) and all(isinstance(item, Integral) for item in prompt)
+
+
+def choose_slice(able: Capabilities) -> int | None:
+    """Tokens of a prompt to append between two looks at `cancel`; whole chunks, where there are.
+
+    Args:
+        able: of the runtime.
+
+    Returns:
+        None where prompts cannot be cut.
+    """
+    if not able.appends_many:
+        return None
+    chunk = able.chunk or 1
+    return max(chunk, _PREFILL_SLICE // chunk * chunk)

@@ -49,7 +49,8 @@ class OvRuntime:
         kind = StaticModel if bundle.manifest.target == "npu" else StatefulModel
         self._model: StaticModel | StatefulModel | None = kind(bundle, device, threads)
         proposal = self._model.max_proposal
-        capabilities = Capabilities(True, True, 0, True, proposal)
+        chunk = bundle.manifest.chunk
+        capabilities = Capabilities(True, True, 0, True, proposal, chunk)
         self.info = RuntimeInfo("openvino", device.describe(), capabilities)
 
     def open(self, batch_size: int = 1, capacity: int | None = None) -> Session:

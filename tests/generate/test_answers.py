@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
+from lfm2_deploy.contracts import Capabilities
 from lfm2_deploy.errors import ContextOverflowError, GenerationError
-from lfm2_deploy.generate import LanguageModel
+from lfm2_deploy.generate import LanguageModel, choose_slice
 from lfm2_deploy.options import GenerationOptions
 from lfm2_deploy.sampling import SamplingOptions, measure_logprobs
 from runtimes.fake import hash_logits
@@ -253,3 +254,12 @@ def test_same_seed_answers_the_same_and_another_does_not(random_model: LanguageM
         for seed in (3, 3, 4)
     )
     assert first == again != other
+
+
+@pytest.mark.parametrize(("chunk", "expected"), [(0, 512), (128, 512), (100, 500), (600, 600)])
+def test_prompts_are_cut_in_whole_chunks(chunk: int, expected: int) -> None:
+    assert choose_slice(Capabilities(True, True, 0, True, 0, chunk)) == expected
+
+
+def test_prompt_that_cannot_be_appended_to_is_not_cut() -> None:
+    assert choose_slice(Capabilities(False, False, 0, True)) is None
