@@ -22,6 +22,7 @@ import onnx_ir as ir
 
 from exporters.passes.clean_up import clean_up, remove_unused, share_common
 from exporters.passes.lower_parameters import lower_parameters
+from exporters.passes.ov.conv import lower_static_conv
 from exporters.passes.ov.cut_experts import (
     cut_segments,
     only_experts,
@@ -33,9 +34,8 @@ from exporters.passes.ov.feed_forward import cut_feed_forward
 from exporters.passes.ov.linear import join_linear, lower_linear
 from exporters.passes.ov.norm import lower_norm
 from exporters.passes.ov.stateful_frame import lower_embedding
+from exporters.passes.ov.static_attention import lower_static_attention
 from exporters.passes.ov.static_frame import (
-    lower_attention,
-    lower_conv,
     only_embedding,
     only_head,
     static_frame,
@@ -78,8 +78,8 @@ def _layers(config: Lfm2Config, steps: int, dtype: ir.DataType) -> tuple[Pass, .
         static_frame(steps, dtype),
         *([] if config.moe is None else [cut_segments(steps, dtype)]),
         lower_norm,
-        lower_conv,
-        lower_attention,
+        lower_static_conv,
+        lower_static_attention,
         cut_feed_forward,
         join_linear,
     )

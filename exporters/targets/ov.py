@@ -8,12 +8,12 @@ from dataclasses import replace
 from exporters.openvino_ir import IR_FILE, write_ir
 from exporters.passes.clean_up import clean_up, remove_unused, share_common
 from exporters.passes.lower_parameters import lower_parameters
+from exporters.passes.ov.conv import lower_stateful_conv
 from exporters.passes.ov.experts import lower_experts
 from exporters.passes.ov.linear import join_linear
 from exporters.passes.ov.norm import lower_norm
+from exporters.passes.ov.stateful_attention import lower_stateful_attention
 from exporters.passes.ov.stateful_frame import (
-    lower_attention,
-    lower_conv,
     lower_embedding,
     rename_states,
     stateful_frame,
@@ -35,8 +35,8 @@ PASSES = (
     stateful_frame,
     lower_embedding,
     lower_norm,
-    lower_conv,
-    lower_attention,
+    lower_stateful_conv,
+    lower_stateful_attention,
     lower_experts,
     join_linear,
     lower_parameters,

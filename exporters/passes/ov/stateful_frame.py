@@ -16,16 +16,14 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from exporters.draft import Draft, Rewriter, attribute, name_of
-from exporters.passes.ov.norm import constant, rms_norm
-from exporters.passes.ov.static_frame import conv_taps
+from exporters.draft import Draft, Rewriter, name_of
+from exporters.passes.ov.norm import constant
 from exporters.passes.ov.weights import projection_weight
-from exporters.passes.weights import plain_weight
 from lfm2_deploy.rotary import compute_frequencies
 from lfm2_deploy.states import BATCH, StateSpec, list_states
 
 BEAM, POSITIONS = "beam_idx", "position_ids"
-_BIAS, _WINDOW, _COS, _SIN, _BEAM = "attention_bias", "window_index", "cos", "sin", "beam"
+BIAS, WINDOW, COS, SIN, _BEAM = "attention_bias", "window_index", "cos", "sin", "beam"
 # The lowest float16. An infinity would make rows of padding, which see nothing, not numbers.
 _MASKED = -65504.0
 _TO_THE_END = np.iinfo(np.int64).max
@@ -71,7 +69,7 @@ def _share_window(rewriter: Rewriter, mask: ir.Value, count: ir.Value) -> None:
     shifted = op("Max", [op("Sub", [column, padding]), ints(0)])
     first = op("Add", [padding, ints(width)])
     index = op("Where", [op("GreaterOrEqual", [column, first]), column, shifted])
-    rewriter.draft.shared[_WINDOW] = op("Unsqueeze", [index, ints(2)])
+    rewriter.draft.shared[WINDOW] = op("Unsqueeze", [index, ints(2)])
 
 
 def _share_bias(rewriter: Rewriter, mask: ir.Value, count: ir.Value) -> None:
@@ -87,7 +85,7 @@ def _share_bias(rewriter: Rewriter, mask: ir.Value, count: ir.Value) -> None:
     before = op("LessOrEqual", [key, op("Unsqueeze", [query, ints(1)])])
     real = op("Cast", [op("Unsqueeze", [mask, ints(1, 2)])], to=ir.DataType.BOOL)
     visible = op("And", [real, before])
-    rewriter.draft.shared[_BIAS] = op(
+    rewriter.draft.shared[BIAS] = op(
         "Where", [visible, constant(rewriter, 0.0), constant(rewriter, _MASKED)]
     )
 
@@ -100,7 +98,7 @@ def _share_rotation(rewriter: Rewriter, positions: ir.Value) -> None:
     wide = op("Cast", [positions], to=ir.DataType.FLOAT)
     angles = op("Mul", [op("Unsqueeze", [wide, rewriter.ints(2)]), frequencies])
     angles = op("Concat", [angles, angles], axis=-1)
-    for name, function in ((_COS, "Cos"), (_SIN, "Sin")):
+    for name, function in ((COS, "Cos"), (SIN, "Sin")):
         turned = op("Unsqueeze", [op(function, [angles]), rewriter.ints(1)])
         draft.shared[name] = turned
 
@@ -114,91 +112,10 @@ def lower_embedding(draft: Draft) -> None:
         rewriter.finish(rewriter.op("Gather", [table, ids], axis=0))
 
 
-def lower_conv(draft: Draft) -> None:
-    """lfm2::CausalConv -> one product for each tap, over the window of shifted columns."""
-    width = draft.config.conv_state_width
-    for node in draft.find("CausalConv"):
-        x, weight, past, _ = node.inputs
-        rewriter = Rewriter(draft, node)
-        op, ints = rewriter.op, rewriter.ints
-        past = op("Transpose", [_continue(rewriter, past)], perm=[0, 2, 1])
-        columns = op("Concat", [past, x], axis=1)
-        columns = op("GatherND", [columns, draft.shared[_WINDOW]], batch_dims=1)
-        y: ir.Value | None = None
-        for tap, kernel in enumerate(conv_taps(draft, name_of(weight))):
-            end = tap - width or _TO_THE_END
-            part = op("Slice", [columns, ints(tap), ints(end), ints(1)])
-            term = op("Mul", [part, kernel])
-            y = term if y is None else op("Add", [y, term])
-        present = op("Slice", [columns, ints(-width), ints(_TO_THE_END), ints(1)])
-        assert y is not None
-        rewriter.finish(y, op("Transpose", [present], perm=[0, 2, 1]))
-
-
-def lower_attention(draft: Draft) -> None:
-    """lfm2::CachedAttention -> Attention over the past joined with the new rows.
-
-    Key heads are repeated by Unsqueeze, Expand and Reshape, the form that OpenVINO's CPU and
-    GPU plugins fold into their attention with a cache (StatefulSDPAFusion).
-    """
-    for node in draft.find("CachedAttention"):
-        query, key, value, q_norm, k_norm, past_key, past_value = node.inputs[:7]
-        rewriter, epsilon = Rewriter(draft, node), attribute(node, "epsilon")
-        op, ints = rewriter.op, rewriter.ints
-        config = draft.config
-        share = config.num_attention_heads // config.num_key_value_heads
-        q = _rotate(rewriter, _heads(rewriter, query, name_of(q_norm), epsilon))
-        k = _rotate(rewriter, _heads(rewriter, key, name_of(k_norm), epsilon))
-        v = _heads(rewriter, value)
-        k = op("Concat", [_continue(rewriter, past_key), k], axis=2)
-        v = op("Concat", [_continue(rewriter, past_value), v], axis=2)
-        repeated = [_repeat(rewriter, x, share) for x in (k, v)]
-        y = op("Attention", [q, *repeated, draft.shared[_BIAS]], scale=config.head_dim**-0.5)
-        y = op("Transpose", [y], perm=[0, 2, 1, 3])
-        y = op("Reshape", [y, ints(0, 0, config.num_attention_heads * config.head_dim)])
-        rewriter.finish(y, k, v)
-
-
-def _continue(rewriter: Rewriter, past: ir.Value | None) -> ir.Value:
+def continue_state(rewriter: Rewriter, past: ir.Value | None) -> ir.Value:
     """The state of the row that each row continues."""
     chosen: ir.Value = rewriter.op("Gather", [past, rewriter.draft.shared[_BEAM]], axis=0)
     return chosen
-
-
-def _heads(
-    rewriter: Rewriter, x: ir.Value | None, norm: str | None = None, epsilon: float = 0.0
-) -> ir.Value:
-    """[B, S, n*D] -> [B, n, S, D], each head normed where a norm is given."""
-    size = rewriter.draft.config.head_dim
-    heads = rewriter.op("Reshape", [x, rewriter.ints(0, 0, -1, size)])
-    if norm is not None:
-        heads = rms_norm(rewriter, heads, plain_weight(rewriter.draft, norm), epsilon)
-    turned: ir.Value = rewriter.op("Transpose", [heads], perm=[0, 2, 1, 3])
-    return turned
-
-
-def _rotate(rewriter: Rewriter, x: ir.Value) -> ir.Value:
-    """Rotate-half RoPE of [B, n, S, D], in the form that OpenVINO's RoPEFusion recognises."""
-    op, ints, shared = rewriter.op, rewriter.ints, rewriter.draft.shared
-    half = rewriter.draft.config.head_dim // 2
-    low = op("Slice", [x, ints(0), ints(half), ints(3)])
-    high = op("Slice", [x, ints(half), ints(_TO_THE_END), ints(3)])
-    negative = op("Mul", [high, constant(rewriter, -1.0)])
-    swapped = op("Concat", [negative, low], axis=-1)
-    y: ir.Value = op("Add", [op("Mul", [x, shared[_COS]]), op("Mul", [swapped, shared[_SIN]])])
-    return y
-
-
-def _repeat(rewriter: Rewriter, x: ir.Value, share: int) -> ir.Value:
-    """[B, KV, T, D] -> [B, KV*share, T, D], each head `share` times."""
-    config, op, ints = rewriter.draft.config, rewriter.op, rewriter.ints
-    if share == 1:
-        return x
-    apart = op("Unsqueeze", [x, ints(2)])
-    wide = op("Expand", [apart, ints(1, 1, share, 1, 1)])
-    size = (0, config.num_attention_heads, -1, config.head_dim)
-    joined: ir.Value = op("Reshape", [wide, ints(*size)])
-    return joined
 
 
 def _scalar(rewriter: Rewriter, value: int) -> ir.Value:
