@@ -75,6 +75,7 @@ def export(
         Lfm2DeployError: in one line; nothing is left at `out`. A tokenizer or chat template
             that cannot be used is refused before the weights are read.
     """
+    target = target.lower()
     options = EXPORT_OPTIONS.load()(
         find_target(target),
         precision,

@@ -22,6 +22,10 @@ REMEDIES = {
 }
 
 
+# As targets are called.
+_ALIASES = {"IGPU": "GPU", "OPENVINO-CPU": "CPU"}
+
+
 @dataclass(frozen=True, slots=True)
 class Device:
     """A device that is there.
@@ -53,7 +57,7 @@ def find_device(asked: str) -> Device:
     Raises:
         RuntimeUnavailableError: there is no such device here; says what it needs.
     """
-    name = asked.upper()
+    name = _ALIASES.get(asked.upper(), asked.upper())
     kind = name.partition(".")[0]
     if kind not in REMEDIES:
         raise RuntimeUnavailableError(

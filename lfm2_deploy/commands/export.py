@@ -129,7 +129,7 @@ def export(
     """
     if platform and not compile_now:
         raise typer.BadParameter("--platform says for what to compile: add --compile")
-    place = out or Path(_choose_name(model, adapter, target, precision))
+    place = out or Path(_choose_name(model, adapter, target.lower(), precision))
     started = time.monotonic()
     with _tell_how_to_resume(place), show_progress() as progress:
         progress("starting", 0, 0)

@@ -268,6 +268,12 @@ def test_inspect_shows_what_was_chosen(run: Callable, tmp_path: Path, compiler: 
         assert fact in shown
 
 
+def test_target_is_named_in_any_case(run: Callable, tmp_path: Path) -> None:
+    place = tmp_path / "out"
+    assert run("export", "synthetic:tiny-dense", place, "--target", "NPU").exit_code == 0
+    assert json.loads((place / "manifest.json").read_text())["target"] == "npu"
+
+
 def test_short_context_shortens_the_chunk(run: Callable, tmp_path: Path) -> None:
     place = tmp_path / "out"
     words = ["export", "synthetic:tiny-dense", place, "--target", "npu", "--context", "32"]

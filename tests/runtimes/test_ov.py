@@ -231,6 +231,12 @@ def test_device_is_named_in_any_case(device: str, bundle_of: BundleOf) -> None:
         assert "cpu" in runtime.info.device.lower()
 
 
+def test_device_may_be_named_as_its_target(bundle_of: BundleOf) -> None:
+    bundle = bundle_of("dense", "fp32", "openvino-cpu")
+    runtime = find_runtime("openvino")(bundle, threads=1, device="openvino-cpu")
+    assert runtime.info.device.startswith("CPU (")
+
+
 def test_device_without_a_name_is_refused(bundle_of: BundleOf) -> None:
     with pytest.raises(RuntimeUnavailableError, match="there is no device ''"):
         find_runtime("openvino")(bundle_of("dense", "fp32", "openvino-cpu"), device="")
