@@ -70,8 +70,7 @@ def _drop_nan_guards(model: ov.Model) -> None:
 
 def _make_stateful(model: ov.Model, draft: Draft) -> None:
     """States become variables, empty at the start, of as many rows as `beam_idx` has."""
-    pairs = {spec.input: spec for spec in states_of(draft)}
-    named = {genai_names(spec)[0]: spec for spec in pairs.values()}
+    named = {genai_names(spec)[0]: spec for spec in list_states(draft.config)}
     names = {before: genai_names(spec)[1] for before, spec in named.items()}
     apply_make_stateful_transformation(model, names)
     beam = next(p for p in model.get_parameters() if p.get_friendly_name() == BEAM)
@@ -82,11 +81,6 @@ def _make_stateful(model: ov.Model, draft: Draft) -> None:
             spec = next(s for name, s in named.items() if variable.startswith(name))
             node.set_arguments([_empty(spec, rows).output(0)])
     model.validate_nodes_and_infer_types()
-
-
-def states_of(draft: Draft) -> tuple[StateSpec, ...]:
-    """The states of a draft's graph."""
-    return list_states(draft.config)
 
 
 def _empty(spec: StateSpec, rows: ov.Node) -> ov.Node:
@@ -112,12 +106,10 @@ def _forget_inner_names(model: ov.Model) -> None:
 
 def _describe_compression(model: ov.Model, draft: Draft) -> None:
     """What NPUW looks up to unpack int4: how many neighbours share a scale."""
-    groups = {p.group for p in draft.plan.values() if p.bits == 4}
-    widths = {p.group for name, p in draft.plan.items() if p.bits == 4}
+    groups = {entry.group for entry in draft.plan.values() if entry.bits == 4}
     if not groups:
         return
-    group = min(widths)
-    settings = {"mode": "int4_sym", "group_size": group, "ratio": 1.0}
+    settings = {"mode": "int4_sym", "group_size": min(groups), "ratio": 1.0}
     for key, value in settings.items():
         model.set_rt_info(str(value), ["nncf", "weight_compression", key])
 

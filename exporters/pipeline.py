@@ -21,7 +21,7 @@ from exporters.encoding import EncodeJobs, encode_here
 from exporters.journal import Journal
 from exporters.quantize.plan import Precision, TensorPlan
 from exporters.stitch import LOGITS_TO_KEEP, BlockTracer, stitch
-from exporters.targets.target import Part, Shape, Target, Written
+from exporters.targets.target import Part, Target, Wanted, Written
 from exporters.trace import trace_layer
 from exporters.weight_book import WeightBook
 from exporters.writer import lay_out, refer_to_file, write_weights
@@ -119,16 +119,14 @@ class ExportOptions:
     def list_parts(self, config: Lfm2Config) -> tuple[Part, ...]:
         """The graphs to make for a model."""
         experts = self.experts or next(iter(self.target.experts), "")
-        return self.target.make_parts(Shape(config, experts, self.precision, self.fixed_chunk))
+        return self.target.make_parts(Wanted(config, experts, self.precision, self.fixed_chunk))
 
     def list_notes(self, config: Lfm2Config) -> tuple[str, ...]:
         """What a user should know of what was asked for."""
-        notes = []
-        if self.precision == "fp32" and self.target.name in ("npu", "igpu"):
-            notes.append("fp32 serves to compare graphs on a CPU: NPUs and GPUs compute in float16")
+        notes = self.target.notes(self.precision)
         if self.experts is not None and config.moe is None:
-            notes.append(f"the model has no experts: --experts {self.experts} changed nothing")
-        return tuple(notes)
+            notes += (f"the model has no experts: --experts {self.experts} changed nothing",)
+        return notes
 
     def fit_chunk(self, context_length: int) -> ExportOptions:
         """The same, with a chunk that is no longer than the context.

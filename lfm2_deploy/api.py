@@ -110,6 +110,7 @@ def _make_graph_compiler(platforms: Sequence[str]) -> Callable[..., Any] | None:
     """
     if not platforms:
         return None
+    platforms = tuple(dict.fromkeys(platforms))
     for platform in platforms:
         NPU_PLATFORM_CHECK.load()(platform)
     add_blobs = NPU_BLOBS.load()

@@ -25,6 +25,9 @@ that have nothing in common but constants (a runtime takes them apart by their n
 
 from __future__ import annotations
 
+# Meteor Lake and Arrow Lake, Lunar Lake, Panther Lake.
+NPU_PLATFORMS = ("3720", "4000", "5010")
+
 EMBED, PREFILL, DECODE, HEAD = "embed", "prefill", "decode", "head"
 ROUTERS, EXPERTS = "routers", "experts"
 

@@ -40,11 +40,11 @@ class OvSession(ABC):
 
     def prefill(self, rows: Sequence[Sequence[int]]) -> FloatArray:
         """Append tokens; see `contracts.Session.prefill`."""
-        return self._append(rows, all_positions=False)[-1:].copy()
+        return self._append(rows, all_positions=False)
 
     def decode(self, tokens: Sequence[int | None]) -> FloatArray:
         """Append one token; see `contracts.Session.decode`."""
-        if tokens == [None]:
+        if list(tokens) == [None]:
             return np.zeros((1, self.config.vocab_size), np.float32)
         return self.prefill([[] if token is None else [token] for token in tokens])
 

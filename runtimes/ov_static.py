@@ -22,6 +22,7 @@ from lfm2_deploy.contracts import FloatArray, NamedStates
 from lfm2_deploy.errors import BundleError
 from lfm2_deploy.manifest import GraphRecord
 from lfm2_deploy.rotary import compute_rotary
+from lfm2_deploy.states import StateSpec
 from lfm2_deploy.static_graphs import (
     COS,
     DECODE,
@@ -191,6 +192,7 @@ class _Segment:
         start: the input that hidden states enter by.
         layer: whose experts come after it; None after the last.
         inputs, outputs: buffers by name.
+        states: kind of each state that it writes, the state's buffer, and the new part.
     """
 
     request: Any
@@ -198,6 +200,7 @@ class _Segment:
     layer: int | None
     inputs: Mapping[str, Array]
     outputs: Mapping[str, Array]
+    states: Sequence[tuple[str, Array, Array]]
 
 
 class StaticSession(OvSession):
@@ -216,7 +219,7 @@ class StaticSession(OvSession):
 
     def _bind(self, graphs: Mapping[str, ov.CompiledModel]) -> list[_Segment]:
         shared = {**self._states, HISTORY_MASK: self._mask}
-        return [_bind(compiled, start, shared) for start, compiled in graphs.items()]
+        return [_bind(compiled, start, shared, self._specs) for start, compiled in graphs.items()]
 
     def _run(self, tokens: Sequence[int], keep: int) -> FloatArray:
         count = len(tokens)
@@ -258,12 +261,8 @@ class StaticSession(OvSession):
 
     def _take_states(self, segment: _Segment, count: int) -> None:
         before = self._length
-        for spec in self._specs:
-            new = segment.outputs.get(spec.output)
-            if new is None:
-                continue
-            state = self._states[spec.input]
-            if spec.kind == "conv":
+        for kind, state, new in segment.states:
+            if kind == "conv":
                 state[:] = new
             else:
                 state[:, :, before : before + count] = new[:, :, :count]
@@ -317,7 +316,12 @@ class StaticSession(OvSession):
         self._show(length)
 
 
-def _bind(compiled: ov.CompiledModel, start: str, shared: Mapping[str, Array]) -> _Segment:
+def _bind(
+    compiled: ov.CompiledModel,
+    start: str,
+    shared: Mapping[str, Array],
+    specs: Sequence[StateSpec],
+) -> _Segment:
     """A request with all its inputs and outputs in buffers: the shared ones, or its own."""
     request = compiled.create_infer_request()
     inputs: dict[str, Array] = {}
@@ -333,7 +337,8 @@ def _bind(compiled: ov.CompiledModel, start: str, shared: Mapping[str, Array]) -
         outputs |= dict.fromkeys(port.names, array)
     layers = [re.fullmatch(r"moe\.(\d+)\.residual", name) for name in outputs]
     layer = next((int(found[1]) for found in layers if found), None)
-    return _Segment(request, start, layer, inputs, outputs)
+    states = [(s.kind, shared[s.input], outputs[s.output]) for s in specs if s.output in outputs]
+    return _Segment(request, start, layer, inputs, outputs, states)
 
 
 def _allocate(port: Any) -> Array:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import onnx_ir as ir
 from onnx_ir.passes import common
 
@@ -19,6 +21,16 @@ def remove_unused(draft: Draft) -> None:
     """Drop every node and initializer that no output depends on."""
     model = ir.Model(draft.graph, ir_version=10)
     common.RemoveUnusedNodesPass()(model)
+
+
+def leave_only(draft: Draft, inputs: Sequence[ir.Value], outputs: Sequence[ir.Value]) -> None:
+    """Give the graph these ends, and drop what lies outside of them."""
+    graph = draft.graph
+    graph.outputs.clear()
+    graph.outputs.extend(outputs)
+    graph.inputs.clear()
+    graph.inputs.extend(inputs)
+    remove_unused(draft)
 
 
 def share_common(draft: Draft) -> None:

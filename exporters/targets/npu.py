@@ -29,11 +29,11 @@ from exporters.passes.ov.cut_experts import (
     only_routers,
     only_whole_experts,
 )
+from exporters.passes.ov.embedding import lower_embedding
 from exporters.passes.ov.experts import lower_experts
 from exporters.passes.ov.feed_forward import cut_feed_forward
 from exporters.passes.ov.linear import join_linear, lower_linear
 from exporters.passes.ov.norm import lower_norm
-from exporters.passes.ov.stateful_frame import lower_embedding
 from exporters.passes.ov.static_attention import lower_static_attention
 from exporters.passes.ov.static_frame import (
     only_embedding,
@@ -41,7 +41,8 @@ from exporters.passes.ov.static_frame import (
     static_frame,
 )
 from exporters.quantize.plan import PRECISIONS, Precision, TensorPlan, plan_in_groups
-from exporters.targets.target import Part, Pass, Shape, Target, Written
+from exporters.targets.notes import note_half_precision
+from exporters.targets.target import Part, Pass, Target, Wanted, Written
 from lfm2_deploy.config import Lfm2Config
 from lfm2_deploy.static_graphs import DECODE, EMBED, EXPERTS, HEAD, PREFILL, ROUTERS
 from lfm2_deploy.weights import WeightSpec
@@ -53,18 +54,18 @@ _EDGE = {"float32": ir.DataType.FLOAT, "float16": ir.DataType.FLOAT16}
 _LAST: tuple[Pass, ...] = (lower_parameters, remove_unused, share_common, remove_unused)
 
 
-def make_parts(shape: Shape) -> tuple[Part, ...]:
+def make_parts(wanted: Wanted) -> tuple[Part, ...]:
     """The graphs of a bundle."""
-    dtype = _EDGE[state_dtype(shape.precision)]
+    dtype = _EDGE[state_dtype(wanted.precision)]
     embed = (clean_up, only_embedding(dtype), lower_embedding)
     parts = [
         _part(EMBED, embed, "cpu"),
-        _part(PREFILL, _layers(shape.config, shape.chunk, dtype)),
-        _part(DECODE, _layers(shape.config, 1, dtype)),
+        _part(PREFILL, _layers(wanted.config, wanted.chunk, dtype)),
+        _part(DECODE, _layers(wanted.config, 1, dtype)),
         _part(HEAD, (clean_up, only_head(dtype), lower_linear), "cpu"),
     ]
-    if shape.config.moe is not None:
-        parts += _expert_parts(shape, dtype)
+    if wanted.config.moe is not None:
+        parts += _expert_parts(wanted, dtype)
     return tuple(parts)
 
 
@@ -85,14 +86,14 @@ def _layers(config: Lfm2Config, steps: int, dtype: ir.DataType) -> tuple[Pass, .
     )
 
 
-def _expert_parts(shape: Shape, dtype: ir.DataType) -> list[Part]:
-    layers = [n for n in range(shape.config.num_hidden_layers) if shape.config.is_moe_layer(n)]
-    if shape.experts != "npu":
+def _expert_parts(wanted: Wanted, dtype: ir.DataType) -> list[Part]:
+    layers = [n for n in range(wanted.config.num_hidden_layers) if wanted.config.is_moe_layer(n)]
+    if wanted.experts != "npu":
         return [
             _part(
                 f"{EXPERTS}.{layer}",
                 (clean_up, only_whole_experts([layer], dtype), lower_experts, lower_linear),
-                shape.experts,
+                wanted.experts,
             )
             for layer in layers
         ]
@@ -146,4 +147,5 @@ NPU = Target(
     channels_last=True,
     experts=("npu", "gpu", "cpu"),
     compiles=True,
+    notes=note_half_precision,
 )

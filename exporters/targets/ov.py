@@ -9,12 +9,12 @@ from exporters.openvino_ir import IR_FILE, write_ir
 from exporters.passes.clean_up import clean_up, remove_unused, share_common
 from exporters.passes.lower_parameters import lower_parameters
 from exporters.passes.ov.conv import lower_stateful_conv
+from exporters.passes.ov.embedding import lower_embedding
 from exporters.passes.ov.experts import lower_experts
 from exporters.passes.ov.linear import join_linear
 from exporters.passes.ov.norm import lower_norm
 from exporters.passes.ov.stateful_attention import lower_stateful_attention
 from exporters.passes.ov.stateful_frame import (
-    lower_embedding,
     rename_states,
     stateful_frame,
 )
@@ -24,7 +24,8 @@ from exporters.quantize.plan import (
     TensorPlan,
     plan_in_groups,
 )
-from exporters.targets.target import Part, Planner, Target
+from exporters.targets.notes import note_half_precision
+from exporters.targets.target import Part, Target
 from lfm2_deploy.weights import WeightSpec
 
 # Operators up to 23: Attention, which OpenVINO imports as its own.
@@ -63,19 +64,19 @@ def plan_for_gpu(weights: Sequence[WeightSpec], precision: Precision) -> Mapping
     return found
 
 
-def _make_target(name: str, planner: Planner = plan) -> Target:
+def _make_target(name: str) -> Target:
     return Target(
         name=name,
         runtime="openvino",
         precisions=PRECISIONS,
-        make_parts=lambda shape: (Part("model", PASSES, IR_FILE),),
+        make_parts=lambda wanted: (Part("model", PASSES, IR_FILE),),
         finish=write_ir,
         opsets=(("", OPSET),),
         ir_version=10,
-        plan=planner,
+        plan=plan,
         packages=("openvino",),
     )
 
 
 OPENVINO_CPU = _make_target("openvino-cpu")
-IGPU = _make_target("igpu", plan_for_gpu)
+IGPU = replace(_make_target("igpu"), plan=plan_for_gpu, notes=note_half_precision)

@@ -40,14 +40,14 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True)
-class Shape:
+class Wanted:
     """What a target may need to know to choose its graphs.
 
     Args:
-        precision: how weights are stored.
-        chunk: tokens that one call of a prompt takes, where a target has fixed shapes.
         config: the model.
         experts: where experts run, where a target lets them run elsewhere.
+        precision: how weights are stored.
+        chunk: tokens that one call of a prompt takes, where a target has fixed shapes.
     """
 
     config: Lfm2Config
@@ -88,20 +88,21 @@ class Target:
         opsets: domain -> version, of the operators that the passes leave.
         ir_version: ONNX file format version.
         plan: how tensors are stored.
-        chunk: default of `Shape.chunk`, for targets of fixed shapes; 0 for the others.
+        chunk: default of `Wanted.chunk`, for targets of fixed shapes; 0 for the others.
         context_length: default of most tokens of a row; None for the model's own.
         state_dtype: numpy name of the states' type, by precision.
         channels_last: whether conv states are [B, L-1, H].
         experts: the devices that experts may run on, the default first; none where there is
             no choice.
         compiles: whether its graphs can be compiled ahead of time.
+        notes: what a user should know of a precision.
         packages: those besides the exporter's own whose versions the manifest records.
     """
 
     name: str
     runtime: str
     precisions: tuple[Precision, ...]
-    make_parts: Callable[[Shape], tuple[Part, ...]]
+    make_parts: Callable[[Wanted], tuple[Part, ...]]
     finish: Callable[[Written], None]
     opsets: tuple[tuple[str, int], ...]
     ir_version: int
@@ -111,5 +112,6 @@ class Target:
     state_dtype: Callable[[Precision], str] = lambda precision: "float32"
     channels_last: bool = False
     experts: tuple[str, ...] = ()
+    notes: Callable[[Precision], tuple[str, ...]] = lambda precision: ()
     packages: tuple[str, ...] = ()
     compiles: bool = False

@@ -19,12 +19,10 @@ from lfm2_deploy.commands.console import (
     show_progress,
 )
 from lfm2_deploy.commands.options import AsJson
-from lfm2_deploy.static_graphs import DECODE, EXPERT_ROWS, EXPERTS, PREFILL
+from lfm2_deploy.static_graphs import DECODE, EXPERT_ROWS, EXPERTS, NPU_PLATFORMS, PREFILL
 
 if TYPE_CHECKING:
     from lfm2_deploy.bundle import Bundle
-
-_PLATFORMS = ("3720", "4000", "5010")
 
 
 def compile_graphs(
@@ -44,7 +42,7 @@ def compile_graphs(
         bool, typer.Option("--every", help="Every expert, not one of each layer for all.")
     ] = False,
     set_up: Annotated[
-        bool, typer.Option("--set-up", help="On Linux: download the compiler first (170 MB).")
+        bool, typer.Option("--set-up", help="On Linux: download the compiler first (87 MB).")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -67,6 +65,8 @@ def compile_graphs(
     if bundle is None and not set_up:
         raise typer.BadParameter("name a bundle to compile, or --set-up")
     opened = None if bundle is None else _open(bundle)
+    platforms = list(dict.fromkeys(platform or NPU_PLATFORMS))
+    _check_platforms(platforms)
     if set_up:
         from lfm2_deploy.registry import NPU_COMPILER_SET_UP
 
@@ -74,7 +74,7 @@ def compile_graphs(
             NPU_COMPILER_SET_UP.load()(lambda step: progress(step, 0, 0))
         note("the NPU compiler is ready")
     if opened is not None:
-        results = _compile(opened, platform or list(_PLATFORMS), every)
+        results = _compile(opened, platforms, every)
         totals = _add_up(opened, results)
         if as_json:
             print_json({"graphs": results, "totals": totals})
@@ -83,6 +83,13 @@ def compile_graphs(
             _print_totals(opened, totals)
         if any(result["verdict"] is None for result in results):
             raise typer.Exit(1)
+
+
+def _check_platforms(platforms: list[str]) -> None:
+    from lfm2_deploy.registry import NPU_PLATFORM_CHECK
+
+    for platform in platforms:
+        NPU_PLATFORM_CHECK.load()(platform)
 
 
 def _open(path: Path) -> Bundle:

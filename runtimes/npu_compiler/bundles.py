@@ -125,13 +125,20 @@ def _find_or_compile(compiler: Compiler, file: Path, platform: str, place: Path)
     The verdict is written when the blob is whole, and says that it is.
     """
     note = place.with_name(f"{place.name}.json")
-    if note.is_file() and place.is_file():
-        found = Verdict(**json.loads(note.read_text(encoding="utf-8")))
-        if place.stat().st_size == found.blob_bytes:
-            return found
+    found = _read_verdict(note)
+    if found is not None and place.is_file() and place.stat().st_size == found.blob_bytes:
+        return found
     verdict = compiler.compile(file, platform, place)
     note.write_text(json.dumps(asdict(verdict)), encoding="utf-8")
     return verdict
+
+
+def _read_verdict(note: Path) -> Verdict | None:
+    """None where there is none, or it was cut off while it was written."""
+    try:
+        return Verdict(**json.loads(note.read_text(encoding="utf-8")))
+    except (OSError, TypeError, ValueError):
+        return None
 
 
 def add_blobs(

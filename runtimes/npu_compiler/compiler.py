@@ -9,9 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from lfm2_deploy.errors import BundleError, RuntimeUnavailableError
-
-# Meteor Lake and Arrow Lake, Lunar Lake, Panther Lake.
-PLATFORMS = ("3720", "4000", "5010")
+from lfm2_deploy.static_graphs import NPU_PLATFORMS
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +65,9 @@ def check_platform(platform: str) -> None:
     """Refuse a platform that no compiler knows.
 
     Raises:
-        RuntimeUnavailableError: it is none of `PLATFORMS`.
+        RuntimeUnavailableError: it is none of `NPU_PLATFORMS`.
     """
-    if platform not in PLATFORMS:
+    if platform not in NPU_PLATFORMS:
         raise RuntimeUnavailableError(
             f"there is no NPU platform {platform!r}: expected 3720 (Meteor Lake, Arrow Lake), "
             "4000 (Lunar Lake) or 5010 (Panther Lake)"

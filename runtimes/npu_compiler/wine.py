@@ -44,7 +44,7 @@ class WineCompiler:
         if tools:
             return tools
         if not (_home() / _PROGRAM).is_file():
-            return "`lfm2-deploy compile --set-up` downloads it (170 MB, OpenVINO's Windows wheel)"
+            return "`lfm2-deploy compile --set-up` downloads it (87 MB, OpenVINO's Windows wheel)"
         return ""
 
     def compile(self, graph: Path, platform: str, blob: Path) -> Verdict:

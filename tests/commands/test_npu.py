@@ -301,3 +301,22 @@ def test_speculation_that_does_nothing_is_told(run: Callable, tmp_path: Path) ->
     assert "--speculate does nothing" in result.stderr
     described = json.loads(run("generate", place, "a", "--max-new-tokens", "1", "--json").stdout)
     assert described["device"].startswith("CPU (")
+
+
+def test_unknown_platform_is_refused_before_anything_is_downloaded(
+    run: Callable, fails: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def download(tell: object) -> None:
+        raise AssertionError("it downloaded")
+
+    monkeypatch.setattr("runtimes.npu_compiler.wine.set_up", download)
+    fails(run("compile", "--set-up", "--platform", "1234"), "there is no NPU platform '1234'")
+
+
+def test_platform_given_twice_is_compiled_once(
+    run: Callable, tmp_path: Path, compiler: None
+) -> None:
+    place = tmp_path / "out"
+    words = ["export", "synthetic:tiny-dense", place, "--target", "npu", "--compile"]
+    assert run(*words, "--platform", "4000", "--platform", "4000").exit_code == 0
+    assert len(json.loads((place / "manifest.json").read_text())["blobs"]) == 2

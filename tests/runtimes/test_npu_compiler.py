@@ -10,8 +10,9 @@ import pytest
 from lfm2_deploy.bundle import Bundle
 from lfm2_deploy.contracts import ignore_progress
 from lfm2_deploy.errors import BundleError, RuntimeUnavailableError
-from runtimes.npu_compiler.bundles import compile_graphs
-from runtimes.npu_compiler.compiler import PLATFORMS, find_compiler, read_log
+from lfm2_deploy.static_graphs import NPU_PLATFORMS
+from runtimes.npu_compiler.bundles import _read_verdict, compile_graphs
+from runtimes.npu_compiler.compiler import find_compiler, read_log
 from runtimes.npu_compiler.wine import WineCompiler
 
 GRAPH = Path("decode.onnx")
@@ -60,6 +61,14 @@ def test_failure_is_told_with_its_reason(log: str, reason: str, tmp_path: Path) 
     assert reason in str(caught.value)
 
 
+@pytest.mark.parametrize("text", ["", '{"platform": "40', "[]", '{"platform": "4000"}'])
+def test_verdict_that_was_cut_off_is_none(text: str, tmp_path: Path) -> None:
+    note = tmp_path / "decode.blob.json"
+    note.write_text(text)
+    assert _read_verdict(note) is None
+    assert _read_verdict(tmp_path / "absent") is None
+
+
 def test_missing_tools_are_named_with_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shutil.which", lambda tool: None)
     missing = WineCompiler.missing()
@@ -75,7 +84,7 @@ def test_compiler_that_is_not_set_up_says_how(
 
 
 @needs_compiler
-@pytest.mark.parametrize(("kind", "platforms"), [("dense", PLATFORMS), ("moe", ("4000",))])
+@pytest.mark.parametrize(("kind", "platforms"), [("dense", NPU_PLATFORMS), ("moe", ("4000",))])
 def test_every_graph_is_taken_by_intels_compiler(
     kind: str, platforms: tuple[str, ...], bundle_of: Callable[..., Bundle]
 ) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import onnx_ir as ir
 
 from exporters.draft import Draft, Rewriter, name_of
-from exporters.passes.clean_up import remove_unused
+from exporters.passes.clean_up import leave_only
 from exporters.passes.ov.linear import matmul
 from exporters.passes.ov.weights import projection_weight
 from lfm2_deploy.static_graphs import (
@@ -56,14 +56,14 @@ def only_routers(dtype: ir.DataType) -> Callable[[Draft], None]:
         for node in nodes:
             layer, (x, scores, probabilities) = layer_of(node), node.inputs[:3]
             assert x is not None
-            _replace_router_input(draft, x, layer, shape, dtype, inputs, node)
+            _replace_router_input(draft, x, layer, shape, dtype, inputs)
             for value, name in (
                 (scores, name_scores(layer)),
                 (probabilities, name_probabilities(layer)),
             ):
                 assert value is not None
                 outputs.append(_tap(draft, value, name, ir.DataType.FLOAT))
-        _leave(draft, inputs, outputs)
+        leave_only(draft, inputs, outputs)
 
     return cut
 
@@ -80,9 +80,9 @@ def only_whole_experts(layers: Sequence[int], dtype: ir.DataType) -> Callable[[D
             if layer not in layers:
                 continue
             assert x is not None
-            _replace_router_input(draft, x, layer, shape, dtype, inputs, node)
+            _replace_router_input(draft, x, layer, shape, dtype, inputs)
             outputs.append(_tap(draft, node.outputs[0], name_expert_output(layer), dtype))
-        _leave(draft, inputs, outputs)
+        leave_only(draft, inputs, outputs)
 
     return cut
 
@@ -107,7 +107,7 @@ def only_experts(layer: int, dtype: ir.DataType) -> Callable[[Draft], None]:
             y.shape = ir.Shape(shape)
             inputs.append(x)
             outputs.append(y)
-        _leave(draft, inputs, outputs)
+        leave_only(draft, inputs, outputs)
 
     return cut
 
@@ -143,7 +143,6 @@ def _replace_router_input(
     shape: Sequence[int | str],
     dtype: ir.DataType,
     inputs: list[ir.Value],
-    node: ir.Node,
 ) -> None:
     """Let router and experts read a graph input instead of what the layer before gives."""
     value = ir.Value(
@@ -186,12 +185,3 @@ def _add_input(
     wide.outputs[0].name = f"{name}.wide"
     draft.graph.insert_before(before, wide)
     return wide.outputs[0]
-
-
-def _leave(draft: Draft, inputs: Sequence[ir.Value], outputs: Sequence[ir.Value]) -> None:
-    graph = draft.graph
-    graph.outputs.clear()
-    graph.outputs.extend(outputs)
-    graph.inputs.clear()
-    graph.inputs.extend(inputs)
-    remove_unused(draft)

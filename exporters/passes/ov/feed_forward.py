@@ -3,7 +3,7 @@
 w2(silu(w1 x) * w3 x) is a sum over the inner width, so it can be cut there. Intel's compiler
 keeps a part's activations near its processors and spills those of the whole: for LFM2-350M
 and 128 tokens it estimates 419 us a layer in parts of 1536 and 3072, 549 us uncut, and
-410 to 590 us for other cuts (docs/npu.md). One token at a time costs 2 % more.
+430 to 580 us for other cuts (docs/npu.md). One token at a time costs 4 % more.
 """
 
 from __future__ import annotations

@@ -27,7 +27,6 @@ def _group(draft: Draft) -> list[list[ir.Node]]:
     groups: dict[object, list[ir.Node]] = {}
     for node in draft.find("Linear"):
         plan = draft.plan[name_of(node.inputs[1])]
-        # A router stays apart: its scores go another way than its neighbours' activations.
         key = (node.inputs[0], plan.bits, plan.group)
         groups.setdefault(key, []).append(node)
     return list(groups.values())

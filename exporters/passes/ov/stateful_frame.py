@@ -16,9 +16,8 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from exporters.draft import Draft, Rewriter, name_of
+from exporters.draft import Draft, Rewriter
 from exporters.passes.ov.norm import constant
-from exporters.passes.ov.weights import projection_weight
 from lfm2_deploy.rotary import compute_frequencies
 from lfm2_deploy.states import BATCH, StateSpec, list_states
 
@@ -101,15 +100,6 @@ def _share_rotation(rewriter: Rewriter, positions: ir.Value) -> None:
     for name, function in ((COS, "Cos"), (SIN, "Sin")):
         turned = op("Unsqueeze", [op(function, [angles]), rewriter.ints(1)])
         draft.shared[name] = turned
-
-
-def lower_embedding(draft: Draft) -> None:
-    """lfm2::Embedding -> Gather over the table as the head stores it."""
-    for node in draft.find("Embedding"):
-        ids, weight = node.inputs
-        rewriter = Rewriter(draft, node)
-        table = projection_weight(rewriter, [name_of(weight)])
-        rewriter.finish(rewriter.op("Gather", [table, ids], axis=0))
 
 
 def continue_state(rewriter: Rewriter, past: ir.Value | None) -> ir.Value:

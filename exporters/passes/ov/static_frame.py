@@ -11,7 +11,7 @@ from collections.abc import Callable
 import onnx_ir as ir
 
 from exporters.draft import Draft, Rewriter
-from exporters.passes.clean_up import remove_unused
+from exporters.passes.clean_up import leave_only
 from lfm2_deploy.states import StateSpec, list_states
 from lfm2_deploy.static_graphs import (
     COS,
@@ -158,12 +158,7 @@ def _leave(
     end.name, end.type = name, ir.TensorType(dtype)
     end.shape = ir.Shape((1, "sequence_length", width))
     start.shape = ir.Shape((1, "sequence_length", *(start.shape or ())[2:]))
-    graph = draft.graph
-    graph.outputs.clear()
-    graph.outputs.append(end)
-    graph.inputs.clear()
-    graph.inputs.append(start)
-    remove_unused(draft)
+    leave_only(draft, [start], [end])
 
 
 def count_steps(draft: Draft) -> int:

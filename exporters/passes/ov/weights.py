@@ -20,9 +20,9 @@ from exporters.weight_book import Array, Slot
 from lfm2_deploy.errors import ExportError
 
 _SIGNED = {4: ir.DataType.INT4, 8: ir.DataType.INT8}
-# Levels carry a zero point of half their range; flipping the highest bit takes it off.
 # Normal float16 numbers are this close to what they stand for.
 _HALF_ERROR = np.float32(2**-10)
+# Levels carry a zero point of half their range; flipping the highest bit takes it off.
 _FLIP = {4: np.uint8(0x88), 8: np.uint8(0x80)}
 
 
@@ -51,35 +51,14 @@ def projection_weight(rewriter: Rewriter, names: Sequence[str], cut: Cut | None 
         shape[cut.axis] = cut.end - cut.start
         prefix += f".{cut.axis}.{cut.start}"
     if not plan.is_quantized:
-        return _float_projection(rewriter, prefix, names, cut, (shape[0], shape[1]))
+        if cut is None and len(names) == 1:
+            return float_weight(rewriter, names[0])
+        return _joined_floats(rewriter, prefix, [names], tuple(shape), plan, cut)
     levels, scales = _declare(rewriter, prefix, (), (shape[0], shape[1]), plan)
     if levels is not None:
         encode = functools.partial(_encode, bits=plan.bits, group=plan.group, cut=cut)
         draft.book.fill(list(names), encode, Slot(levels), Slot(scales))
     return dequantize(rewriter, prefix, (), (shape[0], shape[1]), plan)
-
-
-def _float_projection(
-    rewriter: Rewriter,
-    prefix: str,
-    names: Sequence[str],
-    cut: Cut | None,
-    shape: tuple[int, int],
-) -> ir.Value:
-    if cut is None and len(names) == 1:
-        return float_weight(rewriter, names[0])
-    draft = rewriter.draft
-    dtype = FLOATS[draft.plan[names[0]].bits]
-    name = f"{prefix}.fp{draft.plan[names[0]].bits}"
-    is_new = name not in draft.book.declared
-    stored = draft.book.declare(draft.graph, name, shape, dtype)
-    if is_new:
-        join = functools.partial(_join, dtype=dtype, name=name, cut=cut)
-        draft.book.fill(list(names), join, Slot(name))
-    if dtype == ir.DataType.FLOAT:
-        return stored
-    cast: ir.Value = rewriter.op("Cast", [stored], to=ir.DataType.FLOAT)
-    return cast
 
 
 def expert_weight(rewriter: Rewriter, prefix: str, sources: Sequence[Sequence[str]]) -> ir.Value:
@@ -96,7 +75,7 @@ def expert_weight(rewriter: Rewriter, prefix: str, sources: Sequence[Sequence[st
     columns = weight_shape(draft, sources[0][0])[1]
     count = (len(sources),)
     if not plan.is_quantized:
-        return _float_experts(rewriter, prefix, sources, (*count, rows, columns), plan)
+        return _joined_floats(rewriter, prefix, sources, (*count, rows, columns), plan)
     levels, scales = _declare(rewriter, prefix, count, (rows, columns), plan)
     if levels is not None:
         encode = functools.partial(_encode, bits=plan.bits, group=plan.group)
@@ -105,22 +84,24 @@ def expert_weight(rewriter: Rewriter, prefix: str, sources: Sequence[Sequence[st
     return dequantize(rewriter, prefix, count, (rows, columns), plan)
 
 
-def _float_experts(
+def _joined_floats(
     rewriter: Rewriter,
     prefix: str,
     sources: Sequence[Sequence[str]],
     shape: tuple[int, ...],
     plan: TensorPlan,
+    cut: Cut | None = None,
 ) -> ir.Value:
+    """Float weights joined along their outputs: [N, K] of one source, [E, N, K] of experts."""
     book, dtype = rewriter.draft.book, FLOATS[plan.bits]
     name = f"{prefix}.fp{plan.bits}"
     is_new = name not in book.declared
     stored = book.declare(rewriter.draft.graph, name, shape, dtype)
     if is_new:
-        for expert, names in enumerate(sources):
-            join = functools.partial(_join, dtype=dtype, name=name)
-            book.fill(names, join, Slot(name, expert))
-    if plan.bits == 32:
+        join = functools.partial(_join, dtype=dtype, name=name, cut=cut)
+        for number, names in enumerate(sources):
+            book.fill(list(names), join, Slot(name, number if len(shape) == 3 else None))
+    if dtype == ir.DataType.FLOAT:
         return stored
     cast: ir.Value = rewriter.op("Cast", [stored], to=ir.DataType.FLOAT)
     return cast
