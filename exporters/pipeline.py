@@ -41,6 +41,7 @@ from lfm2_deploy.bundle import (
 from lfm2_deploy.config import Lfm2Config
 from lfm2_deploy.contracts import Checkpoint, Progress
 from lfm2_deploy.errors import ExportError, ResumeError
+from lfm2_deploy.gpu_graphs import BOUND_WEIGHTS
 from lfm2_deploy.json_file import read_json_object
 from lfm2_deploy.recommended import complete_generation_config
 from lfm2_deploy.states import list_states
@@ -172,8 +173,9 @@ def build_drafts(
     context_length = choose_context(config, options.context_length, target.context_length)
     options = options.fit_chunk(context_length)
     book, drafts = WeightBook(), {}
+    dtype = ir.DataType.from_numpy(np.dtype(target.compute_dtype(options.precision)))
     for part in options.list_parts(config):
-        draft = Draft(config, stitch(config, trace), plan, book, context_length)
+        draft = Draft(config, stitch(config, trace), plan, book, context_length, dtype)
         for rewrite in part.passes:
             rewrite(draft)
         _finish(draft, target)
@@ -290,9 +292,19 @@ def _serialize(draft: Draft, offsets: Mapping[str, int], target: Target) -> byte
         ir_version=target.ir_version,
         producer_name="lfm2-deploy",
         producer_version=version("lfm2-deploy"),
+        metadata_props=_describe_bound(draft, offsets),
     )
     graph: bytes = ir.to_proto(model).SerializeToString()
     return graph
+
+
+def _describe_bound(draft: Draft, offsets: Mapping[str, int]) -> dict[str, str]:
+    """Where the values of bound weights lie; see `lfm2_deploy/gpu_graphs.py`."""
+    if not draft.bound:
+        return {}
+    declared = (draft.book.declared[name] for name in draft.bound)
+    places = {d.name: [offsets[d.name], d.dtype.numpy().name, d.shape] for d in declared}
+    return {BOUND_WEIGHTS: json.dumps(places)}
 
 
 def _open_journal(

@@ -159,6 +159,12 @@ TARGETS: Mapping[str, Entry] = {
         _OPENVINO_EXPORT,
         "export for OpenVINO on the CPU",
     ),
+    "directml": Entry(
+        "exporters.targets.directml", "DIRECTML", _TRACING, _EXPORT, "export for DirectML (Windows)"
+    ),
+    "webgpu": Entry(
+        "exporters.targets.webgpu", "WEBGPU", _TRACING, _EXPORT, "export for WebGPU (any GPU)"
+    ),
 }
 NPU_COMPILER = Entry(
     "runtimes.npu_compiler.bundles",

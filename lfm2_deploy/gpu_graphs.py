@@ -1,0 +1,54 @@
+"""Graphs for GPUs: what exporter and runtime call their inputs and outputs.
+
+One call appends S tokens of one row, without padding. Whatever is arithmetic of lengths is
+done by the host, for two reasons: a GPU's providers leave integers to the CPU, which splits a
+graph in pieces, and sizes that the GPU computes must be waited for.
+
+    input_ids              int64 [1, S]
+    position_ids           int64 [1, S]    where RoPE is an operator of its own
+    seqlens_k              int32 [1]       tokens after this call, less one, as GroupQueryAttention
+                                           wants them
+    total_sequence_length  int32 [1]       tokens after this call; read on the CPU
+    logit_rows             int64 [K]       which of the S tokens' logits are wanted
+
+and the states: conv states [1, H, L-1], and key/value buffers [1, KV, T, D], which a call reads
+and writes in place: input and output must be bound to the same memory. Out come `logits`, always
+float32, [1, K, V], and the states.
+
+A mixture of experts may be two graphs: `prefill` for any number of tokens and `decode` for one.
+Experts' weights are inputs then, so that both read the same memory; `BOUND_WEIGHTS` in a graph's
+metadata says where in the weights file they lie, as JSON: name -> [offset, dtype, shape].
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+MODEL, PREFILL, DECODE = "model", "prefill", "decode"
+
+INPUT_IDS, POSITIONS, LOGIT_ROWS, LOGITS = "input_ids", "position_ids", "logit_rows", "logits"
+SEQLENS, TOTAL = "seqlens_k", "total_sequence_length"
+
+BOUND_WEIGHTS = "lfm2_deploy.bound_weights"
+
+
+class BoundWeight(NamedTuple):
+    """Where an input's values lie.
+
+    Args:
+        offset: in the weights file, in bytes.
+        dtype: numpy name.
+        shape: dimensions.
+    """
+
+    offset: int
+    dtype: str
+    shape: tuple[int, ...]
+
+
+def parse_bound_weights(raw: dict[str, Any]) -> dict[str, BoundWeight]:
+    """As read from JSON."""
+    return {
+        name: BoundWeight(int(offset), str(dtype), tuple(map(int, shape)))
+        for name, (offset, dtype, shape) in raw.items()
+    }
