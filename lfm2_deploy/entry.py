@@ -109,12 +109,20 @@ def _is_own(error: ImportError | OSError) -> bool:
 def _list_requirements(names: tuple[str, ...]) -> list[Requirement]:
     """What this package requires of others, given by their import names."""
     wanted = {canonicalize_name(name) for name in names}
+    declared = _list_declared()
+    return [r for r in declared if canonicalize_name(r.name) in wanted and _applies(r)]
+
+
+def _list_declared() -> list[Requirement]:
     try:
-        declared = metadata.requires(PACKAGE) or []
+        return list(map(Requirement, metadata.requires(PACKAGE) or []))
     except metadata.PackageNotFoundError:  # run from a folder, without being installed
         return []
-    requirements = map(Requirement, declared)
-    return [r for r in requirements if canonicalize_name(r.name) in wanted and _applies(r)]
+
+
+def list_own_packages() -> set[str]:
+    """The packages that this one requires, with any of its extras."""
+    return {requirement.name for requirement in _list_declared()}
 
 
 def _applies(requirement: Requirement) -> bool:

@@ -8,11 +8,14 @@ Other packages add entries of their own (`plugins`); a name of ours stays ours.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from lfm2_deploy.entry import PACKAGE, Entry
+from lfm2_deploy.entry import PACKAGE, Entry, list_own_packages
 from lfm2_deploy.errors import RuntimeUnavailableError
 from lfm2_deploy.plugins import Kind, Plugin, find_clashes, find_fault, list_plugins
+
+if TYPE_CHECKING:  # it imports numpy, which `doctor` and `plan` need not wait for
+    from lfm2_deploy.bundle import Bundle
 
 _RUN = "pip install lfm2-deploy"
 _EXPORT = "pip install 'lfm2-deploy[export]' (in a clone: '.[export]')"
@@ -64,6 +67,8 @@ PROBES: Mapping[str, Entry] = {
     "qnn": Entry("runtimes.probes", "probe_qnn", _ORT_PROBES, _RUN, "looking for NPUs"),
     "cpu": Entry("runtimes.probes", "probe_cpu", _ORT_PROBES, _RUN, "ONNX Runtime on the CPU"),
 }
+# Calls any of them, of ours or of others; needs no package itself.
+PROBE_CALL = Entry("runtimes.probes", "probe_in_child", (), _RUN, "probing")
 # What ONNX Runtime and Vulkan find on this machine, for `doctor`; run in a child.
 ORT_DEVICES = Entry(
     "runtimes.device_check", "list_providers", _ORT_PROBES, _RUN, "ONNX Runtime's devices"
@@ -195,6 +200,25 @@ def find_runtime(name: str) -> Any:
     return load
 
 
+def find_runtime_of(bundle: Bundle, name: str | None = None) -> Any:
+    """As `find_runtime`, of the runtime that a bundle was made for where none is named.
+
+    Raises:
+        RuntimeUnavailableError: no such runtime; says which package the bundle was made with.
+    """
+    asked = name or bundle.manifest.runtime
+    offered = {*RUNTIMES, *(plugin.name for plugin in list_plugins("runtime"))}
+    if name is None and asked not in offered:
+        own = {*list_own_packages(), PACKAGE}
+        others = [f"{p} {v}" for p, v in bundle.manifest.made_with.items() if p not in own]
+        made = f"; it was made with {', '.join(others)}" if others else ""
+        raise RuntimeUnavailableError(
+            f"{bundle.path} was made for runtime {asked!r}, which no installed package brings "
+            f"(there are {', '.join(RUNTIMES)}): install the one that does{made}"
+        )
+    return find_runtime(asked)
+
+
 def find_preparer(name: str) -> Any:
     """What prepares bundles for a runtime: a `contracts.Preparer`.
 
@@ -217,9 +241,10 @@ def find_target(name: str) -> Any:
     entry = find_entry("target", name)
     target = entry.load()
     # The manifest holds the name, and inspect, doctor and auto look it up again.
-    if getattr(target, "name", None) != name:
+    if getattr(target, "name", None) != name or not hasattr(target, "precisions"):
         raise RuntimeUnavailableError(
-            f"{entry.summary} calls itself {getattr(target, 'name', None)!r}, expected a Target "
-            f"named {name!r}: {entry.install}"
+            f"{entry.summary} is {type(target).__name__} "
+            f"{getattr(target, 'name', 'without a name')!r}, expected an "
+            f"exporters.targets.target.Target named {name!r}: {entry.install}"
         )
     return target

@@ -25,6 +25,8 @@ CPU = "CPUExecutionProvider"
 # What onnxruntime puts before the words that say something: codes, source files, functions.
 _PREAMBLE = re.compile(r".*(?:\bFAIL\b|\bwas false\.|\bERROR\b|lambda\(\)>?)\s*:?\s*", re.DOTALL)
 _MOST_WORDS = 200
+# What a provider cannot do without.
+_OPTIONS = {"QNNExecutionProvider": {"backend_type": "htp"}}
 
 
 def list_providers() -> dict[str, Any]:
@@ -109,11 +111,11 @@ def _open(device: ProviderDevice) -> ort.InferenceSession:
         options.enable_mem_pattern = False
         options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
     if device.handle is None:
-        names = [device.provider]
+        chosen = [(device.provider, _OPTIONS.get(device.provider, {}))]
         return ort.InferenceSession(
-            tiny_graph.GRAPH, options, providers=names, enable_fallback=False
+            tiny_graph.GRAPH, options, providers=chosen, enable_fallback=False
         )
-    options.add_provider_for_devices([device.handle], {})
+    options.add_provider_for_devices([device.handle], _OPTIONS.get(device.provider, {}))
     return ort.InferenceSession(tiny_graph.GRAPH, options, enable_fallback=False)
 
 
@@ -124,11 +126,11 @@ def _check_placement(session: ort.InferenceSession, provider: str) -> str:
     ask = getattr(session, "get_provider_graph_assignment_info", None)
     placed = [] if ask is None else list(ask())
     if not placed:
-        return "ran a graph; falling back to the CPU was forbidden"
+        return "ran a graph; falling back was forbidden"
     elsewhere = {part.ep_name for part in placed} - {provider}
     if elsewhere:
         raise RuntimeError(f"part of the graph ran on {', '.join(sorted(elsewhere))}")
-    return "ran a graph, every node placed there"
+    return "ran a graph, all of it placed there"
 
 
 def shorten_reason(message: str) -> str:
