@@ -89,20 +89,25 @@ def choose(wish: Wish) -> Choice:
     Raises:
         RuntimeUnavailableError: there is none; says what each of them lacks.
     """
+    candidates = consider(wish)
+    chosen = [found.target for found in candidates if found.outcome == "chosen"]
+    if not chosen:
+        reasons = "; ".join(f"{found.target}: {found.reason}" for found in candidates)
+        raise RuntimeUnavailableError(f"--target auto finds no target to choose: {reasons}")
+    return Choice(chosen[0], candidates)
+
+
+def consider(wish: Wish) -> tuple[Candidate, ...]:
+    """Every target in order, and what came of it; at most one is chosen."""
     candidates: list[Candidate] = []
     chosen = None
     for target in list_order():
         if chosen is not None:
-            reason = f"{chosen} comes first"
-            candidates.append(Candidate(target, "not needed", reason))
+            candidates.append(Candidate(target, "not needed", f"{chosen} comes first"))
             continue
         candidates.append(_consider(target, wish))
-        if candidates[-1].outcome == "chosen":
-            chosen = target
-    if chosen is None:
-        reasons = "; ".join(f"{found.target}: {found.reason}" for found in candidates)
-        raise RuntimeUnavailableError(f"--target auto finds no target to choose: {reasons}")
-    return Choice(chosen, tuple(candidates))
+        chosen = target if candidates[-1].outcome == "chosen" else None
+    return tuple(candidates)
 
 
 def list_order() -> tuple[str, ...]:
@@ -121,15 +126,27 @@ def _consider(target: str, wish: Wish) -> Candidate:
     found = run_probe(entry)
     if not found.available:
         return Candidate(target, "passed over", found.reason, found.device, found.checked)
+    lack = _find_lack(target, wish)
+    if lack is not None:
+        return Candidate(target, "passed over", lack, found.device, found.checked)
+    return Candidate(target, "chosen", found.reason, found.device, found.checked)
+
+
+def _find_lack(target: str, wish: Wish) -> str | None:
+    """What keeps this installation from exporting for a device that is there."""
+    exporter = list_entries("target")[target]
+    lacking = [*exporter.missing(), *exporter.mismatched()]
+    if lacking:
+        return f"it runs, but exporting for it needs {', '.join(lacking)}: {exporter.install}"
+    if wish.config is None:
+        return None  # importing torch takes seconds
     try:
         precisions = find_target(target).precisions
     except RuntimeUnavailableError as error:
-        reason = f"{found.device} is there, and {error}"
-        return Candidate(target, "passed over", reason, found.device, found.checked)
+        return f"it runs, but {error}"
     if wish.precision not in precisions:
-        reason = f"it has no precision {wish.precision}: {', '.join(precisions)}"
-        return Candidate(target, "passed over", reason, found.device, found.checked)
-    return Candidate(target, "chosen", found.reason, found.device, found.checked)
+        return f"it has no precision {wish.precision}: expected one of {', '.join(precisions)}"
+    return None
 
 
 def run_probe(entry: Entry) -> Probe:

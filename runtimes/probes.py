@@ -41,7 +41,7 @@ def probe_in_child(module: str, attribute: str) -> dict[str, Any]:
 
 def probe_cpu() -> Probe:
     """ONNX Runtime's CPU kernels."""
-    return _probe_provider("CPUExecutionProvider", _is_any)
+    return replace(_probe_provider("CPUExecutionProvider", _is_any), device="the CPU")
 
 
 def probe_directml() -> Probe:
@@ -120,7 +120,9 @@ def probe_openvino(kind: str) -> Probe:
     names = list_names()
     if not any(name.partition(".")[0] == kind for name in names):
         found = ", ".join(names) or "none"
-        return Probe(False, "", f"OpenVINO {version()} finds no {kind} (it finds {found})", _NOT_RUN)
+        return Probe(
+            False, "", f"OpenVINO {version()} finds no {kind} (it finds {found})", _NOT_RUN
+        )
     device = find_device(kind)
     core = ov.Core()
     try:

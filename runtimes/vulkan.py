@@ -150,8 +150,9 @@ def _describe(vulkan: Any, handle: int | None) -> Adapter:
     found = _Properties(type=_S_PROPERTIES_2, next=ctypes.addressof(driver))
     vulkan.vkGetPhysicalDeviceProperties2(ctypes.c_void_p(handle), ctypes.byref(found))
     kind = _KINDS[found.kind] if found.kind < len(_KINDS) else "other"
-    info = f"{_read(driver.name)} {_read(driver.info)}".strip()
-    return Adapter(_read(found.name), kind, info)
+    name, maker = _read(found.name), _read(driver.name)
+    info = _read(driver.info) if maker in name else f"{maker} {_read(driver.info)}"
+    return Adapter(name, kind, info.strip())
 
 
 def _read(text: bytes) -> str:

@@ -161,7 +161,9 @@ def export(
             cluster=cluster,
             progress=progress,
         )
-    _report(bundle, time.monotonic() - started, as_json, None if isinstance(chosen, str) else chosen)
+    _report(
+        bundle, time.monotonic() - started, as_json, None if isinstance(chosen, str) else chosen
+    )
 
 
 def _choose_target(
