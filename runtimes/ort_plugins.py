@@ -1,4 +1,4 @@
-"""ONNX Runtime's execution providers that come as libraries: found, registered, their devices listed.
+"""ONNX Runtime's execution providers that come as libraries: found, registered, devices listed.
 
 A library may come from a package known here, from any package with an entry point in
 `lfm2_deploy.ort_providers`, or from Windows ML's catalogue. It is loaded once a process, and
@@ -16,6 +16,7 @@ import importlib.util
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from types import ModuleType
 from typing import Any
 
@@ -116,7 +117,7 @@ def list_libraries() -> dict[str, Library]:
     """
     ready = [offer for offer in windows_ml.list_offers() if offer.ready]
     libraries = {
-        offer.provider: Library(offer.provider, "windowsml", lambda path=offer.path: path)
+        offer.provider: Library(offer.provider, "windowsml", partial(str, offer.path))
         for offer in ready
     }
     plugins = list_plugins("ort provider")
@@ -139,7 +140,8 @@ def _as_library(plugin: Plugin, plugins: tuple[Plugin, ...]) -> Library:
         found: Any = importlib.import_module(plugin.module)
         for name in filter(None, plugin.attribute.split(".")):
             found = getattr(found, name)
-        return os.fspath(found.get_library_path() if isinstance(found, ModuleType) else found())
+        path = found.get_library_path() if isinstance(found, ModuleType) else found()
+        return str(os.fspath(path))
 
     return Library(plugin.name, plugin.package, find)
 

@@ -26,8 +26,8 @@ def make_input() -> NDArray[np.float32]:
     return np.arange(8, dtype=np.float32).reshape(2, 4)
 
 
-# Half floats near 60 are 0.03 apart, and Qualcomm's HTP gives 60.000004 (emulator of onnxruntime-qnn
-# 2.7.0); a driver that computes wrongly is further off.
+# Half floats near 60 are 0.03 apart, and Qualcomm's HTP gives 60.000004 (emulator of
+# onnxruntime-qnn 2.7.0); a driver that computes wrongly is further off.
 _TOLERANCE = 0.1
 _EXPECTED = ((20.0, 0.0), (60.0, 0.0))
 
