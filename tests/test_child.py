@@ -45,7 +45,9 @@ def test_child_that_never_answers_is_ended() -> None:
 def test_what_drivers_print_does_not_disturb_the_answer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    source = "import os\ndef work():\n    os.system('echo noise')\n    print('more')\n    return [1]\n"
+    source = (
+        "import os\ndef work():\n    os.system('echo noise')\n    print('more')\n    return [1]\n"
+    )
     (tmp_path / "noisy_driver.py").write_text(source)
     monkeypatch.syspath_prepend(tmp_path)
     answer = call_in_child("noisy_driver", "work", seconds=SECONDS)

@@ -73,6 +73,7 @@ def _examine(online: bool) -> dict[str, Any]:
     from lfm2_deploy.commands.doctor_devices import examine_auto, examine_ort, examine_vulkan
     from lfm2_deploy.registry import list_entries
 
+    vulkan = examine_vulkan()
     rare = {name: version for name in _RARE_PACKAGES if (version := _find_version(name))}
     return {
         "python": _describe_python(),
@@ -84,8 +85,8 @@ def _examine(online: bool) -> dict[str, Any]:
         "targets": {name: _describe_entry(e) for name, e in list_entries("target").items()},
         "plugin_problems": _list_plugin_problems(),
         "openvino": _examine_openvino(),
-        "onnxruntime": examine_ort(),
-        "vulkan": examine_vulkan(),
+        "onnxruntime": examine_ort(vulkan),
+        "vulkan": vulkan,
         "auto": examine_auto(),
         "hub": _reach_hub() if online else None,
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from typing import Any
@@ -14,8 +14,9 @@ from lfm2_deploy.child import Answer, call_in_child
 # A first use may compile a driver's kernels.
 _SECONDS = 30.0
 _WORKERS = 4
-# Colours, time and source file before the words of a warning.
-_PREFIX = re.compile(r"\x1b\[[0-9;]*m|^.*?\[W:[^\]]*\]\s*")
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+# Time and source file before the words of a warning.
+_PREFIX = re.compile(r"^.*?\[[WE]:[^\]]*\]\s*")
 _TELLING = ("Failed to create", "failed with VK_", "no suitable")
 _WINDOWS_GPU = "update the GPU's driver; it needs DirectX 12 (dxdiag says what there is)"
 # By provider and system: what helps where a device is listed and does not run.
@@ -26,8 +27,11 @@ _REMEDIES = {
 }
 
 
-def examine_ort() -> dict[str, Any] | None:
+def examine_ort(vulkan: Mapping[str, Any] | None) -> dict[str, Any] | None:
     """Every device that ONNX Runtime lists, and whether it runs a graph; None if not installed.
+
+    Args:
+        vulkan: as `examine_vulkan` gives it.
 
     Returns:
         `version`, `devices` (with `runs`, `reason` and `remedy`), `failures`, `offered`, and
@@ -43,8 +47,20 @@ def examine_ort() -> dict[str, Any] | None:
             "failure": explain(answer)
         }
     with ThreadPoolExecutor(_WORKERS) as pool:
-        devices = list(pool.map(_check, answer.value["devices"]))
+        devices = list(pool.map(_check, _mark_software(answer.value["devices"], vulkan)))
     return {**answer.value, "devices": devices, "failure": None}
+
+
+def _mark_software(
+    devices: Sequence[dict[str, Any]], vulkan: Mapping[str, Any] | None
+) -> list[dict[str, Any]]:
+    """Say of WebGPU what onnxruntime does not know: which adapter it will take."""
+    adapters = vulkan["adapters"] if vulkan else []
+    if not adapters or not all(adapter["is_software"] for adapter in adapters):
+        return list(devices)
+    known = {"is_software": True, "description": adapters[0]["name"]}
+    webgpu = "WebGpuExecutionProvider"
+    return [{**device, **known} if device["provider"] == webgpu else device for device in devices]
 
 
 def _check(device: Mapping[str, Any]) -> dict[str, Any]:
@@ -61,7 +77,7 @@ def explain(answer: Answer) -> str:
     """Why a device runs or not; a provider's own warning says more than what came of it."""
     if answer.failure is None and answer.value["runs"]:
         return str(answer.value["reason"])
-    lines = [_PREFIX.sub("", line).strip() for line in answer.said]
+    lines = [_PREFIX.sub("", _COLOUR.sub("", line)).strip() for line in answer.said]
     telling = [line for line in lines if any(word in line for word in _TELLING)]
     reason = answer.failure if answer.failure is not None else str(answer.value["reason"])
     return f"{reason} ({telling[0]})" if telling and telling[0] not in reason else reason

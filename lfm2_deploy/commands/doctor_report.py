@@ -11,7 +11,7 @@ from lfm2_deploy.auto import Candidate
 from lfm2_deploy.commands.auto_report import print_choice
 from lfm2_deploy.commands.columns import Line, print_lines
 from lfm2_deploy.commands.console import format_bytes, output, print_facts, print_title
-from lfm2_deploy.commands.ort_wheels import explain_conflict
+from lfm2_deploy.commands.ort_wheels import explain_conflict, explain_purpose
 from lfm2_deploy.machine import Machine
 
 _UNKNOWN = "unknown"
@@ -53,7 +53,8 @@ def _print_packages(report: Mapping[str, Any]) -> None:
     print_facts({name: version or Text("not installed", "dim") for name, version in packages})
     if report["conflicts"]:
         text = explain_conflict(report["conflicts"])
-        print_lines([Line("onnxruntime", "conflict", "bold red", text)])
+        choices = [Line("", name, "", explain_purpose(name)) for name in report["conflicts"]]
+        print_lines([Line("", "conflict", "bold red", text), *choices])
 
 
 def _print_auto(candidates: list[dict[str, Any]]) -> None:
@@ -123,12 +124,15 @@ def _list_ort(found: Mapping[str, Any]) -> list[Line]:
 
 
 def _explain_ort_device(device: Mapping[str, Any]) -> Line:
-    software = "software, for tests only; " if device["is_software"] else ""
-    text = f"{device['description'] or device['kind']}; {software}{device['reason']}"
-    if device["runs"]:
-        return Line(device["name"], "ready", "green", text)
-    remedy = f"; {device['remedy']}" if device["remedy"] else ""
-    return Line(device["name"], "fails", "red", f"listed, but does not load: {text}{remedy}")
+    name, what = device["name"], device["description"] or device["kind"]
+    if not device["runs"]:
+        remedy = f"; {device['remedy']}" if device["remedy"] else ""
+        text = f"{what}: listed, but does not load: {device['reason']}{remedy}"
+        return Line(name, "fails", "red", text)
+    if device["is_software"]:
+        text = f"{what}: computes on the CPU, so it serves for tests only; {device['reason']}"
+        return Line(name, "software", "yellow", text)
+    return Line(name, "ready", "green", f"{what}; {device['reason']}")
 
 
 def _list_vulkan(vulkan: Mapping[str, Any]) -> list[Line]:

@@ -30,9 +30,13 @@ def find_conflicts(distributions: Mapping[str, list[str]]) -> list[str]:
 
 
 def explain_conflict(providers: Sequence[str]) -> str:
-    """What is wrong, how to repair it, and which wheel to take."""
-    choices = "; ".join(f"{name}: {PURPOSES.get(name, 'not known here')}" for name in providers)
+    """What is wrong, and how to repair it."""
     return (
         f"{', '.join(providers)} all install the module {SHARED_IMPORT}, and the last one wins: "
-        f"pip uninstall -y {' '.join(providers)}, then pip install one of them ({choices})"
+        f"pip uninstall -y {' '.join(providers)}, all of them, then pip install one:"
     )
+
+
+def explain_purpose(provider: str) -> str:
+    """What a wheel is for, here."""
+    return PURPOSES.get(provider, "not known here")

@@ -65,7 +65,7 @@ def test_device_that_is_not_there_is_told() -> None:
 def test_node_that_ran_elsewhere_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     """A provider that takes part of the graph only, as the CPU takes the rest."""
 
-    (cpu,) = [device for device in list_devices(CPU)]
+    (cpu,) = list_devices(CPU)
     real = device_check._open(cpu)
     session = SimpleNamespace(
         run=real.run,
@@ -79,7 +79,7 @@ def test_node_that_ran_elsewhere_is_an_error(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_provider_left_out_of_the_session_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    (cpu,) = [device for device in list_devices(CPU)]
+    (cpu,) = list_devices(CPU)
     monkeypatch.setattr(device_check, "_open", lambda device, real=device_check._open: real(cpu))
     fake: Any = SimpleNamespace(provider="FakeExecutionProvider")
     with pytest.raises(RuntimeError, match="left it out of the session and used the CPU"):

@@ -91,7 +91,7 @@ def test_failed_download_is_one_line(
     catalogue: type[EpCatalog], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(catalogue, "fails", True)
-    with pytest.raises(RuntimeUnavailableError, match="cannot make VitisAI.* ready .0x80072EE7"):
+    with pytest.raises(RuntimeUnavailableError, match=r"cannot make VitisAI.* ready .0x80072EE7"):
         windows_ml.ensure_ready("VitisAIExecutionProvider")
 
 
