@@ -43,6 +43,23 @@ class Origin:
     adapter: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """Whether this machine can run what a target makes.
+
+    Args:
+        available: a graph ran on the device, or what `checked` says.
+        device: its name, or "" where there is none.
+        reason: why it is available or not, for people, in one line.
+        checked: how that is known, such as "ran a graph, every node placed there".
+    """
+
+    available: bool
+    device: str
+    reason: str
+    checked: str
+
+
 class Checkpoint(Protocol):
     """A model's weights, read one tensor at a time under canonical names."""
 
