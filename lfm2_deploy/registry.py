@@ -29,6 +29,12 @@ RUNTIMES: Mapping[str, Entry] = {
     "openvino": Entry(
         "runtimes.ov", "load", ("openvino",), _OPENVINO, "OpenVINO on NPU, GPU and CPU"
     ),
+    "webgpu": Entry(
+        "runtimes.webgpu", "load", ("onnxruntime",), _RUN, "ONNX Runtime on any GPU, by WebGPU"
+    ),
+    "directml": Entry(
+        "runtimes.directml", "load", ("onnxruntime",), _RUN, "ONNX Runtime on GPUs, by DirectML"
+    ),
     "reference": Entry(
         "runtimes.reference", "load", ("torch",), _EXPORT, "the torch reference, in float32"
     ),

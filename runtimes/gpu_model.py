@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -45,7 +46,14 @@ class Graph:
 class GpuRuntime:
     """`contracts.Runtime` on one graph, or on one for prompts and one for single tokens."""
 
-    def __init__(self, bundle: Bundle, load: Loader, memory: Memory, info: RuntimeInfo) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        load: Loader,
+        memory: Memory,
+        info: RuntimeInfo,
+        captures: bool = False,
+    ) -> None:
         """Load a bundle.
 
         Args:
@@ -53,6 +61,7 @@ class GpuRuntime:
             load: how a graph becomes a session.
             memory: of the device that those sessions run on.
             info: what this is and can do.
+            captures: whether sessions were loaded to record and replay single tokens.
 
         Raises:
             BundleError: ONNX Runtime refuses a graph.
@@ -61,6 +70,9 @@ class GpuRuntime:
         self.context_length: int = bundle.manifest.context_length
         self.states: tuple[StateSpec, ...] = bundle.manifest.states
         self.memory, self.info = memory, info
+        # With capture prepared for, a call must say whether it is one; see gpu_capture.
+        self.can_capture = self.captures = captures
+        self.capture_ids: Iterator[int] = itertools.count(1)
         graphs = {r.name: Graph(load(bundle.path / r.file)) for r in bundle.manifest.graphs}
         _bind_weights(graphs, bundle.path / WEIGHTS, memory)
         self._graphs: dict[str, Graph] | None = graphs

@@ -7,7 +7,7 @@ between two sets of buffers, with bindings prepared for each direction.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -17,9 +17,11 @@ from numpy.typing import NDArray
 from lfm2_deploy.config import Lfm2Config
 from lfm2_deploy.contracts import FloatArray, Mark, NamedStates, RuntimeInfo, Snapshot
 from lfm2_deploy.errors import ContextOverflowError, GenerationError
-from lfm2_deploy.gpu_graphs import INPUT_IDS, LOGIT_ROWS, LOGITS, POSITIONS, SEQLENS, TOTAL
+from lfm2_deploy.gpu_graphs import LOGITS
 from lfm2_deploy.session_checks import check_rows, check_some_tokens
 from lfm2_deploy.states import StateSpec
+from runtimes.gpu_capture import CapturedToken, uncaptured
+from runtimes.gpu_inputs import list_inputs
 from runtimes.gpu_memory import Array, Memory
 from runtimes.marks import Marks
 
@@ -39,6 +41,9 @@ class Model(Protocol):
     states: tuple[StateSpec, ...]
     info: RuntimeInfo
     memory: Memory
+    can_capture: bool
+    captures: bool
+    capture_ids: Iterator[int]
 
     def graph(self, count: int) -> Graph:
         """The graph for calls of so many tokens."""
@@ -53,6 +58,8 @@ class GpuSession:
         self.capacity = capacity
         self._runtime = runtime
         self._length = self._turn = 0
+        self._bindings: dict[tuple[int, int], ort.IOBinding] = {}
+        self._captured: CapturedToken | None = None
         self._marks = Marks()
         self._conv = [s for s in runtime.states if s.kind == "conv"]
         self._kv = [s for s in runtime.states if s.kind != "conv"]
@@ -166,54 +173,57 @@ class GpuSession:
 
     def _run(self, ids: Sequence[int], wanted: Sequence[int]) -> FloatArray:
         """One call of a graph; returns logits [K, V] of the tokens wanted."""
-        count, total = len(ids), self._length + len(ids)
+        total = self._length + len(ids)
         self._make_room(total)
-        graph = self._runtime.graph(count)
-        binding = self._bind(graph)
-        positions = np.arange(self._length, total, dtype=np.int64)[None]
-        for name, array in (
-            (INPUT_IDS, np.asarray(ids, np.int64)[None]),
-            (POSITIONS, positions),
-            (SEQLENS, np.array([total - 1], np.int32)),
-            (TOTAL, np.array([total], np.int32)),
-            (LOGIT_ROWS, np.asarray(wanted, np.int64)),
-        ):
-            if name in graph.inputs:
-                binding.bind_cpu_input(name, array)
-        binding.bind_output(LOGITS, "cpu")
-        graph.session.run_with_iobinding(binding)
-        logits: FloatArray = binding.get_outputs()[self._logits_place].numpy()[0]
+        if len(ids) == 1 and self._runtime.captures:
+            logits = self._replay(ids[0])
+        else:
+            logits = self._call(ids, wanted)
         self._turn, self._length = 1 - self._turn, total
         return logits
 
-    def _bind(self, graph: Graph) -> ort.IOBinding:
-        """Every state and bound weight, for calls that read conv buffers `turn`."""
+    def _call(self, ids: Sequence[int], wanted: Sequence[int]) -> FloatArray:
+        graph = self._runtime.graph(len(ids))
         key = (id(graph), self._turn)
         if key not in self._bindings:
-            binding = graph.session.io_binding()
-            before, after = self._columns[self._turn], self._columns[1 - self._turn]
-            for spec, value in zip(self._kv, self._buffers, strict=True):
-                binding.bind_ortvalue_input(spec.input, value)
-                binding.bind_ortvalue_output(spec.output, value)
-            for spec, source, target in zip(self._conv, before, after, strict=True):
-                binding.bind_ortvalue_input(spec.input, source)
-                binding.bind_ortvalue_output(spec.output, target)
-            for name, value in graph.bound.items():
-                binding.bind_ortvalue_input(name, value)
-            self._bindings[key] = binding
-        return self._bindings[key]
+            self._bindings[key] = self._bind_states(graph, self._turn)
+        binding = self._bindings[key]
+        for name, array in list_inputs(ids, self._length, wanted).items():
+            if name in graph.inputs:
+                binding.bind_cpu_input(name, array)
+        binding.bind_output(LOGITS, "cpu")
+        graph.session.run_with_iobinding(binding, uncaptured(self._runtime.can_capture))
+        # Outputs come in the order they were bound, and logits are bound last.
+        logits: FloatArray = binding.get_outputs()[-1].numpy()[0]
+        return logits
 
-    @property
-    def _logits_place(self) -> int:
-        """Outputs come in the order they were bound, and logits are bound last."""
-        return len(self._kv) + len(self._conv)
+    def _replay(self, token: int) -> FloatArray:
+        """One token by commands recorded before, or recorded now."""
+        if self._captured is None:
+            graph = self._runtime.graph(1)
+            bindings = [self._bind_states(graph, turn) for turn in (0, 1)]
+            self._captured = CapturedToken(self._runtime, graph, bindings)
+        return self._captured.run(self._turn, token, self._length)
+
+    def _bind_states(self, graph: Graph, turn: int) -> ort.IOBinding:
+        """Every state and bound weight, for calls that read conv buffers `turn`."""
+        binding = graph.session.io_binding()
+        before, after = self._columns[turn], self._columns[1 - turn]
+        for spec, value in zip(self._kv, self._buffers, strict=True):
+            binding.bind_ortvalue_input(spec.input, value)
+            binding.bind_ortvalue_output(spec.output, value)
+        for spec, source, target in zip(self._conv, before, after, strict=True):
+            binding.bind_ortvalue_input(spec.input, source)
+            binding.bind_ortvalue_output(spec.output, target)
+        for name, value in graph.bound.items():
+            binding.bind_ortvalue_input(name, value)
+        return binding
 
     def _place(self, buffers: list[ort.OrtValue], columns: list[ort.OrtValue]) -> None:
         """Take over states on the device; what was bound to others is void."""
         self._buffers = buffers
         self._columns = (columns, self._zeros(self._conv))
-        self._turn = 0
-        self._bindings: dict[tuple[int, int], ort.IOBinding] = {}
+        self._turn, self._bindings, self._captured = 0, {}, None
 
     def _make_room(self, total: int) -> None:
         if total <= self._room:

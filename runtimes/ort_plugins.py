@@ -15,7 +15,7 @@ import importlib
 import importlib.util
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from types import ModuleType
 from typing import Any
@@ -93,6 +93,10 @@ class ProviderDevice:
     def name(self) -> str:
         """What users type: "webgpu.0"."""
         return f"{shorten(self.provider)}.{self.index}"
+
+    def without_handle(self) -> ProviderDevice:
+        """The same device, to be chosen by its provider's name and options."""
+        return replace(self, handle=None)
 
     def describe(self) -> str:
         """For people: "webgpu.0 (gpu, NVIDIA GeForce RTX 4070)"."""
