@@ -16,12 +16,12 @@ from dataclasses import dataclass
 from importlib import metadata
 from typing import Literal
 
-Kind = Literal["runtime", "target", "lint", "probe", "ort provider"]
+Kind = Literal["runtime", "target", "set of lint rules", "probe", "ort provider"]
 
 GROUPS: dict[Kind, str] = {
     "runtime": "lfm2_deploy.runtimes",
     "target": "lfm2_deploy.targets",
-    "lint": "lfm2_deploy.lints",
+    "set of lint rules": "lfm2_deploy.lints",
     "probe": "lfm2_deploy.probes",
     "ort provider": "lfm2_deploy.ort_providers",
 }

@@ -85,6 +85,9 @@ PROBE_CALL = Entry("runtimes.probes", "probe_in_child", (), _RUN, "probing")
 ORT_DEVICES = Entry(
     "runtimes.device_check", "list_providers", _ORT_PROBES, _RUN, "ONNX Runtime's devices"
 )
+ORT_NAMES = Entry(
+    "runtimes.device_check", "list_provider_names", _ORT_PROBES, _RUN, "ONNX Runtime's devices"
+)
 ORT_CHECK = Entry(
     "runtimes.device_check", "check_device", _ORT_PROBES, _RUN, "ONNX Runtime's devices"
 )

@@ -18,6 +18,7 @@ from runtimes.ort_plugins import (
     list_devices,
     list_failures,
     list_libraries,
+    list_loaded,
     shorten,
 )
 
@@ -29,18 +30,26 @@ _MOST_WORDS = 200
 _OPTIONS = {"QNNExecutionProvider": {"backend_type": "htp"}}
 
 
-def list_providers() -> dict[str, Any]:
+def list_provider_names() -> dict[str, Any]:
+    """`version`, and `libraries`: the providers whose library is here. Nothing is loaded."""
+    return {"version": ort.__version__, "libraries": list(list_libraries())}
+
+
+def list_providers(only: str | None = None) -> dict[str, Any]:
     """What ONNX Runtime lists here; nothing is run.
+
+    Args:
+        only: load no other library than this provider's; "" for none; None for all.
 
     Returns:
         `version`; `devices`: provider, index, name, kind, is_software and description of each;
         `failures`: provider -> why its library does not load; `packages`: provider -> what
         brings its library; `offered`: providers that Windows ML would download.
     """
-    failures = list_failures()
+    failures = list_failures() if only is None else list_failures([only] if only else [])
     return {
         "version": ort.__version__,
-        "devices": [_record(device) for device in list_devices()],
+        "devices": [_record(device) for device in list_loaded()],
         "failures": failures,
         "packages": {name: library.package for name, library in list_libraries().items()},
         "offered": [o.provider for o in windows_ml.list_offers() if not o.ready],

@@ -14,7 +14,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from types import ModuleType
@@ -208,18 +208,22 @@ def list_devices(provider: str | None = None) -> list[ProviderDevice]:
         register(provider)
     else:
         list_failures()
+    return [device for device in list_loaded() if provider in (None, device.provider)]
+
+
+def list_loaded() -> list[ProviderDevice]:
+    """The devices of providers that are built in, or whose library was registered."""
     devices = _list_listed()
     names = [name for name in ort.get_available_providers() if name not in _NO_DEVICE]
     listed = {device.provider for device in devices}
     # Without a device of their own: built in, and found only when a session is made.
-    devices += [_describe_unlisted(name) for name in names if name not in {*listed, *_registered}]
-    return [device for device in devices if provider in (None, device.provider)]
+    return devices + [_describe_unlisted(n) for n in names if n not in {*listed, *_registered}]
 
 
-def list_failures() -> dict[str, str]:
-    """Provider -> why its library does not load, after trying all that are here."""
+def list_failures(providers: Iterable[str] | None = None) -> dict[str, str]:
+    """Provider -> why its library does not load, after trying these, or all that are here."""
     failures = {}
-    for provider in list_libraries():
+    for provider in list_libraries() if providers is None else providers:
         try:
             register(provider)
         except RuntimeUnavailableError as error:
@@ -263,7 +267,7 @@ def find_device(provider: str, asked: str | None) -> ProviderDevice:
     Args:
         provider: such as "WebGpuExecutionProvider".
         asked: an index ("1", "webgpu.1"), the provider ("webgpu"), or part of a device's name
-            or vendor ("nvidia"); None for the first.
+            or vendor ("nvidia"); None for the first that is no emulation, if there is one.
 
     Raises:
         RuntimeUnavailableError: there is no such device, or several; lists those there are.
@@ -279,7 +283,7 @@ def find_device(provider: str, asked: str | None) -> ProviderDevice:
     word = (asked or "").lower()
     head, _, number = word.rpartition(".")
     if _ALIASES.get(word, word) in ("", short):
-        return devices[0]
+        return next((device for device in devices if not device.is_software), devices[0])
     if number.isdigit() and _ALIASES.get(head, head) in ("", short):
         fitting = [device for device in devices if device.index == int(number)]
     else:

@@ -242,3 +242,12 @@ def test_broken_plugins_do_not_break_doctor(install: Install) -> None:
 def test_package_of_a_name_is_found(acme: None) -> None:
     assert find_package("target", "acme") == "acme-lfm2"
     assert find_package("target", "cpu") == find_package("target", "no such") == ""
+
+
+def test_every_kind_has_a_group_of_its_own() -> None:
+    from lfm2_deploy.plugins import GROUPS
+
+    assert set(GROUPS.values()) == {
+        f"lfm2_deploy.{name}"
+        for name in ("runtimes", "targets", "lints", "probes", "ort_providers")
+    }

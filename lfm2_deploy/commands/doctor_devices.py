@@ -43,12 +43,37 @@ def examine_ort(vulkan: Mapping[str, Any] | None) -> dict[str, Any] | None:
         return None
     answer = call_in_child(ORT_DEVICES.module, ORT_DEVICES.attribute, seconds=_SECONDS)
     if answer.failure is not None:
+        answer = _list_one_by_one(answer)
+    if answer.failure is not None:
         return {"version": None, "devices": [], "failures": {}, "offered": []} | {
             "failure": explain(answer)
         }
     with ThreadPoolExecutor(_WORKERS) as pool:
         devices = list(pool.map(_check, _mark_software(answer.value["devices"], vulkan)))
     return {**answer.value, "devices": devices, "failure": None}
+
+
+def _list_one_by_one(crashed: Answer) -> Answer:
+    """The same where a library crashes or hangs: each is loaded in a process of its own."""
+    from lfm2_deploy.registry import ORT_DEVICES, ORT_NAMES
+
+    names = call_in_child(ORT_NAMES.module, ORT_NAMES.attribute, seconds=_SECONDS)
+    if names.failure is not None:
+        return crashed
+    where = (ORT_DEVICES.module, ORT_DEVICES.attribute)
+    listed = call_in_child(*where, "", seconds=_SECONDS)
+    if listed.failure is not None:
+        return listed
+    for provider in names.value["libraries"]:
+        answer = call_in_child(*where, provider, seconds=_SECONDS)
+        if answer.failure is not None:
+            listed.value["failures"][provider] = f"its library fails: {answer.failure}"
+            continue
+        known = [device["provider"] for device in listed.value["devices"]]
+        devices = [d for d in answer.value["devices"] if d["provider"] not in known]
+        listed.value["devices"] += devices
+        listed.value["failures"] |= answer.value["failures"]
+    return listed
 
 
 def _mark_software(

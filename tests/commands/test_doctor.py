@@ -186,6 +186,38 @@ def test_driver_that_crashes_or_hangs_costs_only_its_own_line(
     assert "cpu.0     ready  Some GPU; ran a graph, all of it placed there" in result.stdout
 
 
+def test_library_that_crashes_is_told_and_the_others_are_listed(
+    run: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad, good = "BadExecutionProvider", "GoodExecutionProvider"
+    crash = Answer(None, "the process crashed (SIGSEGV): it said nothing")
+
+    def device(provider: str) -> dict[str, object]:
+        name = f"{provider.removesuffix('ExecutionProvider').lower()}.0"
+        known = {"provider": provider, "index": 0, "name": name, "kind": "npu"}
+        return {**known, "is_software": False, "description": provider}
+
+    def call(module: str, attribute: str, *arguments: str, seconds: float) -> Answer:
+        if attribute == "list_provider_names":
+            return Answer({"version": "1.32.0", "libraries": [bad, good]}, None)
+        if attribute == "check_device":
+            return Answer({"runs": True, "reason": "ran"}, None)
+        if arguments in ((), (bad,)):
+            return crash
+        names = ["CPUExecutionProvider", *filter(None, arguments)]
+        devices = [device(name) for name in names]
+        found = {"version": "1.32.0", "devices": devices, "failures": {}, "offered": []}
+        return Answer(found, None)
+
+    monkeypatch.setattr(doctor_devices, "call_in_child", call)
+    monkeypatch.setattr(doctor_devices, "examine_vulkan", lambda: None)
+    monkeypatch.setattr(doctor_devices, "examine_auto", list)
+    shown = run("doctor").stdout
+    assert f"{bad}  broken  its library fails: the process crashed (SIGSEGV)" in shown
+    assert shown.count("cpu.0 ") == 1
+    assert "good.0" in shown
+
+
 def test_directx_remedy_is_told_on_windows(run: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
     answer = Answer({"runs": False, "reason": "no adapter"}, None)
     monkeypatch.setattr(

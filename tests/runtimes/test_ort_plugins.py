@@ -135,6 +135,12 @@ def test_device_is_found_by_index_or_name(asked: str | None, index: int, gpus: F
     assert found.handle is gpus.listed[1 + index]
 
 
+def test_hardware_comes_before_an_emulation_that_is_listed_first(gpus: FakeOrt) -> None:
+    gpus.brings[WEBGPU].reverse()
+    assert find_device(WEBGPU, None).index == 1
+    assert find_device(WEBGPU, "webgpu.0").is_software is True
+
+
 @pytest.mark.parametrize(
     ("asked", "words"),
     [
