@@ -11,6 +11,7 @@ capabilities say so.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
@@ -18,9 +19,10 @@ import onnxruntime as ort
 
 from lfm2_deploy.bundle import Bundle
 from lfm2_deploy.errors import RuntimeUnavailableError
-from runtimes.gpu_memory import DeviceMemory
+from runtimes.gpu_memory import DeviceMemory, Memory
 from runtimes.gpu_model import GpuRuntime, make_info
 from runtimes.gpu_provider import load_graph, load_graph_on_cpu, make_gpu_options
+from runtimes.gpu_shapes import FixedLengths, Loader
 from runtimes.ort_plugins import ProviderDevice, find_device
 
 PROVIDER = "DmlExecutionProvider"
@@ -48,9 +50,8 @@ def load(bundle: Bundle, *, threads: int | None = None, device: str | None = Non
             f"{_RUNTIME!r}; export the model with --target directml"
         )
     if device == "cpu":
-        info = make_info(_RUNTIME, "cpu", appends_many=True)
         on_cpu = partial(load_graph_on_cpu, threads=threads)
-        return GpuRuntime(bundle, on_cpu, DeviceMemory("cpu"), info)
+        return make_runtime(bundle, on_cpu, DeviceMemory("cpu"), "cpu")
     chosen = find_device(PROVIDER, None if device == "gpu" else device)
     return _load_on(bundle, chosen)
 
@@ -60,11 +61,23 @@ def _load_on(bundle: Bundle, device: ProviderDevice) -> GpuRuntime:
     # By the provider's name: only so is it known which adapter buffers lie on.
     named = device.without_handle()
 
-    def load_one(path: Path) -> ort.InferenceSession:
-        return load_graph(path, named, make_gpu_options(), {"device_id": str(adapter)})
+    def load_one(path: Path, dims: Mapping[str, int]) -> ort.InferenceSession:
+        return load_graph(path, named, make_gpu_options(dims), {"device_id": str(adapter)})
 
-    info = make_info(_RUNTIME, device.describe(), appends_many=False)
-    return GpuRuntime(bundle, load_one, DeviceMemory("dml", adapter), info)
+    return make_runtime(bundle, load_one, DeviceMemory("dml", adapter), device.describe())
+
+
+def make_runtime(bundle: Bundle, load_one: Loader, memory: Memory, device: str) -> GpuRuntime:
+    """A runtime that appends as DirectML can.
+
+    Args:
+        bundle: the opened bundle.
+        load_one: how a graph becomes a session.
+        memory: of the device that sessions run on.
+        device: for people.
+    """
+    info = make_info(_RUNTIME, device, appends_many=False)
+    return GpuRuntime(bundle, FixedLengths(bundle, load_one, memory), memory, info)
 
 
 def find_adapter(device: ProviderDevice) -> int:

@@ -12,18 +12,20 @@ where they differ nothing is captured.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnxruntime as ort
+from numpy.typing import NDArray
 
 from lfm2_deploy.contracts import FloatArray
 from lfm2_deploy.gpu_graphs import LOGITS
 from runtimes.gpu_inputs import list_inputs
 
 if TYPE_CHECKING:
-    from runtimes.gpu_model import GpuRuntime, Graph
+    from runtimes.gpu_model import GpuRuntime
     from runtimes.gpu_session import Model
+    from runtimes.gpu_shapes import Graph
 
 _RECORDING = "gpu_graph_id"
 # A call with this number is neither recorded nor replayed.
@@ -47,8 +49,9 @@ class CapturedToken:
         """
         memory = runtime.memory
         self._session, self._memory, self._bindings = graph.session, memory, bindings
-        inputs = {k: v for k, v in list_inputs([0], 0, [0]).items() if k in graph.inputs}
-        self._inputs = {name: memory.upload(array) for name, array in inputs.items()}
+        self._width = runtime.config.conv_state_width
+        inputs = self._list_inputs(0, 0).items()
+        self._inputs = {k: memory.upload(v) for k, v in inputs if k in graph.inputs}
         self._logits = memory.zeros((1, 1, runtime.config.vocab_size), "float32")
         for binding in bindings:
             for name, value in self._inputs.items():
@@ -58,13 +61,16 @@ class CapturedToken:
 
     def run(self, turn: int, token: int, held: int) -> FloatArray:
         """Append a token to `held` ones; returns logits [1, V]."""
-        for name, array in list_inputs([token], held, [0]).items():
+        for name, array in self._list_inputs(token, held).items():
             if name in self._inputs:
                 self._memory.write(self._inputs[name], array)
         options = _number(str(self._numbers[turn]))
         self._session.run_with_iobinding(self._bindings[turn], options)
         logits: FloatArray = self._memory.read(self._logits)[0]
         return logits
+
+    def _list_inputs(self, token: int, held: int) -> dict[str, NDArray[Any]]:
+        return list_inputs([token], held, [0], steps=1, logit_count=1, conv_width=self._width)
 
     def __del__(self) -> None:
         # Recordings hold buffers of their own.

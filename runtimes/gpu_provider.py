@@ -18,8 +18,11 @@ from runtimes.ort_plugins import ProviderDevice
 CPU_PROVIDER = "CPUExecutionProvider"
 
 
-def make_gpu_options() -> ort.SessionOptions:
+def make_gpu_options(dims: Mapping[str, int]) -> ort.SessionOptions:
     """Session options that every GPU gets.
+
+    Args:
+        dims: name of a dimension -> its size, of those that are fixed.
 
     DirectML takes no memory patterns and no parallel execution; WebGPU does not need them.
     """
@@ -29,7 +32,14 @@ def make_gpu_options() -> ort.SessionOptions:
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
     options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    fix_dims(options, dims)
     return options
+
+
+def fix_dims(options: ort.SessionOptions, dims: Mapping[str, int]) -> None:
+    """Fix named dimensions of a graph."""
+    for name, size in dims.items():
+        options.add_free_dimension_override_by_name(name, size)
 
 
 def load_graph(
@@ -104,7 +114,9 @@ def list_assignments(session: ort.InferenceSession) -> list[ort.OrtEpAssignedSub
     return [] if ask is None else list(ask())
 
 
-def load_graph_on_cpu(path: Path, threads: int | None) -> ort.InferenceSession:
+def load_graph_on_cpu(
+    path: Path, dims: Mapping[str, int], threads: int | None
+) -> ort.InferenceSession:
     """Load a GPU's graph on the CPU, to compare: the same operators, other kernels.
 
     Raises:
@@ -112,6 +124,7 @@ def load_graph_on_cpu(path: Path, threads: int | None) -> ort.InferenceSession:
     """
     options = ort.SessionOptions()
     options.log_severity_level = 3
+    fix_dims(options, dims)
     if threads is not None:
         options.intra_op_num_threads = threads
     try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import onnxruntime as ort
@@ -26,12 +27,10 @@ from runtimes.gpu_memory import Array, Memory
 from runtimes.marks import Marks
 
 if TYPE_CHECKING:
-    from runtimes.gpu_model import Graph
+    from runtimes.gpu_shapes import Graph
 
 # Prompts are appended in pieces of this many tokens, which bounds activations' memory.
 PREFILL_CHUNK = 512
-# Tokens that a buffer of keys and values begins with; it doubles as it fills.
-_FIRST_ROOM = 1024
 
 
 class Model(Protocol):
@@ -45,8 +44,11 @@ class Model(Protocol):
     captures: bool
     capture_ids: Iterator[int]
 
-    def graph(self, count: int) -> Graph:
-        """The graph for calls of so many tokens."""
+    def graph(self, count: int, logit_count: int) -> Graph:
+        """The graph for a call of so many tokens and logits."""
+
+    def choose_room(self, needed: int, capacity: int) -> int:
+        """How many tokens a session's buffers should hold, to hold `needed` of them now."""
 
 
 class GpuSession:
@@ -58,12 +60,13 @@ class GpuSession:
         self.capacity = capacity
         self._runtime = runtime
         self._length = self._turn = 0
-        self._bindings: dict[tuple[int, int], ort.IOBinding] = {}
+        # A graph may be given up for another length; its bindings go with it.
+        self._bindings: WeakKeyDictionary[Graph, dict[int, ort.IOBinding]] = WeakKeyDictionary()
         self._captured: CapturedToken | None = None
         self._marks = Marks()
         self._conv = [s for s in runtime.states if s.kind == "conv"]
         self._kv = [s for s in runtime.states if s.kind != "conv"]
-        self._room = min(_FIRST_ROOM, capacity)
+        self._room = runtime.choose_room(0, capacity)
         self._place(self._zeros(self._kv), self._zeros(self._conv))
 
     @property
@@ -142,7 +145,7 @@ class GpuSession:
                 f"the snapshot holds {length} tokens, this session's capacity is {self.capacity}"
             )
         self._marks.clear()
-        self._room = self._choose_room(length)
+        self._room = self._runtime.choose_room(length, self.capacity)
         kv = [self._pad(snapshot.arrays[spec.input]) for spec in self._kv]
         conv = [snapshot.arrays[spec.input] for spec in self._conv]
         self._place(self._upload(kv), self._upload(conv))
@@ -183,24 +186,30 @@ class GpuSession:
         return logits
 
     def _call(self, ids: Sequence[int], wanted: Sequence[int]) -> FloatArray:
-        graph = self._runtime.graph(len(ids))
-        key = (id(graph), self._turn)
-        if key not in self._bindings:
-            self._bindings[key] = self._bind_states(graph, self._turn)
-        binding = self._bindings[key]
-        for name, array in list_inputs(ids, self._length, wanted).items():
+        graph = self._runtime.graph(len(ids), len(wanted))
+        bindings = self._bindings.setdefault(graph, {})
+        if self._turn not in bindings:
+            bindings[self._turn] = self._bind_states(graph, self._turn)
+        binding = bindings[self._turn]
+        inputs = list_inputs(
+            ids, self._length, wanted,
+            steps=graph.steps or len(ids),
+            logit_count=graph.logit_count or len(wanted),
+            conv_width=self._runtime.config.conv_state_width,
+        )  # fmt: skip
+        for name, array in inputs.items():
             if name in graph.inputs:
                 binding.bind_cpu_input(name, array)
         binding.bind_output(LOGITS, "cpu")
         graph.session.run_with_iobinding(binding, uncaptured(self._runtime.can_capture))
         # Outputs come in the order they were bound, and logits are bound last.
         logits: FloatArray = binding.get_outputs()[-1].numpy()[0]
-        return logits
+        return logits[: len(wanted)]
 
     def _replay(self, token: int) -> FloatArray:
         """One token by commands recorded before, or recorded now."""
         if self._captured is None:
-            graph = self._runtime.graph(1)
+            graph = self._runtime.graph(1, 1)
             bindings = [self._bind_states(graph, turn) for turn in (0, 1)]
             self._captured = CapturedToken(self._runtime, graph, bindings)
         return self._captured.run(self._turn, token, self._length)
@@ -223,21 +232,16 @@ class GpuSession:
         """Take over states on the device; what was bound to others is void."""
         self._buffers = buffers
         self._columns = (columns, self._zeros(self._conv))
-        self._turn, self._bindings, self._captured = 0, {}, None
+        self._turn, self._captured = 0, None
+        self._bindings.clear()
 
     def _make_room(self, total: int) -> None:
         if total <= self._room:
             return
         kept = self._read(self._buffers)
-        self._room = self._choose_room(total)
+        self._room = self._runtime.choose_room(total, self.capacity)
         buffers = self._upload([self._pad(array) for array in kept])
         self._place(buffers, self._columns[self._turn])
-
-    def _choose_room(self, total: int) -> int:
-        room = _FIRST_ROOM
-        while room < total:
-            room *= 2
-        return min(room, self.capacity)
 
     def _pad(self, array: Array) -> Array:
         """[1, KV, n, D] -> [1, KV, room, D]."""

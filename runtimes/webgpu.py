@@ -6,6 +6,7 @@ compare.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from runtimes.gpu_capture import check_capture
 from runtimes.gpu_memory import DeviceMemory, Memory, SessionMemory
 from runtimes.gpu_model import GpuRuntime, make_info
 from runtimes.gpu_provider import load_graph, load_graph_on_cpu, make_gpu_options
+from runtimes.gpu_shapes import AnyLength
 from runtimes.ort_plugins import ProviderDevice, find_device
 
 PROVIDER = "WebGpuExecutionProvider"
@@ -47,7 +49,7 @@ def load(bundle: Bundle, *, threads: int | None = None, device: str | None = Non
     if device == "cpu":
         info = make_info(_RUNTIME, "cpu", appends_many=True)
         on_cpu = partial(load_graph_on_cpu, threads=threads)
-        return GpuRuntime(bundle, on_cpu, DeviceMemory("cpu"), info)
+        return GpuRuntime(bundle, AnyLength(bundle, on_cpu), DeviceMemory("cpu"), info)
     chosen = find_device(PROVIDER, None if device == "gpu" else device)
     return _load_on(bundle, chosen)
 
@@ -56,11 +58,11 @@ def _load_on(bundle: Bundle, device: ProviderDevice) -> GpuRuntime:
     is_plugin = device.handle is not None
     settings = _CAPTURE if is_plugin else {}
 
-    def load_one(path: Path) -> ort.InferenceSession:
-        return load_graph(path, device, make_gpu_options(), settings)
+    def load_one(path: Path, dims: Mapping[str, int]) -> ort.InferenceSession:
+        return load_graph(path, device, make_gpu_options(dims), settings)
 
     memory: Memory = DeviceMemory("webgpu") if is_plugin else SessionMemory(PROVIDER, "webgpu")
     info = make_info(_RUNTIME, device.describe(), appends_many=True)
-    runtime = GpuRuntime(bundle, load_one, memory, info, captures=is_plugin)
+    runtime = GpuRuntime(bundle, AnyLength(bundle, load_one), memory, info, captures=is_plugin)
     check_capture(runtime)
     return runtime

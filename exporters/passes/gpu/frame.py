@@ -6,8 +6,22 @@ import onnx_ir as ir
 
 from exporters.draft import Draft, Rewriter
 from exporters.stitch import ATTENTION_MASK, LOGITS_TO_KEEP
-from exporters.trace import SEQUENCE
-from lfm2_deploy.gpu_graphs import INPUT_IDS, LOGIT_ROWS, LOGITS, POSITIONS, SEQLENS, TOTAL
+from lfm2_deploy.gpu_graphs import (
+    CONV_ENDS,
+    INPUT_IDS,
+    LOGIT_COUNT,
+    LOGIT_ROWS,
+    LOGITS,
+    POSITIONS,
+    SEQLENS,
+    STEPS,
+    TOTAL,
+)
+
+# Bytes: norms and biases are not worth an input.
+_SMALL = 1024
+# Kernels of convolutions, which providers reorder while a graph is loaded.
+_KERNEL = (".conv.weight.fp32", ".conv.weight.fp16")
 
 
 def gpu_frame(draft: Draft) -> None:
@@ -18,12 +32,14 @@ def gpu_frame(draft: Draft) -> None:
         if value.name not in (INPUT_IDS, LOGITS) and value.dtype == ir.DataType.FLOAT:
             value.type = ir.TensorType(draft.dtype)
     _forget_types(draft)
-    for name, dtype, shape in (
-        (POSITIONS, ir.DataType.INT64, (1, SEQUENCE)),
-        (SEQLENS, ir.DataType.INT32, (1,)),
-        (TOTAL, ir.DataType.INT32, (1,)),
-        (LOGIT_ROWS, ir.DataType.INT64, ("logit_count",)),
-    ):
+    inputs: dict[str, tuple[ir.DataType, tuple[int | str, ...]]] = {
+        POSITIONS: (ir.DataType.INT64, (1, STEPS)),
+        SEQLENS: (ir.DataType.INT32, (1,)),
+        TOTAL: (ir.DataType.INT32, (1,)),
+        LOGIT_ROWS: (ir.DataType.INT64, (LOGIT_COUNT,)),
+        CONV_ENDS: (ir.DataType.INT64, (draft.config.conv_state_width,)),
+    }
+    for name, (dtype, shape) in inputs.items():
         value = ir.Value(name=name, shape=ir.Shape(shape), type=ir.TensorType(dtype))
         draft.shared[name] = value
     _take_rows(draft)
@@ -31,8 +47,7 @@ def gpu_frame(draft: Draft) -> None:
     states = [v for v in graph.inputs if v.name not in (INPUT_IDS, ATTENTION_MASK, LOGITS_TO_KEEP)]
     ids = next(v for v in graph.inputs if v.name == INPUT_IDS)
     graph.inputs.clear()
-    host = [draft.shared[name] for name in (POSITIONS, SEQLENS, TOTAL, LOGIT_ROWS)]
-    graph.inputs.extend([ids, *host, *states])
+    graph.inputs.extend([ids, *(draft.shared[name] for name in inputs), *states])
 
 
 def _set_batch(value: ir.Value) -> None:
@@ -40,7 +55,7 @@ def _set_batch(value: ir.Value) -> None:
     assert value.shape is not None
     value.shape = ir.Shape([1, *list(value.shape)[1:]])
     if value.name == LOGITS:
-        value.shape = ir.Shape([1, "logit_count", value.shape[2]])
+        value.shape = ir.Shape([1, LOGIT_COUNT, value.shape[2]])
 
 
 def _forget_types(draft: Draft) -> None:
@@ -88,21 +103,21 @@ def widen_logits(draft: Draft) -> None:
     draft.graph.outputs[index] = out
 
 
-def bind_experts(draft: Draft) -> None:
-    """Make inputs of experts' weights, so that several graphs read them from one place.
-
-    Each session keeps initializers of its own on its device, and experts are most of a model.
-    """
+def bind_weights(draft: Draft) -> None:
+    """Make inputs of all weights but the smallest, so that several sessions read them from one
+    place: each keeps initializers of its own on its device."""
     for name, value in list(draft.graph.initializers.items()):
-        if ".experts." in name:
-            del draft.graph.initializers[name]
-            draft.graph.inputs.append(value)
-            draft.bound.append(name)
+        declared = draft.book.declared.get(name)
+        if declared is None or declared.size_bytes < _SMALL or name.endswith(_KERNEL):
+            continue
+        del draft.graph.initializers[name]
+        draft.graph.inputs.append(value)
+        draft.bound.append(name)
 
 
 def take_one_token(draft: Draft) -> None:
     """Fix S to 1, and the one row of logits."""
     for value in (*draft.graph.inputs, *draft.graph.outputs):
         assert value.shape is not None
-        fixed = {SEQUENCE: 1, "logit_count": 1}
+        fixed = {STEPS: 1, LOGIT_COUNT: 1}
         value.shape = ir.Shape([fixed.get(str(d), d) for d in value.shape])
