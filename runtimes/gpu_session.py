@@ -42,6 +42,7 @@ class Model(Protocol):
     memory: Memory
     can_capture: bool
     captures: bool
+    total_on_host: bool
     capture_ids: Iterator[int]
 
     def graph(self, count: int, logit_count: int) -> Graph:
@@ -211,7 +212,7 @@ class GpuSession:
         if self._captured is None:
             graph = self._runtime.graph(1, 1)
             bindings = [self._bind_states(graph, turn) for turn in (0, 1)]
-            self._captured = CapturedToken(self._runtime, graph, bindings)
+            self._captured = CapturedToken(self._runtime, graph, bindings, self._room)
         return self._captured.run(self._turn, token, self._length)
 
     def _bind_states(self, graph: Graph, turn: int) -> ort.IOBinding:
