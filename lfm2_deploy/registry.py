@@ -160,6 +160,19 @@ TARGETS: Mapping[str, Entry] = {
         "export for OpenVINO on the CPU",
     ),
 }
+# The rules of `lint`, by target: each a `lfm2_deploy.findings.Linter`.
+LINTS: Mapping[str, Entry] = {
+    name: Entry(f"exporters.lint.rules.{module}", attribute, ("onnx",), _EXPORT, "linting")
+    for name, module, attribute in (
+        ("cpu", "cpu", "CPU"),
+        ("npu", "npu", "NPU"),
+        ("igpu", "openvino", "IGPU"),
+        ("openvino-cpu", "openvino", "OPENVINO_CPU"),
+        ("directml", "directml", "DIRECTML"),
+        ("webgpu", "webgpu", "WEBGPU"),
+        ("qnn", "qnn", "QNN"),
+    )
+}
 NPU_COMPILER = Entry(
     "runtimes.npu_compiler.bundles",
     "compile_graphs",
@@ -224,6 +237,15 @@ def find_target(name: str) -> Any:
         RuntimeUnavailableError: no such target, or exporting is not installed.
     """
     return _find("target", TARGETS, name).load()
+
+
+def find_lint(name: str) -> Any:
+    """The rules of a target: a `lfm2_deploy.findings.Linter`.
+
+    Raises:
+        RuntimeUnavailableError: there are none, or exporting is not installed.
+    """
+    return _find("set of lint rules", LINTS, name).load()
 
 
 def _find(kind: str, entries: Mapping[str, Entry], name: str) -> Entry:

@@ -2,8 +2,9 @@
 
     python scripts/list_kernels.py cpu --out exporters/lint/tables/cpu.json
     python scripts/list_kernels.py webgpu --out exporters/lint/tables/webgpu.json
+    python scripts/list_kernels.py schemas --out exporters/lint/tables/microsoft.json
 
-"cpu" asks the installed onnxruntime; "webgpu" the plugin onnxruntime-ep-webgpu beside it, which
+"schemas" lists Microsoft's operators, which package onnx does not know. "cpu" asks the installed onnxruntime; "webgpu" the plugin onnxruntime-ep-webgpu beside it, which
 needs a Vulkan device: a software one will do (ORT_WEBGPU_EP_ALLOW_SOFTWARE_ADAPTER=1).
 """
 
@@ -13,7 +14,8 @@ import argparse
 import json
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -44,6 +46,41 @@ def list_webgpu() -> tuple[list[Any], str]:
     return list(kernels), f"onnxruntime-ep-webgpu {version}, with its default options"
 
 
+def list_schemas() -> str:
+    """Microsoft's operators with the type parameters of their inputs and outputs."""
+    import onnx
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+    known = {schema.name for schema in onnx.defs.get_all_schemas() if schema.domain == ""}
+    lines = []
+    for schema in state.get_all_operator_schema():
+        own = schema.domain == "" and schema.name not in known
+        if schema.domain == DOMAINS[1] or own:
+            lines.append(json.dumps(describe_schema(schema)))
+    source = f"onnxruntime {metadata.version('onnxruntime')}"
+    return write_rows("ONNX Runtime's own operators: type parameters in order.", source, lines)
+
+
+def describe_schema(schema: Any) -> dict[str, Any]:
+    """One operator; "..." after a type parameter means any number of values."""
+    types = {one.type_param_str: one.allowed_type_strs for one in schema.type_constraints}
+    parameters = (*schema.inputs, *schema.outputs)
+    named = {parameter.typeStr for parameter in parameters}
+    return {
+        "op": schema.name,
+        "since": schema.since_version,
+        "domain": schema.domain,
+        "inputs": list(map(name_parameter, schema.inputs)),
+        "outputs": list(map(name_parameter, schema.outputs)),
+        "types": {name: shorten(types.get(name, [name])) for name in sorted(named)},
+    }
+
+
+def name_parameter(parameter: Any) -> str:
+    variadic = str(parameter.option).endswith("Variadic")
+    return f"{parameter.typeStr}{'...' if variadic else ''}"
+
+
 def describe(kernel: Any) -> dict[str, Any]:
     """One kernel; `until` is left out where it takes no other version than `since`."""
     since, until = kernel.version_range
@@ -60,31 +97,42 @@ def shorten(types: Iterable[str]) -> str:
     return " ".join(sorted(_NAMES.get(name, name) for name in found))
 
 
-def write_table(kernels: Iterable[Any], source: str) -> str:
-    """The table as JSON, a kernel a line, in order of names and versions."""
+def list_kernels(find: Callable[[], tuple[list[Any], str]]) -> str:
+    """The kernels of a provider, in order of names and versions."""
+    kernels, source = find()
     rows = [describe(kernel) for kernel in kernels if kernel.domain in DOMAINS]
     lines = sorted({json.dumps(row) for row in rows if any(row["types"].values())})
-    about = {
-        "about": "Kernels of an ONNX Runtime provider, by operator, version and types.",
+    about = "Kernels of an ONNX Runtime provider, by operator, version and types."
+    return write_rows(about, source, lines)
+
+
+def write_rows(about: str, source: str, lines: Iterable[str]) -> str:
+    """A table as JSON, a row a line."""
+    head = {
+        "about": about,
         "made_by": "scripts/list_kernels.py",
         "source": source,
         "derived_from": "microsoft/onnxruntime, MIT License, Copyright (c) Microsoft Corporation",
     }
-    body = ",\n".join(f"  {line}" for line in lines)
-    return f'{json.dumps(about, indent=1)[:-2]},\n "operators": [\n{body}\n ]\n}}\n'
+    body = ",\n".join(f"  {line}" for line in sorted(lines))
+    return f'{json.dumps(head, indent=1)[:-2]},\n "operators": [\n{body}\n ]\n}}\n'
 
 
-LISTS = {"cpu": list_cpu, "webgpu": list_webgpu}
+LISTS: Mapping[str, Callable[[], str]] = {
+    "cpu": partial(list_kernels, list_cpu),
+    "webgpu": partial(list_kernels, list_webgpu),
+    "schemas": list_schemas,
+}
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("provider", choices=LISTS)
+    parser.add_argument("what", choices=LISTS)
     parser.add_argument("--out", type=Path, help="write here instead of to stdout")
     arguments = parser.parse_args()
-    text = write_table(*LISTS[arguments.provider]())
+    text = LISTS[arguments.what]()
     if arguments.out:
         arguments.out.write_text(text, encoding="utf-8")
     else:

@@ -28,10 +28,7 @@ DLL = "onnxruntime.dll"
 LANDMARK = "MaxUnpool"
 DOMAINS = ("", "com.microsoft", "com.microsoft.dml")
 # `SupportedTensorDataTypes`, bit by bit from the lowest. Sequences of them follow.
-TYPES = (
-    "undefined float32 uint4 int4 uint8 int8 uint16 int16 int32 int64 string bool float16 float64"
-    " uint32 uint64 complex64 complex128"
-).split()
+TYPES = ["undefined", "float32", "uint4", "int4", "uint8", "int8", "uint16", "int16", "int32", "int64", "string", "bool", "float16", "float64", "uint32", "uint64", "complex64", "complex128"]
 ALL = 2**64 - 1
 # name, version, domain, two functions, 4 aliases and their number, type names, type masks (each a
 # length and a pointer), graph support, 4 inputs and their number, an optional count, a function,
@@ -222,7 +219,9 @@ def read_wheel(wheel: Path) -> tuple[bytes, str]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("wheel", type=Path)
     parser.add_argument("--out", type=Path, help="write here instead of to stdout")
     arguments = parser.parse_args()

@@ -1,0 +1,86 @@
+"""Qualcomm's HTP, through ONNX Runtime's QNN provider."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from exporters.lint.graph import Graph, Node, Value
+from exporters.lint.rule import Fault, RuleSet, check_ids, rule
+from lfm2_deploy.findings import Outcome
+
+_FOLDER = "onnxruntime/core/providers/qnn/builder"
+_BUILDERS = f"{_FOLDER}/op_builder_factory.cc, onnxruntime-qnn 2.0.0 (March 2026)"
+# Operators that have a builder.
+BUILT = frozenset(
+    ["Abs", "Add", "And", "ArgMax", "ArgMin", "Asin", "Atan", "AveragePool", "BatchNormalization", "Cast", "Ceil", "Clip", "Concat", "Conv", "ConvTranspose", "Cos", "CumSum", "DepthToSpace", "DequantizeLinear", "Div", "Einsum", "Elu", "Equal", "Exp", "Expand", "Flatten", "Floor", "FusedMatMul", "Gather", "GatherElements", "GatherND", "Gelu", "Gemm", "GlobalAveragePool", "GlobalMaxPool", "Greater", "GreaterOrEqual", "GridSample", "GroupNormalization", "HardSigmoid", "HardSwish", "InstanceNormalization", "Inverse", "IsNaN", "LRN", "LSTM", "LayerNormalization", "LeakyRelu", "Less", "LessOrEqual", "Log", "LogSoftmax", "LpNormalization", "MatMul", "MatMulNBits", "Max", "MaxPool", "Mean", "Min", "Mod", "Mul", "Neg", "Not", "Or", "PRelu", "Pad", "Pow", "QuantizeLinear", "QuickGelu", "RMSNormalization", "RandomUniformLike", "Reciprocal", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd", "ReduceSum", "Relu", "Reshape", "Resize", "RoiAlign", "Round", "STFT", "ScatterElements", "ScatterND", "Sigmoid", "Sign", "SimplifiedLayerNormalization", "Sin", "Slice", "Softmax", "SpaceToDepth", "Split", "Sqrt", "Squeeze", "Sub", "Sum", "Tan", "Tanh", "ThresholdedRelu", "Tile", "TopK", "Transpose", "Unsqueeze", "Upsample", "Where"]
+)
+_FLOATS = ("float32", "float64")
+_MOVING = frozenset(["Cast", "QuantizeLinear", "DequantizeLinear"])
+
+
+@rule(
+    "qnn/not-built",
+    Outcome.ELSEWHERE,
+    advice="lower it to operators that are there",
+    source=_BUILDERS,
+)
+def not_built(graph: Graph) -> Iterator[Fault]:
+    """The provider has no builder for this operator: it falls to the CPU. GroupQueryAttention and
+    SkipSimplifiedLayerNormalization were seen to, in the emulator of onnxruntime-qnn 2.7.0."""
+    for node in graph.live:
+        if node.op not in BUILT:
+            yield Fault("no builder of this operator", "an operator of the provider", node)
+
+
+@rule(
+    "qnn/dynamic-shape",
+    Outcome.ELSEWHERE,
+    advice="export graphs of fixed shapes: one for a chunk of a prompt, one for a token",
+    source=f"QnnModelWrapper::GetOnnxShape in {_FOLDER}/qnn_model_wrapper.cc, onnxruntime-qnn 2.0.0",
+)
+def dynamic_shape(graph: Graph) -> Iterator[Fault]:
+    """A node whose inputs or outputs have a dimension without a number is left to the CPU."""
+    for node in graph.live:
+        for value in (*node.inputs, *node.outputs):
+            if node.op in BUILT and value is not None and _is_dynamic(value):
+                yield Fault("a dimension without a number", "fixed shapes", node)
+                break
+
+
+def _is_dynamic(value: Value) -> bool:
+    return value.shape is not None and not value.is_static
+
+
+@rule(
+    "qnn/float",
+    Outcome.REMARK,
+    advice="quantize it (QuantizeLinear and DequantizeLinear around each node), or set "
+    "enable_htp_fp16_precision together with soc_model",
+    source="run in the emulator of onnxruntime-qnn 2.7.0: float16 needs both options",
+)
+def float_node(graph: Graph) -> Iterator[Fault]:
+    """The HTP computes with integers. What is not between quantizing nodes runs in float16 there
+    if options ask for it, and otherwise not at all."""
+    made_by = {value.name: node for node in graph.live for value in node.outputs if value}
+    for node in graph.live:
+        floats = [value for value in node.inputs if value is not None and value.type in _FLOATS]
+        plain = [value for value in floats if not _is_dequantized(value, made_by)]
+        if node.op in BUILT - _MOVING and plain:
+            yield Fault(f"{plain[0].type} that was not quantized", "quantized inputs", node)
+
+
+def _is_dequantized(value: Value, made_by: dict[str, Node]) -> bool:
+    maker = made_by.get(value.name)
+    return maker is not None and maker.op == "DequantizeLinear"
+
+
+_RULES = (not_built, dynamic_shape, float_node)
+check_ids(_RULES)
+QNN = RuleSet(
+    "qnn",
+    _RULES,
+    open_questions=(
+        "limits of each operator beside its name: QNN's own validation knows them, and runs in "
+        "its emulator",
+    ),
+)
