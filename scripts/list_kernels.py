@@ -4,8 +4,9 @@
     python scripts/list_kernels.py webgpu --out exporters/lint/tables/webgpu.json
     python scripts/list_kernels.py schemas --out exporters/lint/tables/microsoft.json
 
-"schemas" lists Microsoft's operators, which package onnx does not know. "cpu" asks the installed onnxruntime; "webgpu" the plugin onnxruntime-ep-webgpu beside it, which
-needs a Vulkan device: a software one will do (ORT_WEBGPU_EP_ALLOW_SOFTWARE_ADAPTER=1).
+"schemas" lists Microsoft's operators, which package onnx does not know. "cpu" asks the installed
+onnxruntime; "webgpu" the plugin onnxruntime-ep-webgpu beside it, which needs a Vulkan device: a
+software one will do (ORT_WEBGPU_EP_ALLOW_SOFTWARE_ADAPTER=1).
 """
 
 from __future__ import annotations

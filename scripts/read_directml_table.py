@@ -28,7 +28,26 @@ DLL = "onnxruntime.dll"
 LANDMARK = "MaxUnpool"
 DOMAINS = ("", "com.microsoft", "com.microsoft.dml")
 # `SupportedTensorDataTypes`, bit by bit from the lowest. Sequences of them follow.
-TYPES = ["undefined", "float32", "uint4", "int4", "uint8", "int8", "uint16", "int16", "int32", "int64", "string", "bool", "float16", "float64", "uint32", "uint64", "complex64", "complex128"]
+TYPES = [
+    "undefined",
+    "float32",
+    "uint4",
+    "int4",
+    "uint8",
+    "int8",
+    "uint16",
+    "int16",
+    "int32",
+    "int64",
+    "string",
+    "bool",
+    "float16",
+    "float64",
+    "uint32",
+    "uint64",
+    "complex64",
+    "complex128",
+]
 ALL = 2**64 - 1
 # name, version, domain, two functions, 4 aliases and their number, type names, type masks (each a
 # length and a pointer), graph support, 4 inputs and their number, an optional count, a function,

@@ -109,7 +109,7 @@ class Inference:
             found = onnx.shape_inference.infer_node_outputs(
                 schema, node, types, data, None, self._imports, self._ir_version
             )
-        except (onnx.shape_inference.InferenceError, RuntimeError, KeyError):
+        except (onnx.shape_inference.InferenceError, onnx.checker.ValidationError, RuntimeError):
             return {}
         return {name: Value(name, *describe_type(type)) for name, type in found.items()}
 

@@ -122,8 +122,13 @@ class _Reader:
             tuple(outputs),
             _read_attributes(proto.attribute),
             folded,
-            bool(schema and (schema.has_function or schema.has_context_dependent_function)),
+            _is_function(schema),
         )
+
+
+def _is_function(schema: Any) -> bool:
+    """Whether ONNX Runtime can take the operator apart; onnx's stubs do not know these two."""
+    return bool(schema and (schema.has_function or schema.has_context_dependent_function))
 
 
 def _name(proto: onnx.NodeProto, number: int) -> str:

@@ -18,7 +18,9 @@ _STATES = re.compile(
 )
 _SMALL_INTEGERS = ("int4", "uint4", "int8", "uint8")
 # Between a value and what is made of it, without changing which elements are which.
-_PASSING = frozenset(["Cast", "Convert", "ConvertLike", "Unsqueeze", "Squeeze", "Reshape", "Transpose"])
+_PASSING = frozenset(
+    ["Cast", "Convert", "ConvertLike", "Unsqueeze", "Squeeze", "Reshape", "Transpose"]
+)
 
 
 @rule(

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
+from onnx import ValueInfoProto, helper
+
 from .building import IrSketch, Sketch, ints, op
 
 Build = Callable[[bool], Sketch | IrSketch]
@@ -334,7 +337,11 @@ def _(bad: bool) -> Sketch:
 
 @plant("npu/control-flow")
 def _(bad: bool) -> Sketch:
-    return Sketch([op("Scan" if bad else "Sigmoid", "x")], {"x": ("float32", [1, 8])})
+    branch = helper.make_graph(
+        [op("Sigmoid", "x", "inner")], "b", [], [ValueInfoProto(name="inner")]
+    )
+    node = op("If", "c", then_branch=branch, else_branch=branch) if bad else op("Sigmoid")
+    return Sketch([node], {"x": ("float32", [1, 8]), "c": ("bool", [])})
 
 
 @plant("npu/gathered-experts")
@@ -366,8 +373,8 @@ def _(bad: bool) -> Sketch:
 def _(bad: bool) -> Sketch:
     return Sketch(
         [op("DequantizeLinear", "x s z")],
-        {"x": ("int64", [8])},
-        {"s": ("float32", []), "z": ints(3 if bad else 0)},
+        {"x": ("uint8", [8])},
+        {"s": ("float32", []), "z": np.array(3 if bad else 0, np.uint8)},
     )
 
 
