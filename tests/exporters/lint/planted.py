@@ -44,7 +44,8 @@ def _(bad: bool) -> Sketch:
 
 @plant("cpu/not-registered")
 def _(bad: bool) -> Sketch:
-    return Sketch([op("ms.GroupNorm" if bad else "Sigmoid")])
+    node = op("ms.BiasAdd", "x w x") if bad else op("Add", "x w")
+    return Sketch([node], constants={"w": ("float32", [64])})
 
 
 @plant("directml/version")
@@ -243,7 +244,7 @@ def _(bad: bool) -> Sketch:
     return Sketch([op("Add", "x x")], {"x": ("int64" if bad else "int32", [1])})
 
 
-def experts(inputs: str = "x r w s - w s", name: str = "ms.QMoE", **more: object) -> Sketch:
+def experts(inputs: str = "x r w s - v t", name: str = "ms.QMoE", **more: object) -> Sketch:
     """One QMoE of two experts, 64 wide."""
     attributes = {"k": 1, "expert_weight_bits": 4, "accuracy_level": 4, "swiglu_fusion": 1}
     attributes |= {"activation_type": "swiglu", "block_size": 32} | more
@@ -251,7 +252,12 @@ def experts(inputs: str = "x r w s - w s", name: str = "ms.QMoE", **more: object
     return Sketch(
         [op(name, inputs, **kept)],
         {"x": ("float32", ["n", 64]), "r": ("float32", ["n", 2])},
-        {"w": ("uint8", [2, 128, 32]), "s": ("float32", [2, 128, 2])},
+        {
+            "w": ("uint8", [2, 128, 32]),
+            "s": ("float32", [2, 128, 2]),
+            "v": ("uint8", [2, 64, 32]),
+            "t": ("float32", [2, 64, 2]),
+        },
     )
 
 
@@ -262,7 +268,7 @@ def _(bad: bool) -> Sketch:
 
 @plant("webgpu/qmoe-inputs")
 def _(bad: bool) -> Sketch:
-    return experts("x r w s - w s - - - - - - - r" if bad else "x r w s - w s")
+    return experts("x r w s - v t - - - - - - - r" if bad else "x r w s - v t")
 
 
 @plant("webgpu/qmoe-bits")
