@@ -147,7 +147,8 @@ def not_built(graph: Graph) -> Iterator[Fault]:
     "onnxruntime-qnn 2.0.0",
 )
 def dynamic_shape(graph: Graph) -> Iterator[Fault]:
-    """A node whose inputs or outputs have a dimension without a number is left to the CPU."""
+    """A node whose inputs or outputs have a dimension without a number is left to the CPU, as
+    was seen in the emulator of onnxruntime-qnn 2.7.0."""
     for node in graph.live:
         for value in (*node.inputs, *node.outputs):
             if node.op in BUILT and value is not None and _is_dynamic(value):
@@ -167,8 +168,8 @@ def _is_dynamic(value: Value) -> bool:
     source="run in the emulator of onnxruntime-qnn 2.7.0: float16 needs both options",
 )
 def float_node(graph: Graph) -> Iterator[Fault]:
-    """The HTP computes with integers. What is not between quantizing nodes runs in float16 there
-    if options ask for it, and otherwise not at all."""
+    """The HTP is made for integers. What is not between quantizing nodes is computed in float16
+    there, more slowly, if it is taken at all."""
     made_by = {value.name: node for node in graph.live for value in node.outputs if value}
     for node in graph.live:
         floats = [value for value in node.inputs if value is not None and value.type in _FLOATS]

@@ -39,7 +39,8 @@ def _(bad: bool) -> Sketch:
 
 @plant("webgpu/not-registered")
 def _(bad: bool) -> Sketch:
-    return Sketch([op("ms.FusedMatMul" if bad else "MatMul", "x x")])
+    node = op("ms.FusedMatMul" if bad else "MatMul", "x w")
+    return Sketch([node], constants={"w": ("float32", [64, 8])})
 
 
 @plant("cpu/not-registered")
@@ -53,7 +54,12 @@ def _(bad: bool) -> Sketch:
     return Sketch([op("Reshape", "x s")], constants={"s": ints(-1)}, opset=23 if bad else 21)
 
 
-@plant("webgpu/version", "cpu/version")
+@plant("webgpu/version")
+def _(bad: bool) -> Sketch:
+    return Sketch([op("Cos")], opset=22 if bad else 21)
+
+
+@plant("cpu/version")
 def _(bad: bool) -> Sketch:
     # The first version of Add broadcast in another way; newer kernels do not take it.
     return Sketch([op("Add", "x x")], opset=6 if bad else 21)
@@ -259,11 +265,6 @@ def experts(inputs: str = "x r w s - v t", name: str = "ms.QMoE", **more: object
             "t": ("float32", [2, 64, 2]),
         },
     )
-
-
-@plant("webgpu/moe")
-def _(bad: bool) -> Sketch:
-    return experts(name="ms.MoE" if bad else "ms.QMoE")
 
 
 @plant("webgpu/qmoe-inputs")

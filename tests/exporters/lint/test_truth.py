@@ -31,7 +31,7 @@ REFUSALS = {
     "cpu/qmoe-form": "Please set swiglu_fusion=1",
     "cpu/attention-norms": "q_norm_weight / k_norm_weight inputs are not supported",
     "cpu/causal-conv": "activation",
-    "cpu/matmul-form": "Only block sizes",
+    "cpu/matmul-form": "Only power-of-two block sizes >= 16",
 }
 
 
