@@ -20,7 +20,7 @@ from exporters.lint.rules.shared import (
 from lfm2_deploy.findings import Outcome
 
 _TABLE = "kernels listed by onnxruntime-ep-webgpu 0.4.0"
-_VERSION = "plugin 0.4.0"
+_VERSION = "onnxruntime 1.30.0; executed with onnxruntime-ep-webgpu 0.4.0"
 # Operators that have kernels for int64 when the option is on.
 _WITH_INT64 = frozenset(
     [
@@ -187,6 +187,20 @@ def causal_conv(graph: Graph) -> Iterator[Fault]:
             yield Fault(f"state_window={node.attributes['state_window']}", "0", node)
 
 
+@rule(
+    "webgpu/channels-last",
+    Outcome.REMARK,
+    advice="run it through the plugin, or keep channels first",
+    source="loaded with onnxruntime-webgpu 1.27.0: 'Unrecognized attribute: channels_last'",
+)
+def channels_last(graph: Graph) -> Iterator[Fault]:
+    """The plugin's CausalConvWithState takes channels last; the older wheel onnxruntime-webgpu
+    1.27.0 refuses a graph that says so."""
+    for node in graph.find_fused("CausalConvWithState"):
+        if node.attributes.get("channels_last", 0):
+            yield Fault("channels_last=1", "0, for that wheel", node)
+
+
 _not_registered, _version, _types = make_kernel_rules("webgpu", "webgpu", Outcome.ELSEWHERE, _TABLE)
 _RULES = (
     _not_registered,
@@ -198,6 +212,7 @@ _RULES = (
     matmul,
     attention_norms,
     causal_conv,
+    channels_last,
     make_host_rule("webgpu", "webgpu", list_cpu_inputs),
 )
 check_ids(_RULES)

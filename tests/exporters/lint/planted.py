@@ -296,6 +296,11 @@ def _(bad: bool) -> Sketch:
     return conv(ndim=1, state_window=int(bad))
 
 
+@plant("webgpu/channels-last")
+def _(bad: bool) -> Sketch:
+    return conv(ndim=1, channels_last=int(bad))
+
+
 # The CPU provider
 
 
