@@ -144,7 +144,10 @@ def _choose_files(subject: Subject, linter: Linter) -> tuple[Path, ...]:
 
 
 def _print(what: Path, report: LintReport, subject: Subject, remarks: bool) -> None:
-    print_title(str(what), f"{report.target}, {report.nodes:,} nodes, {report.rules} rules")
+    print_title(
+        str(what),
+        f"{report.target}, {_count(report.nodes, 'node')}, {_count(report.rules, 'rule')}",
+    )
     shown = [one for one in report.findings if remarks or one.outcome != "remark"]
     for rule in dict.fromkeys(one.rule for one in shown):
         _print_rule([one for one in shown if one.rule == rule])
@@ -154,7 +157,7 @@ def _print(what: Path, report: LintReport, subject: Subject, remarks: bool) -> N
         note(f"not checked: {line}")
     hidden = len(report.findings) - len(shown)
     if hidden:
-        note(f"{hidden} remarks: --remarks shows them")
+        note(f"{_count(hidden, 'remark')}: --remarks shows them")
     output().print(_judge(report), soft_wrap=True)
 
 
@@ -175,17 +178,18 @@ def _print_rule(findings: Sequence[Finding]) -> None:
 
 
 def _judge(report: LintReport) -> Text:
+    """One line that claims no more than was done."""
+    checked = f"statically checked for {report.target}, not run there"
+    if not report.faults:
+        return Text.assemble(("clean", "bold green"), f": {checked}")
     count = sum(len(finding.nodes) for finding in report.faults)
-    if not count:
-        return Text.assemble(
-            ("clean", "bold green"), f": statically checked for {report.target}, not run there"
-        )
-    kinds = dict.fromkeys(str(finding.outcome) for finding in report.faults)
-    return Text.assemble(
-        (f"{len(report.faults)} findings", "bold red"),
-        f" on {count} nodes ({', '.join(kinds)}): statically checked for {report.target}, "
-        "not run there",
-    )
+    kinds = ", ".join(dict.fromkeys(str(finding.outcome) for finding in report.faults))
+    found = _count(len(report.faults), "finding")
+    return Text.assemble((found, "bold red"), f" on {_count(count, 'node')} ({kinds}): {checked}")
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def _describe(report: LintReport) -> dict[str, Any]:

@@ -38,7 +38,11 @@ def lint(path: Path, target: str) -> LintReport:
 
 
 @pytest.mark.parametrize("target", ["cpu", "npu"])
-@pytest.mark.parametrize("model", [DEMO_MODEL, "synthetic:tiny-moe", "synthetic:tiny-dense"])
+@pytest.mark.parametrize(
+    "model",
+    [str(DEMO_MODEL), "synthetic:tiny-moe", "synthetic:tiny-dense"],
+    ids=["demo", "tiny-moe", "tiny-dense"],
+)
 def test_own_target_is_clean(make: Export, model: str, target: str) -> None:
     report = lint(make(model, target), target)
     assert report.findings == ()
