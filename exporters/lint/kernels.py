@@ -109,6 +109,15 @@ class KernelTable:
         return next(fitting, None)
 
 
+def is_inlined(node: Node) -> bool:
+    """Whether ONNX Runtime takes a node apart into the operators that ONNX defines it by.
+
+    It does so with those that no provider has a kernel for; one that the CPU has a kernel for
+    goes there instead.
+    """
+    return node.is_function and load_table("cpu").choose(node) is None
+
+
 def find_misfit(node: Node, kernel: Kernel) -> tuple[str, str] | None:
     """What of a node's types a kernel does not take.
 
@@ -190,6 +199,12 @@ def load_schemas() -> Mapping[tuple[str, str], OperatorSchema]:
 def load_imported() -> Mapping[str, frozenset[str]]:
     """Operators that OpenVINO's ONNX import knows, by domain."""
     return {domain: frozenset(names) for domain, names in _read("openvino")["imported"].items()}
+
+
+@cache
+def load_built() -> frozenset[str]:
+    """Operators that the QNN provider has a builder for."""
+    return frozenset(_read("qnn")["built"])
 
 
 def _split(words: str) -> tuple[str, ...] | None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from exporters.lint.graph import Graph, Node
+from exporters.lint.kernels import is_inlined
 from exporters.lint.read_ir import read_ir
 from exporters.lint.read_onnx import read_onnx
 from lfm2_deploy.findings import Finding, LintReport, Outcome
@@ -99,15 +100,13 @@ class RuleSet:
             for graph in read
             for fault in rule.check(graph)
         ]
-        unknown = sum(map(count_unknown, read))
-        note = f"types of {unknown} values are not known: rules about types say nothing of them"
         return LintReport(
             self.target,
             tuple(graph.file for graph in read),
             sum(len(graph.nodes) for graph in read),
             len(self.rules),
             group(found),
-            ((note,) if unknown else ()) + self.open_questions,
+            (*list_gaps(read), *self.open_questions),
         )
 
 
@@ -115,6 +114,17 @@ def count_unknown(graph: Graph) -> int:
     """How many values between live nodes have no known type."""
     values = [value for node in graph.live for value in (*node.inputs, *node.outputs)]
     return len({value.name for value in values if value is not None and value.type is None})
+
+
+def list_gaps(graphs: Sequence[Graph]) -> list[str]:
+    """What of these graphs no rule could look at, one line each."""
+    unknown = sum(map(count_unknown, graphs))
+    inlined = sum(is_inlined(node) for graph in graphs for node in graph.live)
+    lines = {
+        f"types of {unknown} values are not known: rules about types say nothing of them": unknown,
+        f"what becomes of nodes that ONNX Runtime takes apart ({inlined})": inlined,
+    }
+    return [line for line, count in lines.items() if count]
 
 
 def group(found: Iterable[tuple[Rule, str, Fault]]) -> tuple[Finding, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from exporters.lint.graph import Graph
-from exporters.lint.kernels import load_table
+from exporters.lint.kernels import is_inlined, load_table
 from exporters.lint.rule import Fault, Rule, RuleSet, check_ids, rule
 from exporters.lint.rules.shared import find_misfits, list_given, make_kernel_rules
 from lfm2_deploy.findings import Outcome
@@ -36,7 +36,7 @@ def half_precision(graph: Graph) -> Iterator[Fault]:
     """Where the CPU has no kernel for float16, ONNX Runtime casts to float32 and back around
     the node."""
     for node, seen, expected in find_misfits(graph, load_table("cpu")):
-        if seen.endswith(" float16") and not node.is_function:
+        if seen.endswith(" float16") and not is_inlined(node):
             yield Fault(seen, expected, node)
 
 

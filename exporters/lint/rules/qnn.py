@@ -5,122 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from exporters.lint.graph import Graph, Node, Value
+from exporters.lint.kernels import is_inlined, load_built
 from exporters.lint.rule import Fault, RuleSet, check_ids, rule
 from lfm2_deploy.findings import Outcome
 
 _FOLDER = "onnxruntime/core/providers/qnn/builder"
 _BUILDERS = f"{_FOLDER}/op_builder_factory.cc, onnxruntime-qnn 2.0.0 (March 2026)"
-# Operators that have a builder.
-BUILT = frozenset(
-    [
-        "Abs",
-        "Add",
-        "And",
-        "ArgMax",
-        "ArgMin",
-        "Asin",
-        "Atan",
-        "AveragePool",
-        "BatchNormalization",
-        "Cast",
-        "Ceil",
-        "Clip",
-        "Concat",
-        "Conv",
-        "ConvTranspose",
-        "Cos",
-        "CumSum",
-        "DepthToSpace",
-        "DequantizeLinear",
-        "Div",
-        "Einsum",
-        "Elu",
-        "Equal",
-        "Exp",
-        "Expand",
-        "Flatten",
-        "Floor",
-        "FusedMatMul",
-        "Gather",
-        "GatherElements",
-        "GatherND",
-        "Gelu",
-        "Gemm",
-        "GlobalAveragePool",
-        "GlobalMaxPool",
-        "Greater",
-        "GreaterOrEqual",
-        "GridSample",
-        "GroupNormalization",
-        "HardSigmoid",
-        "HardSwish",
-        "InstanceNormalization",
-        "Inverse",
-        "IsNaN",
-        "LRN",
-        "LSTM",
-        "LayerNormalization",
-        "LeakyRelu",
-        "Less",
-        "LessOrEqual",
-        "Log",
-        "LogSoftmax",
-        "LpNormalization",
-        "MatMul",
-        "MatMulNBits",
-        "Max",
-        "MaxPool",
-        "Mean",
-        "Min",
-        "Mod",
-        "Mul",
-        "Neg",
-        "Not",
-        "Or",
-        "PRelu",
-        "Pad",
-        "Pow",
-        "QuantizeLinear",
-        "QuickGelu",
-        "RMSNormalization",
-        "RandomUniformLike",
-        "Reciprocal",
-        "ReduceMax",
-        "ReduceMean",
-        "ReduceMin",
-        "ReduceProd",
-        "ReduceSum",
-        "Relu",
-        "Reshape",
-        "Resize",
-        "RoiAlign",
-        "Round",
-        "STFT",
-        "ScatterElements",
-        "ScatterND",
-        "Sigmoid",
-        "Sign",
-        "SimplifiedLayerNormalization",
-        "Sin",
-        "Slice",
-        "Softmax",
-        "SpaceToDepth",
-        "Split",
-        "Sqrt",
-        "Squeeze",
-        "Sub",
-        "Sum",
-        "Tan",
-        "Tanh",
-        "ThresholdedRelu",
-        "Tile",
-        "TopK",
-        "Transpose",
-        "Unsqueeze",
-        "Upsample",
-        "Where",
-    ]
-)
 _FLOATS = ("float32", "float64")
 _MOVING = frozenset(["Cast", "QuantizeLinear", "DequantizeLinear"])
 
@@ -135,7 +25,7 @@ def not_built(graph: Graph) -> Iterator[Fault]:
     """The provider has no builder for this operator: it falls to the CPU. GroupQueryAttention and
     SkipSimplifiedLayerNormalization were seen to, in the emulator of onnxruntime-qnn 2.7.0."""
     for node in graph.live:
-        if node.op not in BUILT:
+        if node.op not in load_built() and not is_inlined(node):
             yield Fault("no builder of this operator", "an operator of the provider", node)
 
 
@@ -151,7 +41,7 @@ def dynamic_shape(graph: Graph) -> Iterator[Fault]:
     was seen in the emulator of onnxruntime-qnn 2.7.0."""
     for node in graph.live:
         for value in (*node.inputs, *node.outputs):
-            if node.op in BUILT and value is not None and _is_dynamic(value):
+            if node.op in load_built() and value is not None and _is_dynamic(value):
                 yield Fault("a dimension without a number", "fixed shapes", node)
                 break
 
@@ -174,7 +64,7 @@ def float_node(graph: Graph) -> Iterator[Fault]:
     for node in graph.live:
         floats = [value for value in node.inputs if value is not None and value.type in _FLOATS]
         plain = [value for value in floats if not _is_dequantized(value, made_by)]
-        if node.op in BUILT - _MOVING and plain:
+        if node.op in load_built() - _MOVING and plain:
             yield Fault(f"{plain[0].type} that was not quantized", "quantized inputs", node)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from exporters.lint.graph import Graph, Node, Value
-from exporters.lint.kernels import KernelTable, find_misfit, load_table
+from exporters.lint.kernels import KernelTable, find_misfit, is_inlined, load_table
 from exporters.lint.rule import Fault, Rule, rule
 from lfm2_deploy.findings import Outcome
 
@@ -30,7 +30,7 @@ def make_kernel_rules(target: str, table: str, outcome: Outcome, source: str) ->
     def not_registered(graph: Graph) -> Iterator[Fault]:
         """The provider has no kernel of this name."""
         for node in graph.live:
-            if not load_table(table).find(node) and not node.is_function:
+            if not load_table(table).find(node) and not is_inlined(node):
                 yield Fault("no kernel of this operator", "an operator of the provider", node)
 
     @rule(
@@ -45,7 +45,7 @@ def make_kernel_rules(target: str, table: str, outcome: Outcome, source: str) ->
         kernels = load_table(table)
         for node in graph.live:
             found = kernels.find(node)
-            if found and not kernels.find_version(node) and not node.is_function:
+            if found and not kernels.find_version(node) and not is_inlined(node):
                 yield Fault(_name_version(graph, node), _name_versions(kernels, node), node)
 
     @rule(
@@ -57,7 +57,7 @@ def make_kernel_rules(target: str, table: str, outcome: Outcome, source: str) ->
     def types(graph: Graph) -> Iterator[Fault]:
         """A kernel takes the types of elements that it was registered for."""
         for node, seen, expected in find_misfits(graph, load_table(table)):
-            if not node.is_function:
+            if not is_inlined(node):
                 yield Fault(seen, expected, node)
 
     return not_registered, version, types

@@ -23,48 +23,18 @@ _TABLE = "kernels listed by onnxruntime-ep-webgpu 0.4.0"
 _VERSION = "onnxruntime 1.30.0; executed with onnxruntime-ep-webgpu 0.4.0"
 # Operators that have kernels for int64 when the option is on.
 _WITH_INT64 = frozenset(
-    [
-        "Add",
-        "Sub",
-        "Mul",
-        "Div",
-        "Max",
-        "Min",
-        "Equal",
-        "Greater",
-        "Less",
-        "GreaterOrEqual",
-        "LessOrEqual",
-        "Cast",
-        "Clip",
-        "Range",
-        "Unsqueeze",
-        "Expand",
-        "Reshape",
-        "Concat",
-        "Gather",
-        "Where",
-        "Tile",
-        "ReduceSum",
-    ]
+    {
+        *("Add", "Sub", "Mul", "Div", "Max", "Min", "Equal", "Greater", "Less", "GreaterOrEqual"),
+        *("LessOrEqual", "Cast", "Clip", "Range", "Unsqueeze", "Expand", "Reshape", "Concat"),
+        *("Gather", "Where", "Tile", "ReduceSum"),
+    }
 )
 # Operators whose further inputs a kernel reads on the CPU; of Range, all.
 _ON_CPU = frozenset(
-    [
-        "Reshape",
-        "Expand",
-        "Tile",
-        "Slice",
-        "Squeeze",
-        "Unsqueeze",
-        "TopK",
-        "Split",
-        "Pad",
-        "Resize",
-        "Trilu",
-        "CumSum",
-        "Clip",
-    ]
+    {
+        *("Reshape", "Expand", "Tile", "Slice", "Squeeze", "Unsqueeze", "TopK", "Split", "Pad"),
+        *("Resize", "Trilu", "CumSum", "Clip"),
+    }
 )
 
 
