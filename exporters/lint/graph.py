@@ -77,6 +77,11 @@ class Node:
         """The operator with its domain."""
         return f"{self.domain}:{self.op}" if self.domain else self.op
 
+    def integer(self, name: str, default: int) -> int:
+        """An attribute that should be a whole number; the default where it is another thing."""
+        value = self.attributes.get(name, default)
+        return value if isinstance(value, int) else default
+
     def input(self, index: int) -> Value | None:
         """An input; None where it is left out."""
         return self.inputs[index] if index < len(self.inputs) else None

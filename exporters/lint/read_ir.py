@@ -33,10 +33,18 @@ def read_ir(path: Path) -> Graph:
         raise BundleError(f"{path} cannot be read as an OpenVINO IR ({error})") from error
     if root.tag != "net" or root.find("layers") is None:
         raise BundleError(f"{path} is no OpenVINO IR: expected <net> with <layers>")
+    try:
+        return _read_net(root, path)
+    except (KeyError, ValueError) as error:
+        raise BundleError(
+            f"{path} is no whole OpenVINO IR ({error}): save it again with openvino.save_model"
+        ) from error
+
+
+def _read_net(root: Element, path: Path) -> Graph:
     values = dict(_read_values(root, path.with_suffix(".bin")))
     edges = {_end(edge, "to"): values.get(_end(edge, "from")) for edge in root.iter("edge")}
-    layers = root.findall("layers/layer")
-    nodes = tuple(_read_node(layer, values, edges) for layer in layers)
+    nodes = tuple(_read_node(layer, values, edges) for layer in root.findall("layers/layer"))
     return Graph(
         path.name,
         tuple(node for node in nodes if node.op not in ("Const", "Parameter", "Result")),

@@ -46,16 +46,26 @@ def read_onnx(path: Path) -> Graph:
             f"{path} holds no graph of nodes: expected an ONNX model; a file of a few bytes may "
             "be a Git LFS pointer, fetched by `git lfs pull`"
         )
+    try:
+        return _read_model(model, path.name)
+    except (KeyError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise BundleError(
+            f"{path} is no whole ONNX model ({reason}): onnx.checker.check_model says more"
+        ) from error
+
+
+def _read_model(model: onnx.ModelProto, file: str) -> Graph:
     opsets = {_ALIASES.get(one.domain, one.domain): one.version for one in model.opset_import}
     reader = _Reader(Inference(opsets, model.ir_version))
     nodes = tuple(reader.read_nodes(model.graph, ""))
     return Graph(
-        path.name,
+        file,
         nodes,
         tuple(reader.values[one.name] for one in _list_inputs(model.graph)),
         tuple(reader.values[one.name] for one in model.graph.output),
         opsets,
-        tuple(value for value in reader.initializers),
+        tuple(reader.initializers),
     )
 
 

@@ -65,7 +65,7 @@ def qmoe_accuracy_level(graph: Graph) -> Iterator[Fault]:
 def qmoe_form(graph: Graph) -> Iterator[Fault]:
     """QMoE wants the two halves of SwiGLU joined row by row, and no third matrix."""
     for node in graph.find_fused("QMoE"):
-        fusion = node.attributes.get("swiglu_fusion", 0)
+        fusion = node.integer("swiglu_fusion", 0)
         if node.attributes.get("activation_type", "relu") == "swiglu" and fusion != 1:
             yield Fault(f"swiglu_fusion={fusion}", "1", node)
         if node.input(8) is not None:
@@ -111,7 +111,7 @@ def causal_conv(graph: Graph) -> Iterator[Fault]:
 def matmul_form(graph: Graph) -> Iterator[Fault]:
     """MatMulNBits takes 2, 4 or 8 bits, in blocks of a power of two from 16 on."""
     for node in graph.find_fused("MatMulNBits"):
-        bits, block = node.attributes.get("bits", 4), node.attributes.get("block_size", 32)
+        bits, block = node.integer("bits", 4), node.integer("block_size", 32)
         if bits not in (2, 4, 8):
             yield Fault(f"bits={bits}", "2, 4 or 8", node)
         if block < 16 or block & (block - 1):
@@ -129,8 +129,8 @@ def matmul_zero_points(graph: Graph) -> Iterator[Fault]:
     """On processors with AVX2 and without AVX-512, MatMulNBits of 4 bits with zero points and
     8-bit activations is reported to be wrong by half for single tokens."""
     for node in graph.find_fused("MatMulNBits"):
-        level = node.attributes.get("accuracy_level", 0)
-        if node.attributes.get("bits", 4) == 4 and level == 4 and node.input(3) is not None:
+        level = node.integer("accuracy_level", 0)
+        if node.integer("bits", 4) == 4 and level == 4 and node.input(3) is not None:
             yield Fault("4 bits, zero_points, accuracy_level=4", "two of the three", node)
 
 

@@ -23,8 +23,8 @@ def matmul_blocks(graph: Graph) -> Iterator[Fault]:
     """MatMulNBits with other widths than 4 or 8 bits, or whose last block is not full, is left to
     the CPU."""
     for node in graph.find_fused("MatMulNBits"):
-        bits = node.attributes.get("bits", 4)
-        k, block = node.attributes.get("K", 0), node.attributes.get("block_size", 1)
+        bits = node.integer("bits", 4)
+        k, block = node.integer("K", 0), max(node.integer("block_size", 1), 1)
         if bits not in (4, 8):
             yield Fault(f"bits={bits}", "4 or 8", node)
         elif k % block:
@@ -75,9 +75,9 @@ def matmul_odd_zero_points(graph: Graph) -> Iterator[Fault]:
     byte, and not for 8: with an odd number of blocks to a row, the zero points of all rows but
     the first are read from the wrong place."""
     for node in graph.find_fused("MatMulNBits"):
-        k, block = node.attributes.get("K", 0), node.attributes.get("block_size", 1)
+        k, block = node.integer("K", 0), max(node.integer("block_size", 1), 1)
         odd = -(-k // block) % 2 == 1
-        if node.attributes.get("bits", 4) == 8 and node.input(3) is not None and odd:
+        if node.integer("bits", 4) == 8 and node.input(3) is not None and odd:
             yield Fault(f"{-(-k // block)} blocks a row, 8 bits", "an even number", node)
 
 
@@ -92,7 +92,7 @@ def matmul_default_zero_point(graph: Graph) -> Iterator[Fault]:
     """Without zero points, 8 bits should mean a zero point of 128. Nobody tests that on
     DirectML, and the code does not spell it out."""
     for node in graph.find_fused("MatMulNBits"):
-        if node.attributes.get("bits", 4) == 8 and node.input(3) is None:
+        if node.integer("bits", 4) == 8 and node.input(3) is None:
             yield Fault("8 bits, no zero_points", "zero_points", node)
 
 
@@ -124,7 +124,7 @@ def rotary_scale(graph: Graph) -> Iterator[Fault]:
     for node in graph.find_fused("RotaryEmbedding"):
         scale = node.attributes.get("scale", 1.0)
         if scale != 1.0:
-            yield Fault(f"scale={scale:g}", "1", node)
+            yield Fault(f"scale={scale}", "1", node)
 
 
 MATMUL_RULES = (

@@ -93,8 +93,8 @@ def weights_as_inputs(graph: Graph) -> Iterator[Fault]:
 def grouped_weights(graph: Graph) -> Iterator[Fault]:
     """Weights with several scales a row take twice as long as those with one."""
     for node in graph.find("DequantizeLinear"):
-        if node.attributes.get("block_size", 0):
-            yield Fault(f"block_size={node.attributes['block_size']}", "one scale a row", node)
+        if node.integer("block_size", 0):
+            yield Fault(f"block_size={node.integer('block_size', 0)}", "one scale a row", node)
 
 
 @rule(

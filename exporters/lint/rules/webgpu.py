@@ -102,7 +102,7 @@ def qmoe_inputs(graph: Graph) -> Iterator[Fault]:
 def qmoe_bits(graph: Graph) -> Iterator[Fault]:
     """QMoE takes experts of 4 or 8 bits."""
     for node in graph.find_fused("QMoE"):
-        bits = node.attributes.get("expert_weight_bits", 4)
+        bits = node.integer("expert_weight_bits", 4)
         if bits not in (4, 8):
             yield Fault(f"expert_weight_bits={bits}", "4 or 8", node)
 
@@ -116,7 +116,7 @@ def qmoe_bits(graph: Graph) -> Iterator[Fault]:
 def matmul(graph: Graph) -> Iterator[Fault]:
     """MatMulNBits takes 2, 4 or 8 bits and no g_idx."""
     for node in graph.find_fused("MatMulNBits"):
-        bits = node.attributes.get("bits", 4)
+        bits = node.integer("bits", 4)
         if node.input(4) is not None:
             yield Fault("input g_idx", "left out", node)
         if bits not in (2, 4, 8):
@@ -136,7 +136,7 @@ def attention_norms(graph: Graph) -> Iterator[Fault]:
         given = list_given(node, {14: "q_norm_weight", 15: "k_norm_weight"})
         if len(given) == 1:
             yield Fault(f"{given[0]} alone", "both or none", node)
-        elif given and node.attributes.get("do_rotary", 0) != 1:
+        elif given and node.integer("do_rotary", 0) != 1:
             yield Fault("q_norm_weight, and do_rotary=0", "do_rotary=1", node)
         elif given and node.input(1) is None:
             yield Fault("q_norm_weight, and packed inputs", "three inputs", node)
@@ -151,9 +151,9 @@ def attention_norms(graph: Graph) -> Iterator[Fault]:
 def causal_conv(graph: Graph) -> Iterator[Fault]:
     """CausalConvWithState works over one dimension, and keeps no window of states."""
     for node in graph.find_fused("CausalConvWithState"):
-        if node.attributes.get("ndim", 1) != 1:
+        if node.integer("ndim", 1) != 1:
             yield Fault(f"ndim={node.attributes['ndim']}", "1", node)
-        if node.attributes.get("state_window", 0) != 0:
+        if node.integer("state_window", 0) != 0:
             yield Fault(f"state_window={node.attributes['state_window']}", "0", node)
 
 
@@ -167,7 +167,7 @@ def channels_last(graph: Graph) -> Iterator[Fault]:
     """The plugin's CausalConvWithState takes channels last; the older wheel onnxruntime-webgpu
     1.27.0 refuses a graph that says so."""
     for node in graph.find_fused("CausalConvWithState"):
-        if node.attributes.get("channels_last", 0):
+        if node.integer("channels_last", 0):
             yield Fault("channels_last=1", "0, for that wheel", node)
 
 
