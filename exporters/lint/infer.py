@@ -58,7 +58,7 @@ class Inference:
 
     def __init__(self, opsets: Mapping[str, int], ir_version: int) -> None:
         self._opsets = opsets
-        self._ir_version = ir_version
+        self.ir_version = ir_version
 
     @cached_property
     def _imports(self) -> list[onnx.OperatorSetIdProto]:
@@ -82,7 +82,7 @@ class Inference:
         inputs: Sequence[Value | None],
         known: Mapping[str, Value],
     ) -> Iterator[Value]:
-        """Outputs of a node, as far as they can be told; what the file says comes first."""
+        """Outputs of a node, by what the file says of them and what can be told."""
         domain = "" if node.domain == "ai.onnx" else node.domain
         schema = self.find_schema(domain, node.op_type)
         found: Mapping[str, Value] = {}
@@ -92,8 +92,7 @@ class Inference:
             found = _follow(own, node, inputs)
         for name in filter(None, node.output):
             said, told = known.get(name, Value(name)), found.get(name, Value(name))
-            shape = told.shape if said.shape is None else said.shape
-            yield Value(name, said.type or told.type, shape)
+            yield Value(name, said.type or told.type, merge_shapes(said.shape, told.shape))
 
     def _ask_onnx(
         self, schema: onnx.defs.OpSchema, node: onnx.NodeProto, inputs: Sequence[Value | None]
@@ -107,11 +106,21 @@ class Inference:
         data = {name: _write_content(value) for name, value in values.items() if value.content}
         try:
             found = onnx.shape_inference.infer_node_outputs(
-                schema, node, types, data, None, self._imports, self._ir_version
+                schema, node, types, data, None, self._imports, self.ir_version
             )
         except (onnx.shape_inference.InferenceError, onnx.checker.ValidationError, RuntimeError):
             return {}
         return {name: Value(name, *describe_type(type)) for name, type in found.items()}
+
+
+def merge_shapes(said: Shape | None, told: Shape | None) -> Shape | None:
+    """What a file says of a shape, with the numbers that can be told where it has none."""
+    if said is None or told is None or len(said) != len(told):
+        return told if said is None else said
+    return tuple(
+        one if isinstance(one, int) or not isinstance(other, int) else other
+        for one, other in zip(said, told, strict=True)
+    )
 
 
 def _write_type(value: Value) -> onnx.TypeProto:

@@ -22,6 +22,8 @@ _RANDOM = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLi
 # ONNX Runtime keeps these although they could be computed beforehand: weights stay small.
 _KEPT = {"DequantizeLinear", "QuantizeLinear"}
 _ALIASES = {"ai.onnx": ""}
+# The IR version from which on inputs may have defaults.
+_DEFAULTS = 4
 
 
 def read_onnx(path: Path) -> Graph:
@@ -62,16 +64,19 @@ def _read_model(model: onnx.ModelProto, file: str) -> Graph:
     return Graph(
         file,
         nodes,
-        tuple(reader.values[one.name] for one in _list_inputs(model.graph)),
+        tuple(reader.values[one.name] for one in _list_inputs(model.graph, model.ir_version)),
         tuple(reader.values[one.name] for one in model.graph.output),
         opsets,
         tuple(reader.initializers),
     )
 
 
-def _list_inputs(graph: onnx.GraphProto) -> list[onnx.ValueInfoProto]:
-    """Inputs without those that are initializers with a default, which older files list too."""
-    given = {tensor.name for tensor in graph.initializer}
+def _list_inputs(graph: onnx.GraphProto, ir_version: int) -> list[onnx.ValueInfoProto]:
+    """What the caller may give: an input with an initializer is one with a default.
+
+    Before IR version 4 every initializer had to be listed as an input, so there it is none.
+    """
+    given = {tensor.name for tensor in graph.initializer} if ir_version < _DEFAULTS else set()
     return [one for one in graph.input if one.name not in given]
 
 
@@ -95,9 +100,11 @@ class _Reader:
     def _declare(self, graph: onnx.GraphProto) -> None:
         for tensor in graph.initializer:
             self._add_constant(tensor.name, tensor)
+        given = {tensor.name for tensor in graph.initializer}
         for info in (*graph.value_info, *graph.output):
-            self._add(Value(info.name, *describe_type(info.type)))
-        for info in _list_inputs(graph):
+            if info.name not in given:  # some exporters describe initializers here once more
+                self._add(Value(info.name, *describe_type(info.type)))
+        for info in _list_inputs(graph, self.inference.ir_version):
             self._add(Value(info.name, *describe_type(info.type), is_input=True))
 
     def _add_constant(self, name: str, tensor: TensorProto) -> None:

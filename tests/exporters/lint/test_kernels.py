@@ -6,7 +6,9 @@ import json
 from importlib import resources
 from pathlib import Path
 
+import onnx
 import pytest
+from onnx import TensorProto, helper
 
 from exporters.lint.graph import MICROSOFT, Node, Value
 from exporters.lint.kernels import find_misfit, load_imported, load_schemas, load_table
@@ -118,6 +120,43 @@ def test_nodes_of_constants_alone_are_folded(tmp_path: Path) -> None:
     sliced = next(graph.live).input(1)
     assert sliced is not None
     assert sliced.constant
+
+
+def test_initializer_that_is_described_again_stays_constant(tmp_path: Path) -> None:
+    path = Sketch([op("Reshape", "x s")], constants={"s": ints(-1)}).save(tmp_path)
+    model = onnx.load(path)
+    model.graph.value_info.append(helper.make_tensor_value_info("s", TensorProto.INT64, [1]))
+    onnx.save(model, path)
+    shape = read_onnx(path).nodes[0].input(1)
+    assert shape is not None
+    assert shape.constant
+
+
+def test_input_with_a_default_is_no_constant(tmp_path: Path) -> None:
+    sketch = Sketch(
+        [op("Reshape", "x s")],
+        {"x": ("float32", [2, 2]), "s": ("int64", [1])},
+        {"s": ints(-1)},
+    )
+    graph = read_onnx(sketch.save(tmp_path))
+    shape = graph.nodes[0].input(1)
+    assert shape is not None
+    assert (shape.constant, shape.is_input) == (False, True)
+    assert [one.name for one in graph.inputs] == ["x", "s"]
+
+
+def test_numbers_that_can_be_told_complete_what_the_file_says(tmp_path: Path) -> None:
+    path = Sketch([op("Sigmoid", "x", "h"), op("Sqrt", "h")], {"x": ("float32", [1, 8])}).save(
+        tmp_path
+    )
+    model = onnx.load(path)
+    model.graph.value_info.append(
+        helper.make_tensor_value_info("h", TensorProto.FLOAT, ["n", None])
+    )
+    onnx.save(model, path)
+    hidden = read_onnx(path).nodes[0].output(0)
+    assert hidden is not None
+    assert hidden.shape == (1, 8)
 
 
 def test_unknown_operator_leaves_unknown_types(tmp_path: Path) -> None:
