@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 
-from exporters.lint.graph import Graph, Node, Value
+from exporters.lint.graph import Graph, Node
+from exporters.lint.makers import find_maker, map_makers, trace
 from exporters.lint.rule import Fault, RuleSet, check_ids, rule
 from exporters.lint.rules.openvino import make_genai_rule, make_import_rule
 from lfm2_deploy.findings import Outcome
@@ -17,10 +18,6 @@ _STATES = re.compile(
     r"|cache_params\.past\.(key|value|conv)\.\d+cache_params\.present\.(key|value|conv)\.\d+"
 )
 _SMALL_INTEGERS = ("int4", "uint4", "int8", "uint8")
-# Between a value and what is made of it, without changing which elements are which.
-_PASSING = frozenset(
-    ["Cast", "Convert", "ConvertLike", "Unsqueeze", "Squeeze", "Reshape", "Transpose"]
-)
 
 
 @rule(
@@ -172,30 +169,6 @@ def _takes_first_columns(node: Node, masks: set[str], made_by: Mapping[str, Node
     from_mask = source is not None and source.name in masks
     from_zero = start is not None and start.content is not None and not any(start.content)
     return bool(node.op == "Slice" and from_mask and from_zero and end and not end.constant)
-
-
-def map_makers(graph: Graph) -> Mapping[str, Node]:
-    """Names of values -> the nodes that make them."""
-    return {value.name: node for node in graph.nodes for value in node.outputs if value}
-
-
-def find_maker(value: Value | None, made_by: Mapping[str, Node]) -> Node | None:
-    """The node that made a value's elements, behind casts and changes of shape."""
-    maker = made_by.get(value.name) if value is not None else None
-    while maker is not None and maker.op in _PASSING:
-        before = maker.input(0)
-        maker = made_by.get(before.name) if before is not None else None
-    return maker
-
-
-def trace(value: Value | None, made_by: Mapping[str, Node]) -> Value | None:
-    """The value that another's elements came from, behind casts and changes of shape."""
-    while value is not None and value.name in made_by:
-        maker = made_by[value.name]
-        if maker.op not in (*_PASSING, "DequantizeLinear", "Multiply", "Subtract"):
-            return value
-        value = maker.input(0)
-    return value
 
 
 _RULES = (

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from exporters.lint.graph import Graph, Node, Value
 from exporters.lint.kernels import is_inlined, load_built
+from exporters.lint.makers import find_maker, map_makers
 from exporters.lint.rule import Fault, RuleSet, check_ids, rule
 from lfm2_deploy.findings import Outcome
 
@@ -68,12 +69,41 @@ def float_node(graph: Graph) -> Iterator[Fault]:
             yield Fault(f"{plain[0].type} that was not quantized", "quantized inputs", node)
 
 
+@rule(
+    "qnn/joined-mask",
+    Outcome.WRONG,
+    advice="give the mask as one row from the host, and add a constant for the causal part",
+    source="seen in the emulator of QNN 2.51, SoC model 60: a history of 48 and 7 new tokens",
+)
+def joined_mask(graph: Graph) -> Iterator[Fault]:
+    """Where activations are quantized, HTP's compiler mixes up what is masked if the mask that is
+    added before a softmax was expanded, or joined of parts that do not fill 64 columns."""
+    made_by = map_makers(graph)
+    quantized = any(graph.find("QuantizeLinear"))
+    for node in graph.find("Softmax"):
+        total = find_maker(node.input(0), made_by)
+        if not quantized or total is None or total.op != "Add":
+            continue
+        for maker in (find_maker(value, made_by) for value in total.inputs):
+            if maker is not None and _mixes_up(maker):
+                yield Fault(f"a mask made by {maker.op}", "one row from the host", node)
+
+
+def _mixes_up(maker: Node) -> bool:
+    if maker.op != "Concat":
+        return maker.op == "Expand"
+    parts = [value.shape for value in maker.inputs if value is not None and value.shape]
+    axis = maker.integer("axis", 0)
+    last = any(axis in (-1, len(shape) - 1) for shape in parts)
+    return last and any(isinstance(dim := shape[-1], int) and dim % 64 for shape in parts)
+
+
 def _is_dequantized(value: Value, made_by: dict[str, Node]) -> bool:
     maker = made_by.get(value.name)
     return maker is not None and maker.op == "DequantizeLinear"
 
 
-_RULES = (not_built, dynamic_shape, float_node)
+_RULES = (not_built, dynamic_shape, float_node, joined_mask)
 check_ids(_RULES)
 QNN = RuleSet(
     "qnn",

@@ -464,3 +464,19 @@ def _(bad: bool) -> Sketch:
         {"x": ("float32" if bad else "uint8", [1, 8])},
         {"s": ("float32", [])},
     )
+
+
+@plant("qnn/joined-mask")
+def _(bad: bool) -> Sketch:
+    mask = [op("Concat", "old new", "row", axis=3)] if bad else []
+    nodes = [
+        *mask,
+        op("QuantizeLinear", "row s", "q"),
+        op("DequantizeLinear", "q s", "d"),
+        op("Add", "x d", "masked"),
+        op("Softmax", "masked"),
+    ]
+    given = {"old": ("float32", [1, 1, 1, 48]), "new": ("float32", [1, 1, 1, 7])}
+    whole = {"row": ("float32", [1, 1, 1, 55])}
+    scores = {"x": ("float32", [1, 2, 7, 55])}
+    return Sketch(nodes, scores | (given if bad else whole), {"s": ("float32", [])})
