@@ -40,13 +40,17 @@ def dynamic_shape(graph: Graph) -> Iterator[Fault]:
     "npu/control-flow",
     Outcome.REFUSED,
     advice="let the host decide, and compile the branches as graphs of their own",
-    source=f"{_COMPILED}: an If and a Loop of one node each are refused",
+    source=f"{_COMPILED}: an If of one node is refused, and so is a Loop unless its number of "
+    "rounds is a constant",
 )
 def control_flow(graph: Graph) -> Iterator[Fault]:
-    """The compiler takes neither branches nor loops."""
+    """The compiler takes no branches, and loops only with a constant number of rounds."""
     for node in graph.nodes:
-        if node.op in ("If", "Loop", "Scan", "TensorIterator"):
-            yield Fault("control flow", "none", node)
+        rounds = node.input(0)
+        if node.op == "If":
+            yield Fault("branches", "none", node)
+        elif node.op == "Loop" and (rounds is None or not rounds.constant):
+            yield Fault("a number of rounds known only at run time", "a constant", node)
 
 
 @rule(
