@@ -12,23 +12,22 @@ from functools import cached_property
 import onnx
 from onnx import TensorProto, helper
 
-from exporters.lint.graph import MICROSOFT, Shape, Value
+from exporters.lint.graph import Dim, Shape, Value
 from exporters.lint.kernels import OperatorSchema, load_schemas
 
 _NAMES = {"float": "float32", "double": "float64"}
 _TYPES = {number: name.lower() for name, number in TensorProto.DataType.items()}
 _NUMBERS = {_NAMES.get(name, name): number for number, name in _TYPES.items()}
-# Whose first output has the shape of the first input.
-_KEEP_SHAPE = {
-    "SimplifiedLayerNormalization",
-    "SkipSimplifiedLayerNormalization",
-    "SkipLayerNormalization",
-    "RotaryEmbedding",
-    "GroupQueryAttention",
-    "CausalConvWithState",
-    "QuickGelu",
-    "QMoE",
-    "MoE",
+# Operator -> output -> the input whose shape it has.
+_KEEP_SHAPE: Mapping[str, Mapping[int, int]] = {
+    "SimplifiedLayerNormalization": {0: 0},
+    "SkipSimplifiedLayerNormalization": {0: 0, 3: 0},
+    "SkipLayerNormalization": {0: 0, 3: 0},
+    "RotaryEmbedding": {0: 0},
+    "QuickGelu": {0: 0},
+    "QMoE": {0: 0},
+    "MoE": {0: 0},
+    "CausalConvWithState": {0: 0, 1: 3},
 }
 
 
@@ -143,20 +142,39 @@ def _follow(
         for index, value in enumerate(inputs)
         if value is not None and value.type
     }
-    first = inputs[0] if inputs else None
     found = {}
     for index, name in enumerate(node.output):
         parameter = schema.parameter(index, of_output=True)
         type = bound.get(parameter) or schema.only_type(parameter)
-        keeps = index == 0 and node.op_type in _KEEP_SHAPE
-        shape = _widen(node, first) if node.op_type == "MatMulNBits" else None
-        found[name] = Value(name, type, first.shape if keeps and first else shape)
+        found[name] = Value(name, type, _find_shape(node, index, inputs))
     return found
 
 
-def _widen(node: onnx.NodeProto, first: Value | None) -> Shape | None:
+def _find_shape(node: onnx.NodeProto, index: int, inputs: Sequence[Value | None]) -> Shape | None:
+    source = _KEEP_SHAPE.get(node.op_type, {}).get(index, len(inputs))
+    kept = inputs[source] if source < len(inputs) else None
+    if kept is not None:
+        return kept.shape
+    first, second = (*inputs, None, None)[:2]
+    if node.op_type == "MatMulNBits":
+        return _widen(first, next((one.i for one in node.attribute if one.name == "N"), None))
+    if node.op_type == "FusedMatMul":
+        return _multiply(node, first, second)
+    if node.op_type == "GroupQueryAttention" and second is not None and index == 0:
+        return first.shape if first is not None else None
+    return None
+
+
+def _widen(first: Value | None, wide: Dim) -> Shape | None:
     """[..., K] -> [..., N]."""
-    wide = next((one.i for one in node.attribute if one.name == "N"), None)
-    if first is None or first.shape is None or wide is None or node.domain != MICROSOFT:
+    if first is None or first.shape is None or wide is None:
         return None
-    return (*first.shape[:-1], int(wide))
+    return (*first.shape[:-1], wide)
+
+
+def _multiply(node: onnx.NodeProto, first: Value | None, second: Value | None) -> Shape | None:
+    """[..., K] times a matrix, which may be transposed."""
+    flags = {one.name: one.i for one in node.attribute}
+    if second is None or second.shape is None or len(second.shape) != 2 or flags.get("transA"):
+        return None
+    return _widen(first, second.shape[0 if flags.get("transB") else 1])

@@ -111,6 +111,20 @@ def test_types_and_shapes_are_followed_through_both_domains(tmp_path: Path) -> N
     assert values["y"].type == "float16"
 
 
+def test_shapes_pass_through_fused_products_and_sums(tmp_path: Path) -> None:
+    nodes = [
+        op("ms.FusedMatMul", "x table", "wide", transB=1),
+        op("ms.SkipSimplifiedLayerNormalization", "wide wide gamma", "h - - sum"),
+        op("ms.FusedMatMul", "sum table", "narrow"),
+        op("Sigmoid", "narrow"),
+    ]
+    constants = {"table": ("float32", [128, 64]), "gamma": ("float32", [128])}
+    graph = read_onnx(Sketch(nodes, constants=constants).save(tmp_path))
+    shapes = {value.name: value.shape for one in graph.nodes for value in one.outputs if value}
+    assert shapes["wide"] == shapes["h"] == shapes["sum"] == (1, "n", 128)
+    assert shapes["narrow"] == shapes["y"] == (1, "n", 64)
+
+
 def test_nodes_of_constants_alone_are_folded(tmp_path: Path) -> None:
     sketch = Sketch(
         [op("Add", "a b", "c"), op("Slice", "x c b")], constants={"a": ints(1), "b": ints(2)}
