@@ -152,6 +152,7 @@ TARGETS: Mapping[str, Entry] = {
         _OPENVINO_EXPORT,
         "export for Intel GPUs (OpenVINO)",
     ),
+    "qnn": Entry("exporters.targets.qnn", "QNN", _TRACING, _EXPORT, "export for Qualcomm NPUs"),
     "openvino-cpu": Entry(
         "exporters.targets.ov",
         "OPENVINO_CPU",

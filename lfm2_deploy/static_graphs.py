@@ -7,6 +7,7 @@ owns. What the host can do for nothing is not in the graph:
     rope.cos, .sin  [1, S, 1, D/2] of each token's position
     history_mask    [1, 1, 1, T]   0 where a token lies, else MASKED
     ends            [1, L-1, S+L-1]  where S > 1: picks the columns a conv state continues with
+    picks           int32 [L-1]      or, for an NPU that gathers, their numbers
 
 and the states: conv states [1, L-1, H], channels last, and key/value history [1, KV, T, D].
 Out come `hidden` [1, S, H] after the final norm, new conv states, and of keys and values
@@ -32,7 +33,8 @@ EMBED, PREFILL, DECODE, HEAD = "embed", "prefill", "decode", "head"
 ROUTERS, EXPERTS = "routers", "experts"
 
 INPUT_IDS, EMBEDS, HIDDEN, LOGITS = "input_ids", "inputs_embeds", "hidden", "logits"
-COS, SIN, HISTORY_MASK, ENDS = "rope.cos", "rope.sin", "history_mask", "ends"
+COS, SIN, HISTORY_MASK = "rope.cos", "rope.sin", "history_mask"
+ENDS, PICKS = "ends", "picks"
 # The lowest float16: masked scores vanish in softmax, and nothing becomes infinite.
 MASKED = -65504.0
 
