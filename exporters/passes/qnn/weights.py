@@ -37,6 +37,10 @@ def linear_weight(draft: Draft, node: ir.Node, name: str) -> ir.Value:
         declare(levels, (columns, rows), _SIGNED[plan.bits]),
         declare(scales, (rows,)),
     ]
+    if plan.bits == 4:
+        # Without zero points onnxruntime-qnn 2.7 takes 4-bit levels for unsigned ones.
+        zeros = np.zeros(rows, _SIGNED[4].numpy())
+        values.append(draft.book.constant(draft.graph, f"zeros.i4.{rows}", zeros))
     if is_new:
         encode = functools.partial(encode_turned, bits=plan.bits)
         draft.book.fill([name], encode, Slot(levels), Slot(scales))
