@@ -292,9 +292,7 @@ def export_checkpoint(
     return open_bundle(out)
 
 
-def _calibrate(
-    checkpoint: Checkpoint, options: ExportOptions, progress: Progress
-) -> ExportOptions:
+def _calibrate(checkpoint: Checkpoint, options: ExportOptions, progress: Progress) -> ExportOptions:
     """The same, with ranges where the target needs them.
 
     Raises:

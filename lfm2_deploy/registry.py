@@ -21,7 +21,7 @@ from packaging.version import InvalidVersion, Version
 from lfm2_deploy.errors import RuntimeUnavailableError
 
 _PACKAGE = "lfm2-deploy"
-_EXTRAS = ("", "export", "openvino", "ray")
+_EXTRAS = ("", "export", "openvino", "qnn", "ray")
 # An import error in one of these is a bug of ours, not a broken installation.
 _OWN = {"lfm2_deploy", "exporters", "runtimes"}
 
@@ -125,12 +125,16 @@ _EXPORT = "pip install 'lfm2-deploy[export]' (in a clone: '.[export]')"
 _RAY = "pip install 'lfm2-deploy[export,ray]' (in a clone: '.[export,ray]')"
 _OPENVINO = "pip install 'lfm2-deploy[openvino]' (in a clone: '.[openvino]')"
 _OPENVINO_EXPORT = "pip install 'lfm2-deploy[export,openvino]' (in a clone: '.[export,openvino]')"
+_QNN = "pip install 'lfm2-deploy[qnn]' (in a clone: '.[qnn]')"
 _TRACING = ("torch", "onnx", "onnx_ir", "onnxscript")
 
 RUNTIMES: Mapping[str, Entry] = {
     "ort": Entry("runtimes.ort", "load", ("onnxruntime",), _RUN, "ONNX Runtime on the CPU"),
     "openvino": Entry(
         "runtimes.ov", "load", ("openvino",), _OPENVINO, "OpenVINO on NPU, GPU and CPU"
+    ),
+    "qnn": Entry(
+        "runtimes.qnn", "load", ("onnxruntime", "onnxruntime_qnn"), _QNN, "Qualcomm's NPUs (QNN)"
     ),
     "reference": Entry(
         "runtimes.reference", "load", ("torch",), _EXPORT, "the torch reference, in float32"

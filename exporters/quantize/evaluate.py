@@ -53,16 +53,16 @@ class Evaluator:
         outputs: dict[str, Rows] = {}
         wanted = {id(value): str(value.name) for value in self._graph.outputs}
         for node in self._graph:
-            for value in node.inputs:
-                if value is not None and value not in values:
+            for value in (v for v in node.inputs if v is not None):
+                if value not in values:
                     values[value] = self._find(value, feeds, outputs, rows)
             for value, results in self._call(node, values, rows):
                 values[value] = results
                 if id(value) in wanted:
                     outputs[wanted[id(value)]] = results
-            for value in node.inputs:
+            for value in (v for v in node.inputs if v is not None):
                 uses[value] -= 1
-                if value is not None and not uses[value]:
+                if not uses[value]:
                     del values[value]
         return outputs
 

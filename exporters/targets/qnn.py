@@ -21,7 +21,7 @@ from collections.abc import Mapping, Sequence
 
 import onnx_ir as ir
 
-from exporters.draft import MICROSOFT, Draft
+from exporters.draft import MICROSOFT
 from exporters.passes.clean_up import clean_up, remove_unused, share_common
 from exporters.passes.lower_embedding import lower_embedding
 from exporters.passes.lower_linear import lower_linear as lower_linear_for_cpu

@@ -39,9 +39,7 @@ def lower_conv(draft: Draft) -> None:
 def _take_picks(draft: Draft) -> ir.Value:
     """Which columns a state continues with, as an input."""
     width = draft.config.conv_state_width
-    picks = ir.Value(
-        name=PICKS, shape=ir.Shape((width,)), type=ir.TensorType(ir.DataType.INT32)
-    )
+    picks = ir.Value(name=PICKS, shape=ir.Shape((width,)), type=ir.TensorType(ir.DataType.INT32))
     draft.graph.inputs.append(picks)
     return picks
 
