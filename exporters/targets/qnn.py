@@ -27,11 +27,12 @@ from exporters.passes.lower_embedding import lower_embedding
 from exporters.passes.lower_linear import lower_linear as lower_linear_for_cpu
 from exporters.passes.lower_parameters import lower_parameters
 from exporters.passes.ov.cut_experts import cut_segments, only_experts, only_routers
-from exporters.passes.ov.static_attention import lower_attention_with, prepare_mask
+from exporters.passes.ov.static_attention import lower_attention_with
 from exporters.passes.ov.static_frame import only_embedding, only_head, static_frame
 from exporters.passes.qnn.activations import quantize_activations
 from exporters.passes.qnn.conv import lower_conv
 from exporters.passes.qnn.linear import lower_linear, project
+from exporters.passes.qnn.mask import lower_mask
 from exporters.passes.qnn.norm import lower_norm, rms_norm
 from exporters.passes.qnn.segment import only_segment
 from exporters.quantize.calibrate import Calibration, measure_static
@@ -101,7 +102,7 @@ def lower_layers(config: Lfm2Config, steps: int, dtype: ir.DataType) -> tuple[Pa
         *([] if config.moe is None else [cut_segments(steps, dtype)]),
         lower_norm,
         lower_conv,
-        prepare_mask,
+        lower_mask,
         lambda draft: lower_attention_with(draft, rms_norm),
         lower_linear,
         *_LAST,

@@ -14,7 +14,8 @@ from exporters.passes.weights import plain_weight
 from exporters.weight_book import Slot
 from lfm2_deploy.static_graphs import COS, HISTORY_MASK, MASKED, SIN
 
-_MASK = "mask"
+# Of `Draft.shared`: what is added to scores. Built here unless a pass before has.
+MASK = "mask"
 
 
 # (rewriter, x, gamma, epsilon) -> x normed over its last axis.
@@ -85,13 +86,13 @@ def _attend(
 def _mask(rewriter: Rewriter, steps: int, share: int) -> ir.Value:
     """[1, 1, share*S or 1, T+S], the same for all layers."""
     draft, op = rewriter.draft, rewriter.op
-    if _MASK not in draft.shared:
+    if MASK not in draft.shared:
         history = draft.shared[HISTORY_MASK]
         if steps > 1:
             size = (1, 1, share * steps, draft.context_length)
             history = op("Expand", [history, rewriter.ints(*size)])
-        draft.shared[_MASK] = op("Concat", [history, _causal(rewriter, steps, share)], axis=-1)
-    return draft.shared[_MASK]
+        draft.shared[MASK] = op("Concat", [history, _causal(rewriter, steps, share)], axis=-1)
+    return draft.shared[MASK]
 
 
 def _causal(rewriter: Rewriter, steps: int, share: int) -> ir.Value:
@@ -102,16 +103,6 @@ def _causal(rewriter: Rewriter, steps: int, share: int) -> ir.Value:
     # A single token's heads all see the same. Repeated in the graph: a file need not hold it.
     repeats = share if steps > 1 else 1
     return causal if repeats == 1 else rewriter.op("Concat", [causal] * repeats, axis=2)
-
-
-def prepare_mask(draft: Draft) -> None:
-    """Build the mask before any layer does, so that layers are alike in all graphs."""
-    nodes = draft.find("CachedAttention")
-    if nodes:
-        rewriter, config = Rewriter(draft, nodes[0]), draft.config
-        rewriter.prefix = _MASK
-        share = config.num_attention_heads // config.num_key_value_heads
-        _mask(rewriter, count_steps(draft), share)
 
 
 def _split_heads(rewriter: Rewriter, x: ir.Value | None) -> ir.Value:

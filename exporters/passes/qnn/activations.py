@@ -14,6 +14,7 @@ import numpy as np
 import onnx_ir as ir
 
 from exporters.draft import Draft
+from exporters.passes.qnn.mask import CAUSAL
 from exporters.quantize.ranges import Range, Ranges, range_key
 from lfm2_deploy.errors import ExportError
 from lfm2_deploy.static_graphs import HISTORY_MASK
@@ -79,9 +80,10 @@ class _Quantizer:
         return value
 
     def _join(self, node: ir.Node) -> None:
-        if node.op_type not in _MOVING:
+        is_mask = node.op_type == "Add" and node.inputs[1] is self.graph.initializers.get(CAUSAL)
+        if node.op_type not in _MOVING and not is_mask:
             return
-        place = _MOVING[node.op_type]
+        place = None if is_mask else _MOVING[node.op_type]
         moved = node.inputs if place is None else [node.inputs[place]]
         first = self._root(node.outputs[0])
         for value in (*moved, *node.outputs):
@@ -138,7 +140,8 @@ class _Quantizer:
         adds = [
             (node, scores)
             for node in self.graph if node.op_type == "Add"
-            for scores, mask in (node.inputs,) if self._root_of(mask) in masks
+            for scores, mask in (node.inputs,)
+            if self._root_of(mask) in masks and self._root_of(scores) not in masks
         ]  # fmt: skip
         gaps = [found[self._root_of(s)].high - found[self._root_of(s)].low for _, s in adds]
         lowest = -(max(gaps, default=0.0) + _MASK_GAP)
