@@ -135,6 +135,9 @@ class ExportOptions:
         notes = self.target.notes(self.precision)
         if self.experts is not None and config.moe is None:
             notes += (f"the model has no experts: --experts {self.experts} changed nothing",)
+        if self.ranges:
+            tokens = sum(map(len, self.calibration))
+            notes += (f"ranges of activations were found on {tokens} tokens",)
         return notes
 
     def fit_chunk(self, context_length: int) -> ExportOptions:

@@ -165,6 +165,16 @@ TARGETS: Mapping[str, Entry] = {
         "export for OpenVINO on the CPU",
     ),
 }
+# What compiles a target's graphs ahead of time, given platforms; Intel's is below.
+GRAPH_COMPILERS: Mapping[str, Entry] = {
+    "qnn": Entry(
+        "runtimes.qnn_contexts",
+        "make_compiler",
+        ("onnxruntime", "onnxruntime_qnn"),
+        _QNN,
+        "compiling for Qualcomm's NPUs",
+    ),
+}
 NPU_COMPILER = Entry(
     "runtimes.npu_compiler.bundles",
     "compile_graphs",

@@ -13,7 +13,7 @@ from lfm2_deploy.bundle import Bundle
 from lfm2_deploy.contracts import Progress
 from lfm2_deploy.errors import RuntimeUnavailableError
 from lfm2_deploy.manifest import BlobRecord, GraphRecord
-from runtimes.qnn_device import EMULATOR, QnnDevice, create_session, describe_package, find_device
+from runtimes.qnn_device import CPU, EMULATOR, QnnDevice, create_session, describe_package, find_device
 
 # Qualcomm's numbers of chips in laptops, as `soc_model` takes them (QnnHtpDevice.h, QNN 2.51).
 SOCS = {"60": "Snapdragon X Elite and X Plus (SC8380XP, HTP v73)"}
@@ -78,6 +78,8 @@ def find_contexts(bundle: Bundle, device: QnnDevice) -> dict[str, str]:
     A chip does not tell its number, so what was compiled for several is left alone there; QNN
     itself refuses what was compiled for another.
     """
+    if device.kind == CPU:
+        return {}
     own = [blob for blob in bundle.manifest.blobs if blob.compiler == describe_package()]
     if device.kind == EMULATOR:
         own = [blob for blob in own if blob.platform == device.soc]

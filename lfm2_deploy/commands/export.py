@@ -25,7 +25,9 @@ from lfm2_deploy.commands.options import AsJson, Precision
 if TYPE_CHECKING:
     from lfm2_deploy.bundle import Bundle
 
-_NPU = "For --target npu"
+_NPU = "For --target npu and qnn"
+# The platforms to compile for where none is named: Lunar Lake, Snapdragon X.
+_PLATFORMS = {"npu": "4000", "qnn": "60"}
 # What makes a name awkward to type, such as the "@" of a synthetic model's seed.
 _AWKWARD = re.compile(r"[^\w.-]+")
 
@@ -59,15 +61,15 @@ def export(
         typer.Option(
             metavar="N",
             help="Most tokens of a conversation.",
-            show_default="the model's, at most 32768; npu: 1024",
+            show_default="the model's, at most 32768; npu, qnn: 1024",
         ),
     ] = None,
     chunk: Annotated[
         int | None,
         typer.Option(
             metavar="N",
-            help="Tokens of a prompt that one call takes (npu).",
-            show_default="128",
+            help="Tokens of a prompt that one call takes.",
+            show_default="npu: 128, qnn: 64",
             rich_help_panel=_NPU,
         ),
     ] = None,
@@ -92,8 +94,17 @@ def export(
         list[str] | None,
         typer.Option(
             metavar="NUMBER",
-            help="With --compile: 3720, 4000 or 5010; may be given several times.",
-            show_default="4000",
+            help="With --compile: npu: 3720, 4000 or 5010, qnn: 60; may be given several times.",
+            show_default="npu: 4000, qnn: 60",
+            rich_help_panel=_NPU,
+        ),
+    ] = None,
+    calibrate: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="A text to find the ranges of activations with, where they are rounded (qnn).",
+            show_default="a page of Austen",
             rich_help_panel=_NPU,
         ),
     ] = None,
@@ -143,7 +154,8 @@ def export(
             context_length=context,
             chunk=chunk,
             experts=experts,
-            compile_for=(platform or ["4000"]) if compile_now else (),
+            compile_for=(platform or [_PLATFORMS.get(target.lower(), "")]) if compile_now else (),
+            calibrate=calibrate,
             revision=revision,
             adapter=adapter,
             overwrite=overwrite,
