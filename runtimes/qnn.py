@@ -119,9 +119,9 @@ def _gather(bundle: Bundle, loaded: Mapping[str, OrtGraph], name: str) -> dict[s
 
 def _make_mixture(bundle: Bundle, loaded: Mapping[str, OrtGraph]) -> Mixture | None:
     moe, config = bundle.config.moe, bundle.config
-    if moe is None:
-        return None
     layers = [n for n in range(config.num_hidden_layers) if config.is_moe_layer(n)]
+    if moe is None or not layers:
+        return None
     routers = _pick(bundle, loaded, [f"{ROUTERS}.{layer}" for layer in layers])
     experts = _pick(
         bundle, loaded, [f"{EXPERTS}.{n}.{e}" for n in layers for e in range(moe.num_experts)]

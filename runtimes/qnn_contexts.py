@@ -13,7 +13,14 @@ from lfm2_deploy.bundle import Bundle
 from lfm2_deploy.contracts import Progress
 from lfm2_deploy.errors import RuntimeUnavailableError
 from lfm2_deploy.manifest import BlobRecord, GraphRecord
-from runtimes.qnn_device import CPU, EMULATOR, QnnDevice, create_session, describe_package, find_device
+from runtimes.qnn_device import (
+    CPU,
+    EMULATOR,
+    QnnDevice,
+    create_session,
+    describe_package,
+    find_device,
+)
 
 # Qualcomm's numbers of chips in laptops, as `soc_model` takes them (QnnHtpDevice.h, QNN 2.51).
 SOCS = {"60": "Snapdragon X Elite and X Plus (SC8380XP, HTP v73)"}

@@ -26,6 +26,7 @@ from lfm2_deploy.static_graphs import (
     HEAD,
     HISTORY_MASK,
     PREFILL,
+    ROW_MASK,
     SIN,
 )
 
@@ -129,6 +130,7 @@ def _list_ports(manifest: Manifest, config: Lfm2Config, steps: int) -> dict[str,
         COS: rope,
         SIN: rope,
         HISTORY_MASK: Port((1, 1, 1, length), dtype),
+        ROW_MASK: Port((1, 1, 1, length + steps), dtype),
     }
 
 

@@ -29,6 +29,7 @@ from lfm2_deploy.static_graphs import (
     LOGITS,
     MASKED,
     PICKS,
+    ROW_MASK,
     SIN,
     name_expert_input,
     name_residual,
@@ -107,13 +108,18 @@ class StaticSession(RowSession):
         self._states = {
             s.input: np.zeros(s.concrete_shape(1, length), model.dtype) for s in model.states
         }
-        self._mask = np.full((1, 1, 1, length), MASKED, model.dtype)
+        # Of the history, and zeros for the new tokens after it.
+        self._mask_row = np.zeros((1, 1, 1, length + model.chunk), model.dtype)
+        self._mask = self._mask_row[..., :length]
+        self._mask[:] = MASKED
         graphs = model.graphs
         self._embed, self._head = graphs.embed.open(), graphs.head.open()
-        self._decode, self._prefill = self._bind(graphs.decode), self._bind(graphs.prefill)
+        self._decode = self._bind(graphs.decode, 1)
+        self._prefill = self._bind(graphs.prefill, model.chunk)
 
-    def _bind(self, graphs: Graphs) -> list[_Segment]:
-        shared = {**self._states, HISTORY_MASK: self._mask}
+    def _bind(self, graphs: Graphs, steps: int) -> list[_Segment]:
+        row = self._mask_row[..., : self._mask.shape[-1] + steps]
+        shared = {**self._states, HISTORY_MASK: self._mask, ROW_MASK: row}
         return [
             _make_segment(graph.bind(shared), start, shared, self._specs)
             for start, graph in graphs.items()

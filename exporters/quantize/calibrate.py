@@ -28,9 +28,9 @@ from lfm2_deploy.states import list_states
 from lfm2_deploy.static_graphs import (
     COS,
     EMBEDS,
-    HISTORY_MASK,
     MASKED,
     PICKS,
+    ROW_MASK,
     SIN,
     name_expert_input,
     name_expert_output,
@@ -123,9 +123,10 @@ def _make_feeds(calibration: Calibration) -> dict[str, Rows]:
     shared = {
         COS: cos[None, :, None].astype(np.float32),
         SIN: sin[None, :, None].astype(np.float32),
-        HISTORY_MASK: np.full((1, 1, 1, _HISTORY), MASKED, np.float32),
+        ROW_MASK: np.zeros((1, 1, 1, _HISTORY + steps), np.float32),
         PICKS: np.arange(steps, steps + width, dtype=np.int32),
     }
+    shared[ROW_MASK][..., :_HISTORY] = MASKED
     for spec in list_states(config, channels_last=True):
         shared[spec.input] = np.zeros(spec.concrete_shape(1, _HISTORY), np.float32)
     feeds = {name: [array] * count for name, array in shared.items()}

@@ -32,7 +32,7 @@ from exporters.passes.ov.static_frame import only_embedding, only_head, static_f
 from exporters.passes.qnn.activations import quantize_activations
 from exporters.passes.qnn.conv import lower_conv
 from exporters.passes.qnn.linear import lower_linear, project
-from exporters.passes.qnn.mask import lower_mask
+from exporters.passes.qnn.mask import add_masks, take_row_mask
 from exporters.passes.qnn.norm import lower_norm, rms_norm
 from exporters.passes.qnn.segment import only_segment
 from exporters.quantize.calibrate import Calibration, measure_static
@@ -102,8 +102,8 @@ def lower_layers(config: Lfm2Config, steps: int, dtype: ir.DataType) -> tuple[Pa
         *([] if config.moe is None else [cut_segments(steps, dtype)]),
         lower_norm,
         lower_conv,
-        lower_mask,
-        lambda draft: lower_attention_with(draft, rms_norm),
+        take_row_mask,
+        lambda draft: lower_attention_with(draft, rms_norm, add_masks),
         lower_linear,
         *_LAST,
     )

@@ -131,9 +131,7 @@ def test_block_in_the_emulator_gives_what_torch_gives(
 ) -> None:
     checkpoint = make_block(kind)
     rows = [make_row(40, 100), make_row(41, 100)[:40]]
-    options = ExportOptions(
-        find_target("qnn"), precision, CONTEXT, chunk=CHUNK, calibration=rows
-    )
+    options = ExportOptions(find_target("qnn"), precision, CONTEXT, chunk=CHUNK, calibration=rows)
     bundle = export_checkpoint(checkpoint, tmp_path / kind, options, ignore_progress)
     row = make_row(17, 100)
     expected = find_runtime("reference")(checkpoint).open(1, 32).score([row])[0]
@@ -212,7 +210,9 @@ def test_what_fills_a_chunk_up_does_not_change_what_is_before(
     full = runtime.open(1, CONTEXT).score([row])[0]
     for length in range(2, CHUNK):
         part = runtime.open(1, CONTEXT).score([row[:length]])[0]
-        np.testing.assert_array_equal(part, full[:length])
+        # All but the head is equal bit for bit; its product, on the CPU, sums in another order
+        # where it has fewer rows.
+        assert share(part, full[:length]) < 1e-5
 
 
 @needs_emulator
@@ -264,7 +264,9 @@ def test_demo_mixture_in_eight_bits_is_close_to_torch(tmp_path: Path) -> None:
         str(DEMO_MODEL), tmp_path / "demo", target="qnn", precision="int8",
         context_length=64, chunk=24,
     )  # fmt: skip
-    text = Tokenizer.from_folder(DEMO_MODEL).encode(PRIDE_AND_PREJUDICE[300:])[:48]
+    text = Tokenizer.from_folder(DEMO_MODEL).encode(
+        PRIDE_AND_PREJUDICE[300:], add_special_tokens=False
+    )[:48]
     expected = find_runtime("reference")(open_checkpoint(str(DEMO_MODEL))).open(1, 64).score([text])
     actual = load(bundle).open(1, 64).score([text])
     # 0.0004 nats were seen over 472 tokens; a fault of one layer gives a hundred times that.

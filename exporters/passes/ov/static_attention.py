@@ -14,20 +14,21 @@ from exporters.passes.weights import plain_weight
 from exporters.weight_book import Slot
 from lfm2_deploy.static_graphs import COS, HISTORY_MASK, MASKED, SIN
 
-# Of `Draft.shared`: what is added to scores. Built here unless a pass before has.
-MASK = "mask"
+_MASK = "mask"
 
 
 # (rewriter, x, gamma, epsilon) -> x normed over its last axis.
 Norm = Callable[[Rewriter, ir.Value | None, ir.Value, float], ir.Value]
+# (rewriter, scores, S, query heads of a key head) -> scores, lowered where nothing may be seen.
+AddMask = Callable[[Rewriter, ir.Value, int, int], ir.Value]
 
 
 def lower_static_attention(draft: Draft) -> None:
     """lfm2::CachedAttention as Intel's NPUs want it."""
-    lower_attention_with(draft, rms_norm)
+    lower_attention_with(draft, rms_norm, _add_mask)
 
 
-def lower_attention_with(draft: Draft, norm: Norm) -> None:
+def lower_attention_with(draft: Draft, norm: Norm, add_mask: AddMask) -> None:
     """lfm2::CachedAttention -> two products and a softmax over history and new rows.
 
     The query heads that share a key head are rows of one product, so keys are not repeated.
@@ -35,6 +36,7 @@ def lower_attention_with(draft: Draft, norm: Norm) -> None:
     Args:
         draft: with the inputs of `static_frame`.
         norm: builds the norm of each head.
+        add_mask: applies masks to scores.
     """
     for node in draft.find("CachedAttention"):
         query, key, value, q_norm, k_norm, past_key, past_value = node.inputs[:7]
@@ -54,7 +56,7 @@ def lower_attention_with(draft: Draft, norm: Norm) -> None:
         k = rewriter.op("Transpose", [k], perm=[0, 2, 1, 3])
         v = rewriter.op("Reshape", [value, rewriter.ints(1, steps, kv, size)])
         v = rewriter.op("Transpose", [v], perm=[0, 2, 1, 3])
-        y = _attend(rewriter, q, (past_key, past_value), (k, v), steps, share)
+        y = _attend(rewriter, q, (past_key, past_value), (k, v), steps, share, add_mask)
         y = rewriter.op("Reshape", [y, rewriter.ints(1, kv, share, steps, size)])
         y = rewriter.op("Transpose", [y], perm=[0, 3, 1, 2, 4])
         y = rewriter.op("Reshape", [y, rewriter.ints(1, steps, kv * share * size)])
@@ -68,6 +70,7 @@ def _attend(
     new: Sequence[ir.Value],
     steps: int,
     share: int,
+    add_mask: AddMask,
 ) -> ir.Value:
     """Attention over the history joined with the new rows.
 
@@ -78,21 +81,26 @@ def _attend(
     op = rewriter.op
     key, value = (op("Concat", pair, axis=2) for pair in zip(past, new, strict=True))
     scores = op("MatMul", [q, op("Transpose", [key], perm=[0, 1, 3, 2])])
-    scores = op("Softmax", [op("Add", [scores, _mask(rewriter, steps, share)])], axis=-1)
+    scores = op("Softmax", [add_mask(rewriter, scores, steps, share)], axis=-1)
     y: ir.Value = op("MatMul", [scores, value])
     return y
+
+
+def _add_mask(rewriter: Rewriter, scores: ir.Value, steps: int, share: int) -> ir.Value:
+    masked: ir.Value = rewriter.op("Add", [scores, _mask(rewriter, steps, share)])
+    return masked
 
 
 def _mask(rewriter: Rewriter, steps: int, share: int) -> ir.Value:
     """[1, 1, share*S or 1, T+S], the same for all layers."""
     draft, op = rewriter.draft, rewriter.op
-    if MASK not in draft.shared:
+    if _MASK not in draft.shared:
         history = draft.shared[HISTORY_MASK]
         if steps > 1:
             size = (1, 1, share * steps, draft.context_length)
             history = op("Expand", [history, rewriter.ints(*size)])
-        draft.shared[MASK] = op("Concat", [history, _causal(rewriter, steps, share)], axis=-1)
-    return draft.shared[MASK]
+        draft.shared[_MASK] = op("Concat", [history, _causal(rewriter, steps, share)], axis=-1)
+    return draft.shared[_MASK]
 
 
 def _causal(rewriter: Rewriter, steps: int, share: int) -> ir.Value:

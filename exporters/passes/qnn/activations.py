@@ -17,7 +17,7 @@ from exporters.draft import Draft
 from exporters.passes.qnn.mask import CAUSAL
 from exporters.quantize.ranges import Range, Ranges, range_key
 from lfm2_deploy.errors import ExportError
-from lfm2_deploy.static_graphs import HISTORY_MASK
+from lfm2_deploy.static_graphs import ROW_MASK
 
 # Operators that move numbers, and which of their inputs those are; None for all.
 _MOVING: dict[str, int | None] = {
@@ -63,7 +63,7 @@ class _Quantizer:
 
     def _list_values(self) -> Iterable[ir.Value]:
         """Float values that an operator computes with or gives to another."""
-        yield from (v for v in self.graph.inputs if v.dtype == ir.DataType.FLOAT)
+        yield from (v for v in self.graph.inputs if v.dtype == ir.DataType.FLOAT and v.uses())
         for value in self.graph.initializers.values():
             read_by = {use.node.op_type for use in value.uses()}
             if value.dtype == ir.DataType.FLOAT and "DequantizeLinear" not in read_by:
@@ -80,10 +80,9 @@ class _Quantizer:
         return value
 
     def _join(self, node: ir.Node) -> None:
-        is_mask = node.op_type == "Add" and node.inputs[1] is self.graph.initializers.get(CAUSAL)
-        if node.op_type not in _MOVING and not is_mask:
+        if node.op_type not in _MOVING:
             return
-        place = None if is_mask else _MOVING[node.op_type]
+        place = _MOVING[node.op_type]
         moved = node.inputs if place is None else [node.inputs[place]]
         first = self._root(node.outputs[0])
         for value in (*moved, *node.outputs):
@@ -136,20 +135,19 @@ class _Quantizer:
 
     def _limit_masks(self, values: list[ir.Value], found: dict[ir.Value, Range]) -> None:
         """A mask only has to be lower than all scores, and would take all 16 bits otherwise."""
-        masks = {self._root(v) for v in values if v.name == HISTORY_MASK}
-        adds = [
-            (node, scores)
-            for node in self.graph if node.op_type == "Add"
-            for scores, mask in (node.inputs,)
-            if self._root_of(mask) in masks and self._root_of(scores) not in masks
-        ]  # fmt: skip
-        gaps = [found[self._root_of(s)].high - found[self._root_of(s)].low for _, s in adds]
+        masks = {self._root(v) for v in values if v.name in (ROW_MASK, CAUSAL)}
+        # Of each sum with a mask: what it gives, and the scores as they were before any.
+        sums: dict[ir.Value, ir.Value] = {}
+        for node in self.graph:
+            if node.op_type == "Add" and self._root_of(node.inputs[1]) in masks:
+                scores = self._root_of(node.inputs[0])
+                sums[self._root(node.outputs[0])] = sums.get(scores, scores)
+        gaps = [found[scores].high - found[scores].low for scores in sums.values()]
         lowest = -(max(gaps, default=0.0) + _MASK_GAP)
         for root in masks:
             found[root] = Range(lowest, 0.0)
-        for node, scores in adds:
-            seen = found[self._root_of(scores)]
-            found[self._root(node.outputs[0])] = Range(seen.low + lowest, seen.high)
+        for root, scores in sums.items():
+            found[root] = Range(found[scores].low + lowest, found[scores].high)
 
     def _root_of(self, value: ir.Value | None) -> ir.Value:
         assert value is not None
