@@ -66,7 +66,7 @@ def export(
         experts: which device runs a mixture's experts, where a target leaves a choice: of "npu",
             "npu" itself, "gpu" or "cpu".
         compile_for: NPU platforms to compile for ahead of time: Intel's "3720", "4000" and "5010"
-            for target "npu", Qualcomm's "60" for target "qnn".
+            for target "npu", Qualcomm's "60" and "88" for target "qnn".
         revision: branch, tag or commit of a Hub repository.
         adapter: folder of a PEFT LoRA adapter to merge in.
         overwrite: replace a bundle that is already at `out`.

@@ -22,8 +22,11 @@ from runtimes.qnn_device import (
     find_device,
 )
 
-# Qualcomm's numbers of chips in laptops, as `soc_model` takes them (QnnHtpDevice.h, QNN 2.51).
-SOCS = {"60": "Snapdragon X Elite and X Plus (SC8380XP, HTP v73)"}
+# Qualcomm's numbers of chips in laptops, as `soc_model` takes them (QNN SDK, QnnTypes.h).
+SOCS = {
+    "60": "Snapdragon X Elite and X Plus (SC8380XP, HTP v73)",
+    "88": "Snapdragon X2 Elite (SC8480XP, HTP v81)",
+}
 
 
 def make_compiler(
@@ -56,6 +59,8 @@ def _compile_all(
     Raises:
         BundleError: the compiler refuses a graph.
     """
+    for stale in folder.glob("*.blob*"):  # of an export that was interrupted
+        stale.unlink()
     chosen = [graph for graph in graphs if graph.device == "target"]
     blobs = []
     for platform in platforms:
@@ -69,7 +74,6 @@ def _compile_all(
 
 
 def _compile(graph: Path, out: Path, device: QnnDevice) -> None:
-    out.unlink(missing_ok=True)
     entries = {
         "ep.context_enable": "1",
         "ep.context_file_path": str(out),

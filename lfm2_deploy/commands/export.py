@@ -94,7 +94,7 @@ def export(
         list[str] | None,
         typer.Option(
             metavar="NUMBER",
-            help="With --compile: npu: 3720, 4000 or 5010, qnn: 60; may be given several times.",
+            help="With --compile, several times if wanted: npu: 3720, 4000, 5010; qnn: 60, 88.",
             show_default="npu: 4000, qnn: 60",
             rich_help_panel=_NPU,
         ),
