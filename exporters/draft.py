@@ -28,6 +28,9 @@ class Draft:
         plan: canonical tensor name -> how it is stored.
         book: the initializers declared so far and how to fill them.
         context_length: most tokens a row may hold.
+        dtype: what activations are computed in.
+        bound: names of initializers that the host binds as inputs: of several graphs on one
+            device each would otherwise hold a copy.
         shared: values that several lowered nodes use, by a name of the pass's choice.
     """
 
@@ -36,6 +39,8 @@ class Draft:
     plan: Mapping[str, TensorPlan]
     book: WeightBook
     context_length: int
+    dtype: ir.DataType = ir.DataType.FLOAT
+    bound: list[str] = field(default_factory=list)
     shared: dict[str, ir.Value] = field(default_factory=dict)
 
     def find(self, op_type: str, domain: str = SEMANTIC) -> list[ir.Node]:

@@ -43,8 +43,10 @@ from lfm2_deploy.bundle import (
 from lfm2_deploy.config import Lfm2Config
 from lfm2_deploy.contracts import Checkpoint, Progress
 from lfm2_deploy.errors import ExportError, ResumeError
+from lfm2_deploy.gpu_graphs import BOUND_WEIGHTS
 from lfm2_deploy.json_file import read_json_object
 from lfm2_deploy.recommended import complete_generation_config
+from lfm2_deploy.registry import find_package
 from lfm2_deploy.states import list_states
 from lfm2_deploy.unfinished import journal_of, writing_bundle
 from lfm2_deploy.weights import list_weights
@@ -77,6 +79,7 @@ class ExportOptions:
             the target's own choice.
         experts: device that runs a mixture's experts, for targets that leave a choice.
         compile_graphs: compiles the graphs ahead of time, for targets that can be.
+        remarks: for the manifest's notes, beside what the target itself says.
         calibration: token ids to find the ranges of activations with, rows of one length, for
             targets and precisions that need them.
         ranges: what calibration found; filled in by `export_checkpoint`.
@@ -93,6 +96,7 @@ class ExportOptions:
     chunk: int | None = None
     experts: str | None = None
     compile_graphs: GraphCompiler | None = None
+    remarks: tuple[str, ...] = ()
     calibration: Sequence[Sequence[int]] = ()
     ranges: Ranges = field(default_factory=dict)
 
@@ -132,7 +136,7 @@ class ExportOptions:
 
     def list_notes(self, config: Lfm2Config) -> tuple[str, ...]:
         """What a user should know of what was asked for."""
-        notes = self.target.notes(self.precision)
+        notes = (*self.remarks, *self.target.notes(self.precision))
         if self.experts is not None and config.moe is None:
             notes += (f"the model has no experts: --experts {self.experts} changed nothing",)
         if self.ranges:
@@ -184,8 +188,9 @@ def build_drafts(
     context_length = choose_context(config, options.context_length, target.context_length)
     options = options.fit_chunk(context_length)
     book, drafts = WeightBook(), {}
+    dtype = ir.DataType.from_numpy(np.dtype(target.compute_dtype(options.precision)))
     for part in options.list_parts(config):
-        draft = Draft(config, stitch(config, trace), plan, book, context_length)
+        draft = Draft(config, stitch(config, trace), plan, book, context_length, dtype)
         for rewrite in part.passes:
             rewrite(draft)
         _finish(draft, target)
@@ -321,9 +326,19 @@ def _serialize(draft: Draft, offsets: Mapping[str, int], target: Target) -> byte
         ir_version=target.ir_version,
         producer_name="lfm2-deploy",
         producer_version=version("lfm2-deploy"),
+        metadata_props=_describe_bound(draft, offsets),
     )
     graph: bytes = ir.to_proto(model).SerializeToString()
     return graph
+
+
+def _describe_bound(draft: Draft, offsets: Mapping[str, int]) -> dict[str, str]:
+    """Where the values of bound weights lie; see `lfm2_deploy/gpu_graphs.py`."""
+    if not draft.bound:
+        return {}
+    declared = (draft.book.declared[name] for name in draft.bound)
+    places = {d.name: [offsets[d.name], d.dtype.numpy().name, d.shape] for d in declared}
+    return {BOUND_WEIGHTS: json.dumps(places)}
 
 
 def _open_journal(
@@ -398,12 +413,18 @@ def _describe(checkpoint: Checkpoint, draft: Draft, options: ExportOptions) -> M
         config=dict(checkpoint.raw_config),
         states=states,
         quantization=summarize_plan(draft.plan),
-        made_with={name: version(name) for name in (*PACKAGES, *target.packages)},
+        made_with={name: version(name) for name in _list_packages(target)},
         notes=(*list_notes(checkpoint), *options.list_notes(draft.config)),
         files={},
         graphs=tuple(_record(part) for part in options.list_parts(checkpoint.config)),
         chunk=options.fixed_chunk,
     )
+
+
+def _list_packages(target: Target) -> tuple[str, ...]:
+    """Whose versions the manifest records; the package a target of somebody else's comes from."""
+    foreign = find_package("target", target.name)
+    return (*PACKAGES, *target.packages, *([foreign] if foreign else []))
 
 
 def _record(part: Part) -> GraphRecord:

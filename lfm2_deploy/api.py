@@ -8,10 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from lfm2_deploy.auto import AUTO, Choice, Wish, choose
 from lfm2_deploy.bundle import GENERATION, Bundle, check_destination, open_bundle
 from lfm2_deploy.calibration_text import choose_calibration
 from lfm2_deploy.chat import ChatTemplate
-from lfm2_deploy.checkpoint import open_checkpoint
+from lfm2_deploy.checkpoint import describe_model, open_checkpoint
 from lfm2_deploy.compare.compare import Comparison, compare_runtimes
 from lfm2_deploy.contracts import Checkpoint, Progress, Runtime, ignore_progress
 from lfm2_deploy.errors import BundleError, ExportError
@@ -29,6 +30,7 @@ from lfm2_deploy.registry import (
     NPU_PLATFORM_CHECK,
     find_preparer,
     find_runtime,
+    find_runtime_of,
     find_target,
 )
 from lfm2_deploy.tokenizer import Tokenizer
@@ -38,7 +40,7 @@ def export(
     model: str,
     out: str | Path,
     *,
-    target: str = "cpu",
+    target: str | Choice = "cpu",
     precision: str = "int4",
     context_length: int | None = None,
     chunk: int | None = None,
@@ -58,7 +60,8 @@ def export(
         model: a local folder, a Hub id such as "LiquidAI/LFM2-350M", or
             "synthetic:LFM2-350M" for random weights of that shape.
         out: the folder to make.
-        target: where it will run.
+        target: where it will run; "auto" for what this machine runs best, or what
+            `choose_target` gave. A target that is named is made, whatever this machine runs.
         precision: "fp32", "fp16", "int8" or "int4".
         context_length: most tokens a row may hold; None for the model's, at most 32,768, and
             for target "npu" 1,024.
@@ -82,7 +85,12 @@ def export(
         Lfm2DeployError: in one line; nothing is left at `out`. A tokenizer or chat template
             that cannot be used is refused before the weights are read.
     """
-    target = target.lower()
+    if isinstance(target, str) and target.lower() == AUTO:
+        target = choose_target(
+            model, precision=precision, context_length=context_length, revision=revision
+        )
+    remarks = (target.describe(),) if isinstance(target, Choice) else ()
+    target = target.target if isinstance(target, Choice) else target.lower()
     options = EXPORT_OPTIONS.load()(
         find_target(target),
         precision,
@@ -92,6 +100,7 @@ def export(
         chunk,
         experts,
         _make_graph_compiler(target, compile_for),
+        remarks,
     )
     # Before a download of gigabytes, not after it.
     check_destination(Path(out), overwrite)
@@ -124,6 +133,31 @@ def _add_calibration(options: Any, checkpoint: Checkpoint, text: str | Path | No
             "--calibrate out"
         )
     return options
+
+
+def choose_target(
+    model: str,
+    *,
+    precision: str = "int4",
+    context_length: int | None = None,
+    revision: str | None = None,
+) -> Choice:
+    """What `export` makes with target "auto": the first target in order that this machine runs.
+
+    Devices are really tried, each in a process of its own. Of a model on the Hub, only
+    config.json is downloaded.
+
+    Args:
+        model, precision, context_length, revision: as `export` takes them.
+
+    Returns:
+        The target, and of each candidate why it was chosen or passed over.
+
+    Raises:
+        RuntimeUnavailableError: this machine can run none, or exporting is not installed.
+    """
+    config, _ = describe_model(model, revision)
+    return choose(Wish(config, precision, context_length))
 
 
 def _make_graph_compiler(target: str, platforms: Sequence[str]) -> Callable[..., Any] | None:
@@ -190,7 +224,7 @@ def load(
             f"{opened.path} has no tokenizer.json, so it takes no text; "
             "put the model's tokenizer.json into the checkpoint and export it again"
         )
-    loaded = _load_runtime(opened, runtime or opened.manifest.runtime, threads, device)
+    loaded = _load_runtime(opened, runtime, threads, device)
     tokenizer = Tokenizer.from_folder(opened.path)
     return LanguageModel(
         loaded,
@@ -200,10 +234,12 @@ def load(
     )
 
 
-def _load_runtime(bundle: Bundle, name: str, threads: int | None, device: str | None) -> Runtime:
+def _load_runtime(
+    bundle: Bundle, name: str | None, threads: int | None, device: str | None
+) -> Runtime:
     # Most runtimes have one device, and need not be told of it.
     choice = {} if device is None else {"device": str(device).lower()}
-    runtime: Runtime = find_runtime(name)(bundle, threads=threads, **choice)
+    runtime: Runtime = find_runtime_of(bundle, name)(bundle, threads=threads, **choice)
     return runtime
 
 
@@ -275,5 +311,5 @@ def verify(
     """
     opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
     reference = find_runtime("reference")(checkpoint, progress)
-    tested = _load_runtime(opened, opened.manifest.runtime, threads, device)
+    tested = _load_runtime(opened, None, threads, device)
     return compare_runtimes(reference, tested, rows, greedy_tokens, progress)

@@ -43,6 +43,23 @@ class Origin:
     adapter: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """Whether this machine can run what a target makes.
+
+    Args:
+        available: a graph ran on the device, or what `checked` says.
+        device: its name, or "" where there is none.
+        reason: why it is available or not, for people, in one line.
+        checked: how that is known, such as "ran a graph, every node placed there".
+    """
+
+    available: bool
+    device: str
+    reason: str
+    checked: str
+
+
 class Checkpoint(Protocol):
     """A model's weights, read one tensor at a time under canonical names."""
 
@@ -82,13 +99,16 @@ class Capabilities:
     """What a runtime can do; `generate` asks this and never a runtime's name.
 
     Args:
-        appends_many: several tokens can be appended to a state that is not empty.
+        appends_many: several tokens can be appended to a state that is not empty. Where not,
+            they are appended one by one, or the whole prompt is read anew.
         rewinds: marks and snapshots can be gone back to, exactly.
         max_batch_size: most rows in one session; 0 means no limit.
         scores_all: logits of every position can be asked for.
         max_proposal: most tokens of a row in one proposal; 0 where none can be made.
         chunk: tokens that one call of a prompt takes, where shapes are fixed: fewer cost as
             much. 0 where any number costs what it is.
+        tokens_per_step: tokens of a prompt that take about as long as one token alone; decides
+            which of the two it is where several cannot be appended.
     """
 
     appends_many: bool
@@ -97,6 +117,7 @@ class Capabilities:
     scores_all: bool
     max_proposal: int = 0
     chunk: int = 0
+    tokens_per_step: int = 16
 
 
 @dataclass(frozen=True, slots=True)

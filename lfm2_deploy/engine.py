@@ -77,8 +77,10 @@ class TokenGeneration:
         prefill_slice: int | None,
         start: Start,
         most_guesses: int,
+        appends_many: bool,
     ) -> None:
         self._session = session
+        self._appends_many = appends_many
         self._rows = [row[held:] for row, held in zip(rows, start.held, strict=True)]
         self._first_logits = start.logits
         self._options = options
@@ -122,16 +124,27 @@ class TokenGeneration:
     def _prefill(self) -> FloatArray | None:
         """[B, V] logits after every prompt; None when cancelled on the way."""
         logits = self._first_logits
-        for start in range(0, max(map(len, self._rows)), self._slice):
+        for pieces in self._cut():
             if self._cancelled():
                 return None
-            pieces = [row[start : start + self._slice] for row in self._rows]
             started = time.perf_counter()
             part = self._session.prefill(pieces)
             self.prefill_seconds += time.perf_counter() - started
             grew = np.array([len(piece) > 0 for piece in pieces])
             logits = part if logits is None else np.where(grew[:, None], part, logits)
         return logits
+
+    def _cut(self) -> Iterator[list[Sequence[int]]]:
+        """The prompts, in pieces that the session can append."""
+        rows, size = self._rows, self._slice
+        if not self._appends_many:
+            held = self._session.lengths
+            fresh = [row if not n else [] for row, n in zip(rows, held, strict=True)]
+            if any(map(len, fresh)):
+                yield fresh
+            rows, size = [row if n else [] for row, n in zip(rows, held, strict=True)], 1
+        for start in range(0, max(map(len, rows)), size):
+            yield [row[start : start + size] for row in rows]
 
     def stop(self, row: int) -> None:
         """End a row for a reason of the caller's own; it has no further events."""
@@ -248,6 +261,7 @@ def generate_tokens(
     prefill_slice: int | None = None,
     start: Start | None = None,
     most_guesses: int = 0,
+    appends_many: bool = True,
 ) -> TokenGeneration:
     """Continue every row until it ends; rows may differ in length and end on their own.
 
@@ -259,10 +273,12 @@ def generate_tokens(
         eos_token_ids: the model's own end-of-turn tokens.
         cancel: looked at before every step.
         prefill_slice: append prompts in pieces of so many tokens, and look at `cancel`
-            between them; None where the session appends nothing to what it holds.
+            between them; None for whole prompts.
         start: how much of each prompt the session holds already; nothing when None.
         most_guesses: most tokens to look ahead by prompt lookup; the session must be able to
             take a proposal of one more.
+        appends_many: whether several tokens can be appended to what the session holds. If not,
+            they are appended one by one; prompts of rows that hold nothing, in one piece.
 
     Returns:
         An iterable of events. Nothing has run before its first event is asked for.
@@ -287,7 +303,7 @@ def generate_tokens(
     if not options.ignore_eos:
         end_ids |= {*eos_token_ids, *options.eos_token_ids}
     return TokenGeneration(
-        session, rows, options, end_ids, cancel, prefill_slice, start, most_guesses
+        session, rows, options, end_ids, cancel, prefill_slice, start, most_guesses, appends_many
     )
 
 

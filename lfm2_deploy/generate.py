@@ -304,6 +304,7 @@ class LanguageModel:
             start=start,
             # A proposal holds the last token besides the guesses.
             most_guesses=max(0, min(options.prompt_lookup_num_tokens, able.max_proposal - 1)),
+            appends_many=able.appends_many,
         )
 
     def _encode_chat(

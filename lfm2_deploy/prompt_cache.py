@@ -227,15 +227,19 @@ class PromptCache:
 
     def _look(self, branch: _Branch, ids: Sequence[int]) -> _Found:
         common = _count_common(branch.ids, ids)
-        appends = self.runtime.info.capabilities.appends_many
         if common == len(branch.ids) and common < len(ids):
-            return _Found(branch, common if appends else 0, None)
+            return _Found(branch, common if self._pays(common, len(ids)) else 0, None)
         for place in reversed(branch.places):
-            if place.length < min(common + 1, len(ids)) and appends:
+            if place.length < min(common + 1, len(ids)) and self._pays(place.length, len(ids)):
                 return _Found(branch, place.length, place)
             if place.length == len(ids) == common and place.logits is not None:
                 return _Found(branch, place.length, place)
         return _Found(branch, 0, None)
+
+    def _pays(self, held: int, total: int) -> bool:
+        """Whether going on from `held` tokens is cheaper than reading all of them anew."""
+        able = self.runtime.info.capabilities
+        return able.appends_many or (total - held) * able.tokens_per_step <= total
 
     def _go_to(self, found: _Found) -> _Branch:
         """The branch at the place found; a new one where the old would lose more than it gives."""

@@ -2,123 +2,20 @@
 
 This is the one place where the core names what lies outside it. An entry that cannot
 be imported says which package is missing or of the wrong version, and how to get it.
+Other packages add entries of their own (`plugins`); a name of ours stays ours.
 """
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 from collections.abc import Mapping
-from dataclasses import dataclass
-from importlib import metadata
-from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from packaging.requirements import Requirement
-from packaging.utils import canonicalize_name
-from packaging.version import InvalidVersion, Version
-
+from lfm2_deploy.entry import PACKAGE, Entry, list_own_packages
 from lfm2_deploy.errors import RuntimeUnavailableError
+from lfm2_deploy.plugins import Kind, Plugin, find_clashes, find_fault, list_plugins
 
-_PACKAGE = "lfm2-deploy"
-_EXTRAS = ("", "export", "openvino", "qnn", "ray")
-# An import error in one of these is a bug of ours, not a broken installation.
-_OWN = {"lfm2_deploy", "exporters", "runtimes"}
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """Where something lives and what it needs.
-
-    Args:
-        module: module to import.
-        attribute: what to take from it.
-        needs: import names of the packages it cannot do without.
-        install: the command that brings them.
-        summary: one line for `doctor`.
-    """
-
-    module: str
-    attribute: str
-    needs: tuple[str, ...]
-    install: str
-    summary: str
-
-    def missing(self) -> tuple[str, ...]:
-        """Which of the needed packages are not installed."""
-        return tuple(name for name in self.needs if importlib.util.find_spec(name) is None)
-
-    def mismatched(self) -> tuple[str, ...]:
-        """What is installed in a version this package does not take.
-
-        Returns:
-            Words such as "torch==2.13.0, found 2.5.1".
-        """
-        found = (_compare_version(requirement) for requirement in _list_requirements(self.needs))
-        return tuple(words for words in found if words is not None)
-
-    def load(self) -> Any:
-        """Import and return it.
-
-        Raises:
-            RuntimeUnavailableError: a needed package is not installed, is of the wrong
-                version, or does not load.
-        """
-        missing = self.missing()
-        if missing:
-            raise RuntimeUnavailableError(
-                f"{self.summary} needs {', '.join(missing)}, which is not installed: {self.install}"
-            )
-        mismatched = self.mismatched()
-        if mismatched:
-            raise RuntimeUnavailableError(
-                f"{self.summary} needs {'; '.join(mismatched)}: {self.install}"
-            )
-        return getattr(self._import(), self.attribute)
-
-    def _import(self) -> ModuleType:
-        try:
-            return importlib.import_module(self.module)
-        except (ImportError, OSError) as error:  # OSError: torch, where a library is absent
-            if _is_own(error):
-                raise
-            among = "one of " if len(self.needs) > 1 else ""
-            raise RuntimeUnavailableError(
-                f"{self.summary} needs {among}{', '.join(self.needs)}, which is installed but "
-                f"does not load ({' '.join(str(error).split())}): {self.install} --force-reinstall"
-            ) from error
-
-
-def _is_own(error: ImportError | OSError) -> bool:
-    name = error.name if isinstance(error, ImportError) else None
-    return (name or "").partition(".")[0] in _OWN
-
-
-def _list_requirements(names: tuple[str, ...]) -> list[Requirement]:
-    """What this package requires of others, given by their import names."""
-    wanted = {canonicalize_name(name) for name in names}
-    try:
-        declared = metadata.requires(_PACKAGE) or []
-    except metadata.PackageNotFoundError:  # run from a folder, without being installed
-        return []
-    requirements = map(Requirement, declared)
-    return [r for r in requirements if canonicalize_name(r.name) in wanted and _applies(r)]
-
-
-def _applies(requirement: Requirement) -> bool:
-    marker = requirement.marker
-    return marker is None or any(marker.evaluate({"extra": extra}) for extra in _EXTRAS)
-
-
-def _compare_version(requirement: Requirement) -> str | None:
-    """What is wrong with the installed version; None if nothing is, or none is known."""
-    try:
-        found = Version(metadata.version(requirement.name))
-        fits = requirement.specifier.contains(found, prereleases=True)
-    except (metadata.PackageNotFoundError, InvalidVersion):
-        return None  # a wheel of another name provides the module, or a build of one's own
-    return None if fits else f"{requirement.name}{requirement.specifier}, found {found}"
-
+if TYPE_CHECKING:  # it imports numpy, which `doctor` and `plan` need not wait for
+    from lfm2_deploy.bundle import Bundle
 
 _RUN = "pip install lfm2-deploy"
 _EXPORT = "pip install 'lfm2-deploy[export]' (in a clone: '.[export]')"
@@ -135,6 +32,12 @@ RUNTIMES: Mapping[str, Entry] = {
     ),
     "qnn": Entry(
         "runtimes.qnn", "load", ("onnxruntime", "onnxruntime_qnn"), _QNN, "Qualcomm's NPUs (QNN)"
+    ),
+    "webgpu": Entry(
+        "runtimes.webgpu", "load", ("onnxruntime",), _RUN, "ONNX Runtime on any GPU, by WebGPU"
+    ),
+    "directml": Entry(
+        "runtimes.directml", "load", ("onnxruntime",), _RUN, "ONNX Runtime on GPUs, by DirectML"
     ),
     "reference": Entry(
         "runtimes.reference", "load", ("torch",), _EXPORT, "the torch reference, in float32"
@@ -164,6 +67,12 @@ TARGETS: Mapping[str, Entry] = {
         _OPENVINO_EXPORT,
         "export for OpenVINO on the CPU",
     ),
+    "directml": Entry(
+        "exporters.targets.directml", "DIRECTML", _TRACING, _EXPORT, "export for DirectML (Windows)"
+    ),
+    "webgpu": Entry(
+        "exporters.targets.webgpu", "WEBGPU", _TRACING, _EXPORT, "export for WebGPU (any GPU)"
+    ),
 }
 # What compiles a target's graphs ahead of time, given platforms; Intel's is below.
 GRAPH_COMPILERS: Mapping[str, Entry] = {
@@ -175,6 +84,29 @@ GRAPH_COMPILERS: Mapping[str, Entry] = {
         "compiling for Qualcomm's NPUs",
     ),
 }
+# Whether this machine can run a target: name -> `probe() -> contracts.Probe`, run in a child.
+_ORT_PROBES = ("onnxruntime",)
+PROBES: Mapping[str, Entry] = {
+    "igpu": Entry("runtimes.probes", "probe_igpu", ("openvino",), _OPENVINO, "looking for GPUs"),
+    "directml": Entry("runtimes.probes", "probe_directml", _ORT_PROBES, _RUN, "looking for GPUs"),
+    "webgpu": Entry("runtimes.probes", "probe_webgpu", _ORT_PROBES, _RUN, "looking for GPUs"),
+    "npu": Entry("runtimes.probes", "probe_npu", ("openvino",), _OPENVINO, "looking for NPUs"),
+    "qnn": Entry("runtimes.probes", "probe_qnn", _ORT_PROBES, _RUN, "looking for NPUs"),
+    "cpu": Entry("runtimes.probes", "probe_cpu", _ORT_PROBES, _RUN, "ONNX Runtime on the CPU"),
+}
+# Calls any of them, of ours or of others; needs no package itself.
+PROBE_CALL = Entry("runtimes.probes", "probe_in_child", (), _RUN, "probing")
+# What ONNX Runtime and Vulkan find on this machine, for `doctor`; run in a child.
+ORT_DEVICES = Entry(
+    "runtimes.device_check", "list_providers", _ORT_PROBES, _RUN, "ONNX Runtime's devices"
+)
+ORT_NAMES = Entry(
+    "runtimes.device_check", "list_provider_names", _ORT_PROBES, _RUN, "ONNX Runtime's devices"
+)
+ORT_CHECK = Entry(
+    "runtimes.device_check", "check_device", _ORT_PROBES, _RUN, "ONNX Runtime's devices"
+)
+VULKAN = Entry("runtimes.vulkan", "examine_vulkan", (), _RUN, "Vulkan's adapters")
 NPU_COMPILER = Entry(
     "runtimes.npu_compiler.bundles",
     "compile_graphs",
@@ -210,13 +142,111 @@ EXPORTER = Entry("exporters.pipeline", "export_checkpoint", _TRACING, _EXPORT, "
 EXPORT_OPTIONS = Entry("exporters.pipeline", "ExportOptions", _TRACING, _EXPORT, "exporting")
 
 
+def list_entries(kind: Kind) -> dict[str, Entry]:
+    """What there is of a kind: our own, then other packages', by name.
+
+    Raises nothing: names that clash are left out, and `list_problems` tells of them.
+    """
+    own, plugins = _own(kind), list_plugins(kind)
+    clashes = find_clashes(plugins)
+    usable = [p for p in plugins if p.name not in {*own, *clashes} and find_fault(p) is None]
+    return {**own, **{plugin.name: _as_entry(plugin) for plugin in usable}}
+
+
+def list_problems(kind: Kind) -> list[str]:
+    """What is wrong with other packages' entries of a kind, without importing them."""
+    own, plugins = _own(kind), list_plugins(kind)
+    faults = [fault for plugin in plugins if (fault := find_fault(plugin)) is not None]
+    taken = [
+        f"{plugin.describe()} is not used: {PACKAGE} has a {kind} of that name; "
+        f"uninstall {plugin.package}, or ask its makers for another name"
+        for plugin in plugins
+        if plugin.name in own
+    ]
+    return [*faults, *taken, *find_clashes(tuple(p for p in plugins if p.name not in own)).values()]
+
+
+def find_entry(kind: Kind, name: str) -> Entry:
+    """The entry of that name; other packages are looked at only if it is not ours.
+
+    Raises:
+        RuntimeUnavailableError: there is none, or several packages offer it.
+    """
+    own = _own(kind)
+    if name in own:
+        return own[name]
+    clash = find_clashes(list_plugins(kind)).get(name)
+    if clash is not None:
+        raise RuntimeUnavailableError(clash)
+    entries = list_entries(kind)
+    if name not in entries:
+        raise RuntimeUnavailableError(
+            f"there is no {kind} {name!r}: expected one of {', '.join(entries)}"
+        )
+    return entries[name]
+
+
+def find_package(kind: Kind, name: str) -> str:
+    """The package of somebody else that brings it; "" where it is our own, or there is none."""
+    try:
+        return find_entry(kind, name).package
+    except RuntimeUnavailableError:
+        return ""
+
+
+def _own(kind: Kind) -> Mapping[str, Entry]:
+    own: dict[Kind, Mapping[str, Entry]] = {
+        "runtime": RUNTIMES,
+        "target": TARGETS,
+        "probe": PROBES,
+    }
+    return own.get(kind, {})
+
+
+def _as_entry(plugin: Plugin) -> Entry:
+    return Entry(
+        plugin.module,
+        plugin.attribute,
+        (),
+        f"pip install --upgrade {plugin.package}",
+        plugin.describe(),
+        plugin.package,
+    )
+
+
 def find_runtime(name: str) -> Any:
     """The loader of a runtime.
 
     Raises:
         RuntimeUnavailableError: no such runtime, or it is not installed.
     """
-    return _find("runtime", RUNTIMES, name).load()
+    entry = find_entry("runtime", name)
+    load = entry.load()
+    if not callable(load):
+        raise RuntimeUnavailableError(
+            f"{entry.summary} is {type(load).__name__}, expected a function "
+            f"load(bundle, *, threads, device): {entry.install}"
+        )
+    return load
+
+
+def find_runtime_of(bundle: Bundle, name: str | None = None) -> Any:
+    """As `find_runtime`, of the runtime that a bundle was made for where none is named.
+
+    Raises:
+        RuntimeUnavailableError: no such runtime; says which package the bundle was made with.
+    """
+    asked = name or bundle.manifest.runtime
+    offered = {*RUNTIMES, *(plugin.name for plugin in list_plugins("runtime"))}
+    if name is None and asked not in offered:
+        own = {*list_own_packages(), PACKAGE}
+        others = [f"{p} {v}" for p, v in bundle.manifest.made_with.items() if p not in own]
+        made = f"; it was made with {', '.join(others)}" if others else ""
+        raise RuntimeUnavailableError(
+            f"{bundle.path} was made for runtime {asked!r}, which no installed package brings "
+            f"(there are {', '.join(RUNTIMES)}): install the one that does{made}"
+        )
+    return find_runtime(asked)
 
 
 def find_preparer(name: str) -> Any:
@@ -238,12 +268,13 @@ def find_target(name: str) -> Any:
     Raises:
         RuntimeUnavailableError: no such target, or exporting is not installed.
     """
-    return _find("target", TARGETS, name).load()
-
-
-def _find(kind: str, entries: Mapping[str, Entry], name: str) -> Entry:
-    if name not in entries:
+    entry = find_entry("target", name)
+    target = entry.load()
+    # The manifest holds the name, and inspect, doctor and auto look it up again.
+    if getattr(target, "name", None) != name or not hasattr(target, "precisions"):
         raise RuntimeUnavailableError(
-            f"there is no {kind} {name!r}: expected one of {', '.join(entries)}"
+            f"{entry.summary} is {type(target).__name__} "
+            f"{getattr(target, 'name', 'without a name')!r}, expected an "
+            f"exporters.targets.target.Target named {name!r}: {entry.install}"
         )
-    return entries[name]
+    return target

@@ -16,13 +16,13 @@ from typing import Any
 import onnx_ir as ir
 
 from exporters.draft import MICROSOFT, Draft, Rewriter, name_of
-from exporters.passes.weights import INT8_ACTIVATIONS, encode_rows, interleave, to_float
+from exporters.passes.weights import INT8_ACTIVATIONS, encoder_for, interleave, to_float
 from exporters.quantize.plan import TensorPlan
 from exporters.weight_book import Array, Slot
 from lfm2_deploy.config import NORM_EPS, MoeConfig
 
-_UNCHOSEN = -10000.0
-_SWIGLU: dict[str, Any] = {
+UNCHOSEN = -10000.0
+SWIGLU: dict[str, Any] = {
     "activation_type": "swiglu",
     "swiglu_fusion": 1,  # interleaved, the only layout the CPU provider has
     "activation_alpha": 1.0,
@@ -51,7 +51,7 @@ def _lower_quantized(rewriter: Rewriter, moe: MoeConfig, plan: TensorPlan, prefi
     flat = rewriter.ints(-1, moe.num_experts)
     scores = rewriter.op("Reshape", [scores, flat])
     weights = rewriter.op("Reshape", [probabilities, flat])
-    fc1, fc1_scales, fc2, fc2_scales = _quantized_experts(rewriter.draft, moe, plan, prefix)
+    fc1, fc1_scales, fc2, fc2_scales = quantized_experts(rewriter.draft, moe, plan, prefix)
     y: ir.Value = rewriter.op(
         "QMoE",
         [x, scores, fc1, fc1_scales, None, fc2, fc2_scales, *[None] * 7, weights],
@@ -63,7 +63,7 @@ def _lower_quantized(rewriter: Rewriter, moe: MoeConfig, plan: TensorPlan, prefi
         # 0 is the raw layout; unset, CUDA takes the bytes for its own prepacked one.
         weights_prepacked=0,
         accuracy_level=INT8_ACTIVATIONS,
-        **_SWIGLU,
+        **SWIGLU,
     )
     return y
 
@@ -73,13 +73,13 @@ def _lower_float(rewriter: Rewriter, moe: MoeConfig, plan: TensorPlan, prefix: s
     index, total = _chosen(rewriter, moe, scores, probabilities)
     chosen = rewriter.op("GatherElements", [probabilities, index], axis=-1)
     nothing = rewriter.op("Mul", [scores, _float(rewriter, 0.0)])
-    nothing = rewriter.op("Add", [nothing, _float(rewriter, _UNCHOSEN)])
+    nothing = rewriter.op("Add", [nothing, _float(rewriter, UNCHOSEN)])
     logs = rewriter.op("ScatterElements", [nothing, index, rewriter.op("Log", [chosen])], axis=-1)
     logs = rewriter.op("Reshape", [logs, rewriter.ints(-1, moe.num_experts)])
     fc1, fc2 = _float_experts(rewriter, moe, plan, prefix)
     y = rewriter.op(
         "MoE", [x, logs, fc1, None, fc2], domain=MICROSOFT,
-        k=moe.num_experts_per_tok, normalize_routing_weights=1, **_SWIGLU,
+        k=moe.num_experts_per_tok, normalize_routing_weights=1, **SWIGLU,
     )  # fmt: skip
     # The kernel divided by the sum; LFM2 divides by the sum plus a little, or not at all.
     rest = total
@@ -112,25 +112,28 @@ def _float(rewriter: Rewriter, value: float) -> ir.Value:
     return constant
 
 
-def _quantized_experts(
+def quantized_experts(
     draft: Draft, moe: MoeConfig, plan: TensorPlan, prefix: str
 ) -> tuple[ir.Value, ...]:
+    """QMoE's fc1 [E, 2I, H * bits / 8], gate and up rows in turn, and fc2 [E, H, I * bits / 8],
+    uint8, each followed by its scales."""
     experts, wide, hidden = moe.num_experts, moe.moe_intermediate_size, draft.config.hidden_size
     values: list[ir.Value] = []
+    is_new = f"{prefix}.fc1.q{plan.bits}" not in draft.book.declared
     for part, rows, columns in (("fc1", 2 * wide, hidden), ("fc2", hidden, wide)):
         names = f"{prefix}.{part}.q{plan.bits}", f"{prefix}.{part}.scales"
         packed_shape = (experts, rows, columns * plan.bits // 8)
         values.append(draft.book.declare(draft.graph, names[0], packed_shape, ir.DataType.UINT8))
         scales_shape = (experts, rows, columns // plan.group)
-        values.append(draft.book.declare(draft.graph, names[1], scales_shape))
-    quantized = functools.partial(encode_rows, bits=plan.bits, group=plan.group)
+        values.append(draft.book.declare(draft.graph, names[1], scales_shape, draft.dtype))
+    quantized = functools.partial(encoder_for(draft.dtype), bits=plan.bits, group=plan.group)
 
     def encode(gate: Array, up: Array, down: Array) -> tuple[Array, ...]:
         return *quantized(interleave(gate, up)), *quantized(down)
 
-    for expert in range(experts):
+    for expert in range(experts if is_new else 0):
         slots = [Slot(name_of(value), expert) for value in values]
-        draft.book.fill(_expert_sources(prefix, expert), encode, *slots)
+        draft.book.fill(expert_sources(prefix, expert), encode, *slots)
     return tuple(values)
 
 
@@ -151,12 +154,13 @@ def _float_experts(
         return to_float(joined, dtype, fc1), to_float(down, dtype, fc2)
 
     for expert in range(experts):
-        sources = _expert_sources(prefix, expert)
+        sources = expert_sources(prefix, expert)
         draft.book.fill(sources, encode, Slot(fc1, expert), Slot(fc2, expert))
     if plan.bits == 16:
         values = [rewriter.op("Cast", [value], to=ir.DataType.FLOAT) for value in values]
     return values[0], values[1]
 
 
-def _expert_sources(prefix: str, expert: int) -> list[str]:
+def expert_sources(prefix: str, expert: int) -> list[str]:
+    """Names of an expert's gate, up and down matrices."""
     return [f"{prefix}.{expert}.{w}.weight" for w in ("w1", "w3", "w2")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 
 import numpy as np
 import onnx_ir as ir
@@ -20,6 +21,8 @@ INT8_ACTIVATIONS = 4
 
 # Numbers encoded at once: they and their copies stay in a core's cache.
 _PIECE = 1 << 16
+# Normal float16 numbers are this close to what they stand for.
+_HALF_ERROR = np.float32(2**-10)
 FLOATS = {32: ir.DataType.FLOAT, 16: ir.DataType.FLOAT16}
 
 
@@ -33,24 +36,30 @@ def _list_shapes(config: Lfm2Config) -> dict[str, tuple[int, ...]]:
     return {weight.name: weight.shape for weight in list_weights(config)}
 
 
-def plain_weight(draft: Draft, name: str) -> ir.Value:
+def exact_weight(draft: Draft, name: str) -> ir.Value:
     """A float32 initializer holding the tensor as it is."""
-    return _declare_float(draft, name, 32)
+    return _declare_float(draft, name, ir.DataType.FLOAT)
+
+
+def plain_weight(draft: Draft, name: str) -> ir.Value:
+    """An initializer holding the tensor in the type that the graph computes in."""
+    return _declare_float(draft, name, draft.dtype)
 
 
 def float_weight(rewriter: Rewriter, name: str) -> ir.Value:
-    """The tensor as float32, through a Cast where it is stored as float16."""
+    """The tensor in the type that the graph computes in, through a Cast where it is stored
+    otherwise."""
     draft = rewriter.draft
-    bits = draft.plan[name].bits
-    stored = _declare_float(draft, name, bits)
-    if bits == 32:
+    dtype = FLOATS[draft.plan[name].bits]
+    stored = _declare_float(draft, name, dtype)
+    if dtype == draft.dtype:
         return stored
-    cast: ir.Value = rewriter.op("Cast", [stored], to=ir.DataType.FLOAT)
+    cast: ir.Value = rewriter.op("Cast", [stored], to=draft.dtype)
     return cast
 
 
-def _declare_float(draft: Draft, name: str, bits: int) -> ir.Value:
-    stored, dtype = f"{name}.fp{bits}", FLOATS[bits]
+def _declare_float(draft: Draft, name: str, dtype: ir.DataType) -> ir.Value:
+    stored = f"{name}.fp{dtype.bitwidth}"
     is_new = stored not in draft.book.declared
     value = draft.book.declare(draft.graph, stored, weight_shape(draft, name), dtype)
     if is_new:
@@ -75,16 +84,19 @@ def to_float(weight: Array, dtype: ir.DataType, name: str) -> Array:
 
 
 def quantized_weight(draft: Draft, name: str) -> tuple[ir.Value, ir.Value, tuple[int, int]]:
-    """MatMulNBits' bytes [N, K/group, group*bits/8] and scales [N, K/group], and (N, K)."""
+    """MatMulNBits' bytes [N, K/group, group*bits/8] and scales [N, K/group], and (N, K).
+
+    Scales are of the type that the graph computes in.
+    """
     plan, (rows, columns) = draft.plan[name], weight_shape(draft, name)
     groups = columns // plan.group
     names = f"{name}.q{plan.bits}", f"{name}.scales"
     is_new = names[0] not in draft.book.declared
     blob = (rows, groups, plan.group * plan.bits // 8)
     packed = draft.book.declare(draft.graph, names[0], blob, ir.DataType.UINT8)
-    scales = draft.book.declare(draft.graph, names[1], (rows, groups))
+    scales = draft.book.declare(draft.graph, names[1], (rows, groups), draft.dtype)
     if is_new:
-        encode = functools.partial(encode_rows, bits=plan.bits, group=plan.group)
+        encode = functools.partial(encoder_for(draft.dtype), bits=plan.bits, group=plan.group)
         draft.book.fill([name], encode, *map(Slot, names))
     return packed, scales, (rows, columns)
 
@@ -102,6 +114,11 @@ def quantized_table(draft: Draft, name: str) -> tuple[ir.Value, ir.Value]:
     return table, scales
 
 
+def encoder_for(dtype: ir.DataType) -> Callable[..., tuple[Array, Array]]:
+    """What encodes rows with scales of this type."""
+    return encode_rows if dtype == ir.DataType.FLOAT else encode_rows_half
+
+
 def encode_rows(weight: Array, bits: int, group: int) -> tuple[Array, Array]:
     """float32 [N, K] -> packed levels and scales, in MatMulNBits' order.
 
@@ -117,6 +134,40 @@ def encode_rows(weight: Array, bits: int, group: int) -> tuple[Array, Array]:
         levels, scales[piece] = quantize(weight[piece], bits, group)
         packed[piece] = pack(levels, bits)
     return packed, scales
+
+
+def encode_rows_half(weight: Array, bits: int, group: int) -> tuple[Array, Array]:
+    """As `encode_rows`, with scales in float16."""
+    levels, scales = encode_rows(weight, bits, group)
+    stored = _round_scales(scales)
+    # Where float16 has few bits left for a small scale, levels are chosen for what it became.
+    off = np.abs(stored.astype(np.float32) - scales) > _HALF_ERROR * np.abs(scales)
+    for row in np.flatnonzero(off.any(1)):
+        steps = np.repeat(stored[row].astype(np.float32), group)
+        zero = 1 << (bits - 1)
+        nearest = np.rint(np.divide(weight[row], steps, out=np.zeros_like(steps), where=steps != 0))
+        levels[row] = pack((np.clip(nearest, -zero, zero - 1) + zero).astype(np.uint8), bits)
+    return levels, stored
+
+
+def _round_scales(scales: Array) -> Array:
+    """float16; none that is not zero becomes so.
+
+    Raises:
+        ExportError: one is beyond the range of float16.
+    """
+    with np.errstate(over="ignore"):
+        stored: Array = scales.astype(np.float16)
+    if not np.isfinite(stored).all():
+        raise ExportError(
+            f"a weight needs a scale of {np.abs(scales).max():g}, beyond the range of float16; "
+            "export with --precision fp32"
+        )
+    # Below 2^-14 float16 has ever fewer bits: the next larger one, so that no weight is clipped.
+    short = np.abs(scales) - np.abs(stored.astype(np.float32)) > _HALF_ERROR * np.abs(scales)
+    away = np.copysign(np.float16(np.inf), stored[short])
+    stored[short] = np.nextafter(stored[short], away)
+    return stored
 
 
 def interleave(gate: Array, up: Array) -> Array:

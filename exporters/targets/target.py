@@ -95,6 +95,7 @@ class Target:
         chunk: default of `Wanted.chunk`, for targets of fixed shapes; 0 for the others.
         context_length: default of most tokens of a row; None for the model's own.
         state_dtype: numpy name of the states' type, by precision.
+        compute_dtype: numpy name of the type that graphs compute in, by precision.
         channels_last: whether conv states are [B, L-1, H].
         experts: the devices that experts may run on, the default first; none where there is
             no choice.
@@ -116,6 +117,7 @@ class Target:
     chunk: int = 0
     context_length: int | None = None
     state_dtype: Callable[[Precision], str] = lambda precision: "float32"
+    compute_dtype: Callable[[Precision], str] = lambda precision: "float32"
     channels_last: bool = False
     experts: tuple[str, ...] = ()
     notes: Callable[[Precision], tuple[str, ...]] = lambda precision: ()

@@ -20,7 +20,7 @@ from lfm2_deploy.contracts import Runtime
 from lfm2_deploy.errors import Lfm2DeployError
 from lfm2_deploy.footprint import expand_plan, measure_footprint
 from lfm2_deploy.machine import count_usable_cores, measure_memory
-from lfm2_deploy.registry import find_runtime
+from lfm2_deploy.registry import find_runtime_of
 
 
 def run(request: dict[str, Any]) -> dict[str, Any]:
@@ -31,7 +31,7 @@ def run(request: dict[str, Any]) -> dict[str, Any]:
     """
     bundle = open_bundle(request["bundle"])
     threads = request["threads"] or count_usable_cores() or 1
-    load = find_runtime(bundle.manifest.runtime)
+    load = find_runtime_of(bundle)
     device = request.get("device")
     choice = {} if device is None else {"device": device.lower()}
     dropped = _drop_from_page_cache(bundle)

@@ -84,7 +84,7 @@ def print_bundle(bundle: Bundle) -> None:
             "path": str(bundle.path),
             "from": describe_origin(manifest.origin),
             "made with": made_with,
-            "runs on": f"runtime {manifest.runtime}",
+            "runs on": _describe_runtime(manifest.runtime),
             "context": f"{manifest.context_length:,} tokens",
             **_list_static_facts(bundle),
             **list_model_facts(bundle.config),
@@ -94,6 +94,16 @@ def print_bundle(bundle: Bundle) -> None:
     _print_files(bundle)
     _print_plan(bundle)
     _print_notes(manifest.notes)
+
+
+def _describe_runtime(name: str) -> str:
+    """The runtime, and the package it comes from where that is not this one."""
+    from lfm2_deploy.registry import list_entries
+
+    entry = list_entries("runtime").get(name)
+    if entry is None:
+        return f"runtime {name}, which no installed package brings"
+    return f"runtime {name} of package {entry.package}" if entry.package else f"runtime {name}"
 
 
 def _list_static_facts(bundle: Bundle) -> dict[str, str]:

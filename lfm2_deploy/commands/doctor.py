@@ -4,26 +4,19 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping
 from dataclasses import asdict
 from importlib import metadata
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.text import Text
 
-from lfm2_deploy.commands.console import (
-    format_bytes,
-    output,
-    print_facts,
-    print_json,
-    print_title,
-)
+from lfm2_deploy.commands.console import print_json
 from lfm2_deploy.commands.options import AsJson
-from lfm2_deploy.machine import Machine, describe_machine
+from lfm2_deploy.commands.ort_wheels import PURPOSES, find_conflicts
+from lfm2_deploy.machine import describe_machine
 
 if TYPE_CHECKING:
-    from lfm2_deploy.registry import Entry
+    from lfm2_deploy.entry import Entry
 
 _PACKAGES = (
     "lfm2-deploy",
@@ -41,11 +34,15 @@ _PACKAGES = (
     "transformers",
     "onnxruntime-genai",
 )
-# Wheels of other flavours (-gpu, -directml, -openvino) overwrite each other's files.
-_SHARED_IMPORT = "onnxruntime"
+# Told where they are installed, and no matter otherwise.
+_RARE_PACKAGES = (
+    *(name for name in PURPOSES if name != "onnxruntime"),
+    "onnxruntime-ep-webgpu",
+    "onnxruntime-ep-openvino",
+    "windowsml",
+)
 _HUB = "https://huggingface.co"
 _HUB_SECONDS = 5
-_UNKNOWN = "unknown"
 
 
 def doctor(
@@ -56,6 +53,8 @@ def doctor(
 ) -> None:
     """Say what this computer has, what works on it, and what is missing.
 
+    Every device is really tried with a tiny graph, which takes some seconds.
+
     \b
     Examples:
       lfm2-deploy doctor
@@ -65,23 +64,40 @@ def doctor(
     if as_json:
         print_json(report)
     else:
-        _print(report)
+        from lfm2_deploy.commands.doctor_report import print_report
+
+        print_report(report)
 
 
 def _examine(online: bool) -> dict[str, Any]:
-    from lfm2_deploy.registry import RUNTIMES, TARGETS
+    from lfm2_deploy.commands.doctor_devices import examine_auto, examine_ort, examine_vulkan
+    from lfm2_deploy.registry import list_entries
 
+    vulkan = examine_vulkan()
+    rare = {name: version for name in _RARE_PACKAGES if (version := _find_version(name))}
     return {
         "python": _describe_python(),
-        "packages": {name: _find_version(name) for name in _PACKAGES},
+        "packages": {**{name: _find_version(name) for name in _PACKAGES}, **rare},
         "conflicts": find_conflicts(metadata.packages_distributions()),
         "machine": asdict(describe_machine()),
         "disk_free_bytes": shutil.disk_usage(os.getcwd()).free,
-        "runtimes": {name: _describe_entry(entry) for name, entry in RUNTIMES.items()},
-        "targets": {name: _describe_entry(entry) for name, entry in TARGETS.items()},
+        "runtimes": {name: _describe_entry(e) for name, e in list_entries("runtime").items()},
+        "targets": {name: _describe_entry(e) for name, e in list_entries("target").items()},
+        "plugin_problems": _list_plugin_problems(),
         "openvino": _examine_openvino(),
+        "onnxruntime": examine_ort(vulkan),
+        "vulkan": vulkan,
+        "auto": examine_auto(),
         "hub": _reach_hub() if online else None,
     }
+
+
+def _list_plugin_problems() -> list[str]:
+    """Names of other packages' parts that clash or cannot be used."""
+    from lfm2_deploy.plugins import GROUPS
+    from lfm2_deploy.registry import list_problems
+
+    return [problem for kind in GROUPS for problem in list_problems(kind)]
 
 
 def _examine_openvino() -> dict[str, Any] | None:
@@ -109,26 +125,30 @@ def _find_version(package: str) -> str | None:
         return None
 
 
-def find_conflicts(distributions: Mapping[str, list[str]]) -> list[str]:
-    """Packages that all provide the module `onnxruntime`, where there are several.
-
-    Args:
-        distributions: import name -> packages, as `packages_distributions` gives them.
-    """
-    providers = sorted({name.lower() for name in distributions.get(_SHARED_IMPORT, [])})
-    return providers if len(providers) > 1 else []
-
-
 def _describe_entry(entry: Entry) -> dict[str, Any]:
     missing, mismatched = list(entry.missing()), list(entry.mismatched())
-    available = not missing and not mismatched
+    fault = _try_plugin(entry) if entry.package else None
+    available = not missing and not mismatched and fault is None
     return {
         "summary": entry.summary,
+        "package": entry.package or "lfm2-deploy",
         "available": available,
         "missing": missing,
         "mismatched": mismatched,
+        "fault": fault,
         "remedy": None if available else entry.install,
     }
+
+
+def _try_plugin(entry: Entry) -> str | None:
+    """Why somebody else's part cannot be used; what it needs, it alone knows."""
+    from lfm2_deploy.errors import RuntimeUnavailableError
+
+    try:
+        entry.load()
+    except RuntimeUnavailableError as error:
+        return str(error)
+    return None
 
 
 def _reach_hub() -> dict[str, Any]:
@@ -143,89 +163,3 @@ def _reach_hub() -> dict[str, Any]:
     except (OSError, ValueError) as failure:
         reason = getattr(failure, "reason", failure)
         return {"url": url, "reachable": False, "reason": str(reason)}
-
-
-def _print(report: Mapping[str, Any]) -> None:
-    print_title("Computer")
-    print_facts(_list_machine(Machine(**report["machine"]), report["disk_free_bytes"]))
-    output().print()
-    print_title("Packages", report["python"])
-    packages = report["packages"].items()
-    print_facts({name: version or Text("not installed", "dim") for name, version in packages})
-    if report["conflicts"]:
-        print_facts({"conflict": Text(_explain_conflict(report["conflicts"]), "bold red")})
-    for title in ("Runtimes", "Targets"):
-        output().print()
-        print_title(title)
-        entries = report[title.lower()].items()
-        print_facts({name: _explain_entry(entry) for name, entry in entries})
-    if report["openvino"] is not None:
-        output().print()
-        print_title("Devices", f"OpenVINO {report['openvino']['version']}")
-        print_facts(_list_devices(report["openvino"]))
-    output().print()
-    print_title("Hub")
-    print_facts({"": _explain_hub(report["hub"])})
-
-
-def _list_machine(machine: Machine, disk_free: int) -> dict[str, str | Text]:
-    def size(value: int | None) -> str:
-        return _UNKNOWN if value is None else format_bytes(value)
-
-    cores = f"{machine.physical_cores or _UNKNOWN} physical, {machine.logical_cores} logical"
-    if machine.usable_cores != machine.logical_cores:
-        cores += f", {machine.usable_cores} usable by this process"
-    absent = f" (not {', '.join(machine.not_found)})" if machine.not_found else ""
-    return {
-        "system": machine.system,
-        "processor": machine.cpu or _UNKNOWN,
-        "cores": cores,
-        "instructions": Text.assemble(", ".join(machine.instructions) or _UNKNOWN, (absent, "dim")),
-        "memory": f"{size(machine.memory_total_bytes)}, of which available "
-        f"{size(machine.memory_available_bytes)}",
-        "disk": f"{format_bytes(disk_free)} free here",
-    }
-
-
-def _explain_conflict(providers: list[str]) -> str:
-    return (
-        f"{', '.join(providers)} all install the module {_SHARED_IMPORT}, and the last one wins: "
-        f"pip uninstall {' '.join(providers)}, then install one of them again"
-    )
-
-
-def _explain_entry(entry: Mapping[str, Any]) -> Text:
-    if entry["available"]:
-        return Text.assemble(("ready", "green"), f"  {entry['summary']}")
-    needed = [*filter(None, [", ".join(entry["missing"])]), *entry["mismatched"]]
-    return Text.assemble(
-        ("missing" if entry["missing"] else "unfit", "yellow"),
-        f"  {entry['summary']}: needs {'; '.join(needed)}; {entry['remedy']}",
-    )
-
-
-def _list_devices(openvino: Mapping[str, Any]) -> dict[str, Text]:
-    facts = {record["name"]: _explain_device(record) for record in openvino["devices"]}
-    compiler = openvino["npu_compiler"]
-    facts["NPU compiler"] = (
-        Text.assemble(("ready", "green"), "  for `compile` and `export --compile`")
-        if compiler["available"]
-        else Text.assemble(("missing", "yellow"), f"  {compiler['remedy']}")
-    )
-    return facts
-
-
-def _explain_device(record: Mapping[str, Any]) -> Text:
-    if not record["found"]:
-        return Text.assemble(("not found", "yellow"), f"  {record['remedy']}")
-    driver = f", driver {record['driver']}" if record["driver"] else ""
-    text = f"  {record['full_name']}{driver}; runs {record['targets']}"
-    return Text.assemble(("ready", "green"), text)
-
-
-def _explain_hub(hub: Mapping[str, Any] | None) -> Text:
-    if hub is None:
-        return Text("not asked; --online does", "dim")
-    if hub["reachable"]:
-        return Text.assemble(("reachable", "green"), f"  {hub['url']}")
-    return Text.assemble(("not reachable", "yellow"), f"  {hub['url']}: {hub['reason']}")

@@ -6,6 +6,7 @@ import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,6 +15,7 @@ import typer
 from lfm2_deploy.commands.console import (
     format_bytes,
     note,
+    notes,
     print_facts,
     print_json,
     print_title,
@@ -23,6 +25,7 @@ from lfm2_deploy.commands.console import (
 from lfm2_deploy.commands.options import AsJson, Precision
 
 if TYPE_CHECKING:
+    from lfm2_deploy.auto import Choice
     from lfm2_deploy.bundle import Bundle
 
 _NPU = "For --target npu and qnn"
@@ -48,7 +51,11 @@ def export(
         ),
     ] = None,
     target: Annotated[
-        str, typer.Option(metavar="NAME", help="Where it will run; `doctor` lists targets.")
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="Where it will run; `doctor` lists targets. auto: what this computer runs.",
+        ),
     ] = "cpu",
     precision: Annotated[
         Precision,
@@ -137,10 +144,13 @@ def export(
       lfm2-deploy export LiquidAI/LFM2-350M
       lfm2-deploy export ./my-finetune ./my-bundle --precision int8 --context 4096
       lfm2-deploy export LiquidAI/LFM2-350M --target npu --context 2048 --compile
+      lfm2-deploy export LiquidAI/LFM2-350M --target auto
     """
     if platform and not compile_now:
         raise typer.BadParameter("--platform says for what to compile: add --compile")
-    place = out or Path(_choose_name(model, adapter, target.lower(), precision))
+    chosen = _choose_target(model, target.lower(), precision, context, revision)
+    name = chosen if isinstance(chosen, str) else chosen.target
+    place = out or Path(_choose_name(model, adapter, name, precision))
     started = time.monotonic()
     with _tell_how_to_resume(place), show_progress() as progress:
         progress("starting", 0, 0)
@@ -149,7 +159,7 @@ def export(
         bundle = api.export(
             model,
             place,
-            target=target,
+            target=chosen,
             precision=precision,
             context_length=context,
             chunk=chunk,
@@ -163,7 +173,26 @@ def export(
             cluster=cluster,
             progress=progress,
         )
-    _report(bundle, time.monotonic() - started, as_json)
+    _report(
+        bundle, time.monotonic() - started, as_json, None if isinstance(chosen, str) else chosen
+    )
+
+
+def _choose_target(
+    model: str, target: str, precision: str, context: int | None, revision: str | None
+) -> str | Choice:
+    """The target as it was named; for auto, the choice, after it was shown."""
+    from lfm2_deploy.auto import AUTO
+
+    if target != AUTO:
+        return target
+    from lfm2_deploy.api import choose_target
+    from lfm2_deploy.commands.auto_report import print_choice
+
+    note("looking for what this computer can run ...")
+    choice = choose_target(model, precision=precision, context_length=context, revision=revision)
+    print_choice(choice.candidates, notes())
+    return choice
 
 
 @contextmanager
@@ -188,11 +217,14 @@ def _choose_name(model: str, adapter: Path | None, target: str, precision: str) 
     return _AWKWARD.sub("-", "-".join(part for part in parts if part))
 
 
-def _report(bundle: Bundle, seconds: float, as_json: bool) -> None:
+def _report(bundle: Bundle, seconds: float, as_json: bool, choice: Choice | None) -> None:
+    told = choice.describe() if choice else ""  # by the table
     for assumption in bundle.manifest.notes:
-        note(f"assumed: {assumption}")
+        if assumption != told:
+            note(f"assumed: {assumption}")
     if as_json:
-        print_json(_describe(bundle, seconds))
+        auto = [asdict(found) for found in choice.candidates] if choice else None
+        print_json({**_describe(bundle, seconds), "auto": auto})
         return
     manifest = bundle.manifest
     print_title(str(bundle.path), f"made in {seconds:.1f} s")

@@ -13,15 +13,11 @@ import numpy as np
 import onnx_ir as ir
 
 from exporters.draft import Rewriter
-from exporters.passes.weights import FLOATS, encode_rows, float_weight, to_float, weight_shape
-from exporters.quantize.pack import pack
+from exporters.passes.weights import FLOATS, encode_rows_half, float_weight, to_float, weight_shape
 from exporters.quantize.plan import TensorPlan
 from exporters.weight_book import Array, Slot
-from lfm2_deploy.errors import ExportError
 
 _SIGNED = {4: ir.DataType.INT4, 8: ir.DataType.INT8}
-# Normal float16 numbers are this close to what they stand for.
-_HALF_ERROR = np.float32(2**-10)
 # Levels carry a zero point of half their range; flipping the highest bit takes it off.
 _FLIP = {4: np.uint8(0x88), 8: np.uint8(0x80)}
 
@@ -155,43 +151,10 @@ def _encode(*weights: Array, bits: int, group: int, cut: Cut | None = None) -> t
     """float32 [N, K] each -> signed levels, packed, and float16 scales."""
     if cut is not None:
         weights = tuple(np.ascontiguousarray(cut.take(weight)) for weight in weights)
-    parts = [_encode_one(weight, bits, group) for weight in weights]
+    parts = [encode_rows_half(weight, bits, group) for weight in weights]
     levels, scales = (np.concatenate(kind) for kind in zip(*parts, strict=True))
     levels ^= _FLIP[bits]
     return levels if bits == 4 else levels.view(np.int8), scales
-
-
-def _encode_one(weight: Array, bits: int, group: int) -> tuple[Array, Array]:
-    levels, scales = encode_rows(weight, bits, group)
-    stored = _round_scales(scales)
-    # Where float16 has few bits left for a small scale, levels are chosen for what it became.
-    off = np.abs(stored.astype(np.float32) - scales) > _HALF_ERROR * np.abs(scales)
-    for row in np.flatnonzero(off.any(1)):
-        steps = np.repeat(stored[row].astype(np.float32), group)
-        zero = 1 << (bits - 1)
-        nearest = np.rint(np.divide(weight[row], steps, out=np.zeros_like(steps), where=steps != 0))
-        levels[row] = pack((np.clip(nearest, -zero, zero - 1) + zero).astype(np.uint8), bits)
-    return levels, stored
-
-
-def _round_scales(scales: Array) -> Array:
-    """float16; none that is not zero becomes so.
-
-    Raises:
-        ExportError: one is beyond the range of float16.
-    """
-    with np.errstate(over="ignore"):
-        stored: Array = scales.astype(np.float16)
-    if not np.isfinite(stored).all():
-        raise ExportError(
-            f"a weight needs a scale of {np.abs(scales).max():g}, beyond the range of float16; "
-            "export with --precision fp32"
-        )
-    # Below 2^-14 float16 has ever fewer bits: the next larger one, so that no weight is clipped.
-    short = np.abs(scales) - np.abs(stored.astype(np.float32)) > _HALF_ERROR * np.abs(scales)
-    away = np.copysign(np.float16(np.inf), stored[short])
-    stored[short] = np.nextafter(stored[short], away)
-    return stored
 
 
 def _join(*weights: Array, dtype: ir.DataType, name: str, cut: Cut | None = None) -> tuple[Array]:

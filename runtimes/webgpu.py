@@ -1,0 +1,68 @@
+"""WebGPU through ONNX Runtime: the plugin onnxruntime-ep-webgpu, or onnxruntime-webgpu.
+
+The same bundle runs with both. With `device="cpu"` its graphs run on the CPU provider, to
+compare.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+
+import onnxruntime as ort
+
+from lfm2_deploy.bundle import Bundle
+from lfm2_deploy.errors import RuntimeUnavailableError
+from runtimes.gpu_capture import check_capture
+from runtimes.gpu_memory import DeviceMemory, Memory, SessionMemory
+from runtimes.gpu_model import GpuRuntime, make_info
+from runtimes.gpu_provider import load_graph, load_graph_on_cpu, make_gpu_options
+from runtimes.gpu_shapes import AnyLength
+from runtimes.ort_plugins import ProviderDevice, find_device
+
+PROVIDER = "WebGpuExecutionProvider"
+_RUNTIME = "webgpu"
+# Commands of a whole token are recorded once and replayed; not in onnxruntime-webgpu 1.27.0,
+# whose Python cannot write into a buffer on the device.
+_CAPTURE = {"enableGraphCapture": "1"}
+
+
+def load(bundle: Bundle, *, threads: int | None = None, device: str | None = None) -> GpuRuntime:
+    """Load a bundle made for target `webgpu`.
+
+    Args:
+        bundle: the opened bundle.
+        threads: threads of the CPU provider, where that was asked for.
+        device: a GPU by index ("webgpu.1") or name ("nvidia"), None or "gpu" for the first;
+            "cpu" for the same graphs on the CPU.
+
+    Raises:
+        RuntimeUnavailableError: the bundle is for another runtime, or there is no such device.
+        BundleError: the device does not take the graph, or leaves a node to the CPU.
+    """
+    if bundle.manifest.runtime != _RUNTIME:
+        raise RuntimeUnavailableError(
+            f"{bundle.path} was made for runtime {bundle.manifest.runtime!r}, this is "
+            f"{_RUNTIME!r}; export the model with --target webgpu"
+        )
+    if device == "cpu":
+        info = make_info(_RUNTIME, "cpu", appends_many=True)
+        on_cpu = partial(load_graph_on_cpu, threads=threads)
+        return GpuRuntime(bundle, AnyLength(bundle, on_cpu), DeviceMemory("cpu"), info)
+    chosen = find_device(PROVIDER, None if device == "gpu" else device)
+    return _load_on(bundle, chosen)
+
+
+def _load_on(bundle: Bundle, device: ProviderDevice) -> GpuRuntime:
+    is_plugin = device.handle is not None
+    settings = _CAPTURE if is_plugin else {}
+
+    def load_one(path: Path, dims: Mapping[str, int]) -> ort.InferenceSession:
+        return load_graph(path, device, make_gpu_options(dims), settings)
+
+    memory: Memory = DeviceMemory("webgpu") if is_plugin else SessionMemory(PROVIDER, "webgpu")
+    info = make_info(_RUNTIME, device.describe(), appends_many=True)
+    runtime = GpuRuntime(bundle, AnyLength(bundle, load_one), memory, info, captures=is_plugin)
+    check_capture(runtime)
+    return runtime
