@@ -164,7 +164,9 @@ def export(
             context_length=context,
             chunk=chunk,
             experts=experts,
-            compile_for=(platform or [_PLATFORMS.get(target.lower(), "")]) if compile_now else (),
+            compile_for=(platform or [_PLATFORMS.get(target.lower(), "4000")])
+            if compile_now
+            else (),
             calibrate=calibrate,
             revision=revision,
             adapter=adapter,
