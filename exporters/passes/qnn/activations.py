@@ -24,8 +24,10 @@ _MOVING: dict[str, int | None] = {
     "Reshape": 0, "Transpose": 0, "Slice": 0, "Split": 0, "Expand": 0, "Gather": 0, "Concat": None,
 }  # fmt: skip
 _UNIT = Range(0.0, 1.0)
-# Room for what calibration did not see; a third of a bit of sixteen.
-_MARGIN = 1.25
+# Room for what calibration did not see, at the price of a bit of sixteen. Of the demo model,
+# calibrated on Austen and tested on prose about software, the KL divergence in int8 is 0.0134
+# nats with 1.25, and 0.0015 with 2, 4 or 8, as where it is calibrated on that prose.
+_MARGIN = 2.0
 # exp(-24) = 4e-11: thousands of masked positions together weigh nothing in 16 bits.
 _MASK_GAP = 24.0
 
