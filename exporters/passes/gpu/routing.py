@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import onnx_ir as ir
 
 from exporters.draft import Rewriter
@@ -56,11 +57,28 @@ def only_chosen(
 ) -> ir.Value:
     """x [1, S, E] where an expert is chosen, and another number where it is not.
 
-    By comparison with the least score chosen: DirectML has no ScatterElements.
+    By comparison with the least score chosen, so that of experts that score alike there may be
+    more than K: for a kernel that picks K itself.
     """
     scores = rewriter.node.inputs[1]
     mask = rewriter.op("GreaterOrEqual", [scores, chosen.least])
     y: ir.Value = rewriter.op("Where", [mask, x, scalar(rewriter, otherwise, _FLOAT)])
+    return y
+
+
+def spread(rewriter: Rewriter, moe: MoeConfig, weights: ir.Value, chosen: Chosen) -> ir.Value:
+    """Weights of the chosen experts [1, S, K] -> of all [1, S, E]; the others weigh nothing.
+
+    By products with rows of zeros and a one: DirectML has no ScatterElements. Experts' numbers
+    are compared as floats, which are exact and which WebGPU has kernels for.
+    """
+    draft, op, ints = rewriter.draft, rewriter.op, rewriter.ints
+    every = np.arange(moe.num_experts, dtype=np.float32)
+    numbers = draft.book.constant(draft.graph, f"experts.{moe.num_experts}", every)
+    index = op("Unsqueeze", [op("Cast", [chosen.index], to=_FLOAT), ints(-1)])
+    is_it = op("Cast", [op("Equal", [index, numbers])], to=draft.dtype)
+    parts = op("Mul", [op("Unsqueeze", [weights, ints(-1)]), is_it])
+    y: ir.Value = op("ReduceSum", [parts, ints(-2)], keepdims=0)
     return y
 
 
