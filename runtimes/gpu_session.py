@@ -155,8 +155,10 @@ class GpuSession:
         if len(snapshot.lengths) != 1:
             return False
         (length,) = snapshot.lengths
-        shapes = {s.input: s.concrete_shape(1, length) for s in self._runtime.states}
-        return shapes == {name: array.shape for name, array in snapshot.arrays.items()}
+        states = self._runtime.states
+        wanted = {s.input: (s.concrete_shape(1, length), s.dtype) for s in states}
+        arrays = snapshot.arrays.items()
+        return wanted == {name: (array.shape, array.dtype.name) for name, array in arrays}
 
     def _check(self, rows: Sequence[Sequence[int]]) -> Sequence[Sequence[int]]:
         check_rows(rows, self.lengths, self.capacity, self._runtime.config.vocab_size)
