@@ -44,6 +44,8 @@ class GpuRuntime:
         # Where recording is prepared for, a call must say whether it is one; see gpu_capture.
         self.can_capture = self.captures = captures
         self.capture_ids: Iterator[int] = itertools.count(1)
+        # Tokens of a prompt in one call; None for the session's choice. See gpu_prompts.
+        self.prompt_chunk: int | None = None
         self._graphs: Graphs | None = graphs
 
     @property

@@ -43,6 +43,7 @@ class Model(Protocol):
     can_capture: bool
     captures: bool
     capture_ids: Iterator[int]
+    prompt_chunk: int | None
 
     def graph(self, count: int, logit_count: int) -> Graph:
         """The graph for a call of so many tokens and logits."""
@@ -173,7 +174,8 @@ class GpuSession:
 
     def _cut(self, ids: Sequence[int]) -> list[Sequence[int]]:
         """A prompt in pieces; whole where a second piece could not be appended."""
-        size = PREFILL_CHUNK if self._runtime.info.capabilities.appends_many else len(ids)
+        many = self._runtime.info.capabilities.appends_many
+        size = (self._runtime.prompt_chunk or PREFILL_CHUNK) if many else len(ids)
         return [ids[start : start + size] for start in range(0, len(ids), size)]
 
     def _run(self, ids: Sequence[int], wanted: Sequence[int]) -> FloatArray:
@@ -210,8 +212,8 @@ class GpuSession:
 
     def _replay(self, token: int) -> FloatArray:
         """One token by commands recorded before, or recorded now."""
+        graph = self._runtime.graph(1, 1)
         if self._captured is None:
-            graph = self._runtime.graph(1, 1)
             bindings = [self._bind_states(graph, turn) for turn in (0, 1)]
             self._captured = CapturedToken(self._runtime, graph, bindings)
         return self._captured.run(self._turn, token, self._length)

@@ -1,0 +1,33 @@
+"""Whether several tokens at once give what they give one by one.
+
+They do not everywhere: with onnxruntime-webgpu 1.27.0 on Mesa's lavapipe, GroupQueryAttention of
+several tokens is wrong from the ninth token on, without a word; single tokens are right, and so
+is onnxruntime-ep-webgpu 0.4.0. So it is tried at load, and where it is wrong prompts are appended
+token by token.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from runtimes.gpu_model import GpuRuntime
+
+_CHECKED_TOKENS = 48
+# Of the largest logit, at the median position: float16's rounding is at most 4e-3, and where
+# attention is wrong 2e-2 was seen.
+_TOLERANCE = 1e-2
+
+
+def check_prompts(runtime: GpuRuntime) -> None:
+    """Append prompts token by token where several at once give other logits."""
+    count = min(_CHECKED_TOKENS, runtime.context_length)
+    tokens = [n % runtime.config.vocab_size for n in range(1, count + 1)]
+    (together,) = runtime.open(1, count).score([tokens])
+    session = runtime.open(1, count)
+    singly = np.concatenate([session.decode([token]) for token in tokens])
+    errors = np.abs(together - singly).max(-1)
+    if not np.median(errors) <= _TOLERANCE * np.abs(singly).max():
+        runtime.prompt_chunk = 1
