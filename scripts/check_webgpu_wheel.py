@@ -4,8 +4,9 @@
 
 The wheel onnxruntime-webgpu shares its import name with onnxruntime, so it is checked in an
 environment of its own; with the plugin onnxruntime-ep-webgpu it does the same. Each bundle is one
-for target `webgpu`; greedy tokens of its graph on WebGPU and on the CPU must be the same, and
-logits close. Exits with 1 on a difference, with 2 where WebGPU runs nothing.
+for target `webgpu`. In float32, greedy tokens of its graph on WebGPU and on the CPU must be the
+same; where it computes in float16, rounding may decide between tokens that are nearly equally
+likely, and no other may differ. Logits must be close. Exits with 1 on a difference, with 2 where WebGPU runs nothing.
 
 On a machine without a GPU: scripts/set_up_software_vulkan.sh, and in the environment
 VK_ICD_FILENAMES and ORT_WEBGPU_EP_ALLOW_SOFTWARE_ADAPTER=1.
@@ -70,14 +71,21 @@ def check(path: Path) -> bool:
     expected = generate(cpu, prompt)
     row = [*prompt, *expected[:-1]]
     logits = score(cpu, row)
-    errors = np.abs(score(gpu, row) - logits).max(-1) / np.abs(logits).max()
+    own = score(gpu, row)
+    errors = np.abs(own - logits).max(-1) / np.abs(logits).max()
     same = sum(a == b for a, b in zip(tokens, expected, strict=True))
-    typical = float(np.median(errors))
-    agrees = same == COUNT and typical < TOLERANCES[bundle.manifest.precision]
+    typical, tolerance = float(np.median(errors)), TOLERANCES[bundle.manifest.precision]
+    # How much less likely than the CPU's is what WebGPU would choose, after the same tokens.
+    places = np.arange(len(row))
+    lost = float((logits.max(-1) - logits[places, own.argmax(-1)]).max() / np.abs(logits).max())
+    if bundle.manifest.precision == "fp32":
+        agrees = same == COUNT and typical < tolerance
+    else:
+        agrees = lost < 2 * tolerance and typical < tolerance
     print(
         f"{'OK' if agrees else 'DIFFERENT'}: {bundle.manifest.model} {bundle.manifest.precision} on "
         f"{gpu.info.device}: {same} of {COUNT} tokens as on the CPU, logits {typical:.1e} apart "
-        f"(median; at most {errors.max():.1e}), {seconds:.1f} s"
+        f"(median; at most {errors.max():.1e}), choices by {lost:.1e} at most, {seconds:.1f} s"
     )
     return agrees
 

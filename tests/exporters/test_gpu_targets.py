@@ -52,6 +52,7 @@ from .graphs import read_as_stored
 from .test_pipeline import Watched, rms
 
 each_precision = pytest.mark.parametrize("precision", PRECISIONS)
+PARTS_OF = (PREFILL, DECODE)
 PARTS = [(WEBGPU, "model"), (DIRECTML, PREFILL), (DIRECTML, DECODE)]
 each_part = pytest.mark.parametrize(("target", "part"), PARTS, ids=lambda v: getattr(v, "name", v))
 
@@ -64,10 +65,9 @@ EVERYWHERE = {
 }
 FUSED = {"CausalConvWithState", "GatherBlockQuantized", "QMoE", "Log", "GreaterOrEqual", "Where"}
 APART = {"Conv", "RotaryEmbedding", "Sub"}
-DENSE = {"Equal"}
 ALLOWED: Mapping[str, set[str]] = {
-    "model": EVERYWHERE | FUSED | DENSE,
-    PREFILL: EVERYWHERE | APART | DENSE,
+    "model": EVERYWHERE | FUSED,
+    PREFILL: EVERYWHERE | APART,
     DECODE: EVERYWHERE | APART,
 }
 
@@ -114,8 +114,8 @@ def test_each_primitive_has_the_operator_that_was_chosen_for_it(
         assert {"Conv", "RotaryEmbedding", "GroupQueryAttention"} <= apart
         assert ("MatMulNBits" in apart) == is_packed
     # Gathered experts for one token, all of them for many.
-    assert "Equal" not in list_operators(lower(DIRECTML, DECODE, precision))
-    assert "Equal" in list_operators(lower(DIRECTML, PREFILL, precision))
+    names = {part: set(lower(DIRECTML, part, precision).graph.initializers) for part in PARTS_OF}
+    assert ["experts.5" in names[part] for part in PARTS_OF] == [True, False]
 
 
 @each_precision

@@ -37,9 +37,7 @@ MEMORIES = [DeviceMemory("cpu"), SessionMemory("CPUExecutionProvider", "cpu")]
 
 @pytest.mark.parametrize("memory", MEMORIES, ids=["device", "session"])
 @pytest.mark.parametrize("dtype", TYPES)
-def test_what_was_uploaded_is_read_back(
-    memory: DeviceMemory | SessionMemory, dtype: str
-) -> None:
+def test_what_was_uploaded_is_read_back(memory: DeviceMemory | SessionMemory, dtype: str) -> None:
     array = np.arange(24).reshape(1, 2, 3, 4).astype(dtype)
     # Not contiguous, as keys and values are that were cut to a length.
     cut = array[:, :, :2]

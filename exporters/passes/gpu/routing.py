@@ -69,15 +69,14 @@ def only_chosen(
 def spread(rewriter: Rewriter, moe: MoeConfig, weights: ir.Value, chosen: Chosen) -> ir.Value:
     """Weights of the chosen experts [1, S, K] -> of all [1, S, E]; the others weigh nothing.
 
-    By products with rows of zeros and a one: DirectML has no ScatterElements. Experts' numbers
-    are compared as floats, which are exact and which WebGPU has kernels for.
+    By products with rows of zeros and a one, which are gathered: DirectML has no ScatterElements,
+    and onnxruntime-webgpu 1.27.0 neither compares nor casts int64.
     """
     draft, op, ints = rewriter.draft, rewriter.op, rewriter.ints
-    every = np.arange(moe.num_experts, dtype=np.float32)
-    numbers = draft.book.constant(draft.graph, f"experts.{moe.num_experts}", every)
-    index = op("Unsqueeze", [op("Cast", [chosen.index], to=_FLOAT), ints(-1)])
-    is_it = op("Cast", [op("Equal", [index, numbers])], to=draft.dtype)
-    parts = op("Mul", [op("Unsqueeze", [weights, ints(-1)]), is_it])
+    rows = np.eye(moe.num_experts, dtype=draft.dtype.numpy())
+    every = draft.book.constant(draft.graph, f"experts.{moe.num_experts}", rows)
+    row = op("Gather", [every, chosen.index], axis=0)
+    parts = op("Mul", [op("Unsqueeze", [weights, ints(-1)]), row])
     y: ir.Value = op("ReduceSum", [parts, ints(-2)], keepdims=0)
     return y
 
