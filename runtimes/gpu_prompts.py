@@ -1,9 +1,9 @@
 """Whether several tokens at once give what they give one by one.
 
-They do not everywhere: with onnxruntime-webgpu 1.27.0 on Mesa's lavapipe, GroupQueryAttention of
-several tokens is wrong from the ninth token on, without a word; single tokens are right, and so
-is onnxruntime-ep-webgpu 0.4.0. So it is tried at load, and where it is wrong prompts are appended
-token by token.
+They do not everywhere, and nothing is said. On Mesa's lavapipe (25.0.7) single tokens were right,
+and of several at once were wrong: in float32, from the ninth token on, with onnxruntime-webgpu
+1.27.0; and QMoE in 8 bits, of experts 96 wide, with onnxruntime-ep-webgpu 0.4.0. So it is tried at
+load, and where it is wrong prompts are appended token by token.
 """
 
 from __future__ import annotations

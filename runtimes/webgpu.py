@@ -66,6 +66,5 @@ def _load_on(bundle: Bundle, device: ProviderDevice) -> GpuRuntime:
     info = make_info(_RUNTIME, device.describe(), appends_many=True)
     runtime = GpuRuntime(bundle, AnyLength(bundle, load_one), memory, info, captures=is_plugin)
     check_capture(runtime)
-    if not is_plugin:
-        check_prompts(runtime)
+    check_prompts(runtime)
     return runtime

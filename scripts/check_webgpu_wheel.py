@@ -85,7 +85,7 @@ def check(path: Path) -> bool:
     print(
         f"{'OK' if agrees else 'DIFFERENT'}: {bundle.manifest.model} {bundle.manifest.precision} on "
         f"{gpu.info.device}: {same} of {COUNT} tokens as on the CPU, logits {typical:.1e} apart "
-        f"(median; at most {errors.max():.1e}), choices by {lost:.1e} at most, {seconds:.1f} s"
+        f"(median; at most {errors.max():.1e}), choices by {lost:.1e}, {seconds:.1f} s"
     )
     return agrees
 

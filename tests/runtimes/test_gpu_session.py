@@ -23,7 +23,7 @@ from runtimes.gpu_model import GpuRuntime
 from runtimes.gpu_session import GpuSession
 from runtimes.separate_rows import SeparateRows
 
-from ..logits import decode_row, generate, make_rows, relative_error, run_transformers
+from ..logits import decode_row, generate, make_rows, relative_error, run_transformers  # noqa: TID252
 
 KINDS = ["dense", "moe"]
 TARGETS = ["webgpu", "directml"]
@@ -421,6 +421,6 @@ def test_graph_that_onnxruntime_refuses_is_one_line(
     for record in bundle.manifest.graphs:
         (tmp_path / record.file).write_bytes(b"not a graph")
     broken = Bundle(tmp_path, bundle.manifest, bundle.config)
-    with pytest.raises(Exception, match="cannot load .*on the CPU.*export the model again") as e:
+    with pytest.raises(Exception, match=r"cannot load .*on the CPU.*export the model again") as e:
         find_runtime(target)(broken, device="cpu")
     assert "\n" not in str(e.value)

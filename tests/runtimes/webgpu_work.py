@@ -18,7 +18,6 @@ from runtimes import gpu_capture, gpu_session, gpu_shapes
 from runtimes.gpu_model import GpuRuntime
 from runtimes.gpu_provider import list_assignments
 
-
 # Tokens whose logits are compared in every way.
 _COMPARED = 24
 
@@ -51,6 +50,7 @@ def examine(folder: str, prompt: list[int], count: int) -> dict[str, Any]:
     return {
         "device": gpu.info.device,
         "captures": captures,
+        "prompt_chunk": gpu.prompt_chunk,
         "placed": Counter(part.ep_name for part in parts for _ in part.get_nodes()),
         "operators": sorted({node.op_type for part in parts for node in part.get_nodes()}),
         **tokens,
@@ -84,7 +84,7 @@ def compare(
     gpu_session.PREFILL_CHUNK, chunk = 7, gpu_session.PREFILL_CHUNK
     found["in pieces"] = differ(gpu.open(1, size).score([row])[0], every)
     gpu_session.PREFILL_CHUNK = chunk
-    found["appended"] = differ(append(gpu, row, half), every[-1:])
+    found["appended"] = differ(append(gpu, row, half), every[half:])
     gpu.captures = captures
     gpu_shapes._FIRST_ROOM, room = 8, gpu_shapes._FIRST_ROOM
     found["in growing buffers"] = differ(step(gpu, row), every)
@@ -102,7 +102,7 @@ def step(runtime: GpuRuntime, row: list[int]) -> FloatArray:
 def append(runtime: GpuRuntime, row: list[int], half: int) -> FloatArray:
     session = runtime.open(1, len(row))
     session.prefill([row[:half]])
-    return session.prefill([row[half:]])
+    return session.score([row[half:]])[0]
 
 
 def go_back(runtime: GpuRuntime, row: list[int], half: int) -> tuple[FloatArray, FloatArray]:
