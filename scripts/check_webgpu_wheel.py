@@ -6,7 +6,8 @@ The wheel onnxruntime-webgpu shares its import name with onnxruntime, so it is c
 environment of its own; with the plugin onnxruntime-ep-webgpu it does the same. Each bundle is one
 for target `webgpu`. In float32, greedy tokens of its graph on WebGPU and on the CPU must be the
 same; where it computes in float16, rounding may decide between tokens that are nearly equally
-likely, and no other may differ. Logits must be close. Exits with 1 on a difference, with 2 where WebGPU runs nothing.
+likely, and no other may differ. Logits must be close. Exits with 1 on a
+difference, with 2 where WebGPU runs nothing.
 
 On a machine without a GPU: scripts/set_up_software_vulkan.sh, and in the environment
 VK_ICD_FILENAMES and ORT_WEBGPU_EP_ALLOW_SOFTWARE_ADAPTER=1.
@@ -82,8 +83,9 @@ def check(path: Path) -> bool:
         agrees = same == COUNT and typical < tolerance
     else:
         agrees = lost < 2 * tolerance and typical < tolerance
+    verdict = "OK" if agrees else "DIFFERENT"
     print(
-        f"{'OK' if agrees else 'DIFFERENT'}: {bundle.manifest.model} {bundle.manifest.precision} on "
+        f"{verdict}: {bundle.manifest.model} {bundle.manifest.precision} on "
         f"{gpu.info.device}: {same} of {COUNT} tokens as on the CPU, logits {typical:.1e} apart "
         f"(median; at most {errors.max():.1e}), choices by {lost:.1e}, {seconds:.1f} s"
     )
