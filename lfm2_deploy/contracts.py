@@ -126,11 +126,19 @@ class Capabilities:
 
 @dataclass(frozen=True, slots=True)
 class RuntimeInfo:
-    """Which runtime this is, where it really runs, and what it can do."""
+    """Which runtime this is, where it really runs, and what it can do.
+
+    Args:
+        runtime: its name.
+        device: where it runs, for people.
+        capabilities: what it can do.
+        notes: what a user should know of this model on this device, such as why it is slow.
+    """
 
     runtime: str
     device: str
     capabilities: Capabilities
+    notes: tuple[str, ...] = ()
 
 
 class Snapshot(Protocol):

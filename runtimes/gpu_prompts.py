@@ -8,6 +8,7 @@ load, and where it is wrong prompts are appended token by token.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,6 +17,10 @@ if TYPE_CHECKING:
     from runtimes.gpu_model import GpuRuntime
 
 _CHECKED_TOKENS = 48
+_NOTE = (
+    "several tokens at once come out otherwise than one by one on this device, so prompts go "
+    "token by token, slower: update the GPU's driver, or export with --target cpu"
+)
 # Of the largest logit, at the median position. In float32 1e-6 is order of sums, and 5e-3 and
 # more was seen where attention is wrong; float16's rounding is up to 5e-3.
 _TOLERANCES = {"float32": 1e-4, "float16": 1e-2}
@@ -32,3 +37,4 @@ def check_prompts(runtime: GpuRuntime) -> None:
     tolerance = _TOLERANCES[runtime.states[0].dtype]
     if not np.median(errors) <= tolerance * np.abs(singly).max():
         runtime.prompt_chunk = 1
+        runtime.info = replace(runtime.info, notes=(*runtime.info.notes, _NOTE))

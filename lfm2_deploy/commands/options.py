@@ -209,7 +209,10 @@ def load_model(bundle: Path, threads: int | None, device: str | None = None) -> 
         progress("loading", 0, 0)
         from lfm2_deploy.api import load
 
-        return load(bundle, threads=threads, device=device)
+        model = load(bundle, threads=threads, device=device)
+    for remark in model.runtime.info.notes:
+        note(remark)
+    return model
 
 
 def warn_of_speculation(model: LanguageModel, overrides: Mapping[str, Any]) -> None:

@@ -25,6 +25,7 @@ def runtime(bundle_of: Callable[..., Bundle]) -> GpuRuntime:
 def test_prompts_that_come_out_right_stay_in_one_piece(runtime: GpuRuntime) -> None:
     check_prompts(runtime)
     assert runtime.prompt_chunk is None
+    assert runtime.info.notes == ()
 
 
 def test_prompts_that_come_out_wrong_are_appended_singly(
@@ -40,6 +41,8 @@ def test_prompts_that_come_out_wrong_are_appended_singly(
     monkeypatch.setattr(GpuSession, "_call", lose_the_ninth)
     check_prompts(runtime)
     assert runtime.prompt_chunk == 1
+    (note,) = runtime.info.notes
+    assert "token by token" in note
     counts.clear()
     runtime.open(1, 32).prefill([list(range(20))])
     assert counts == [1] * 20
