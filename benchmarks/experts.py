@@ -78,7 +78,7 @@ def main() -> None:
           f"{'waits':>7}{'ms, all layers':>16}")  # fmt: skip
     for model in given.models:
         config = open_checkpoint(f"synthetic:{model}").config
-        layers = sum(config.is_moe_layer(n) for n in range(config.num_hidden_layers))
+        layers = len(config.moe_layers)
         for tokens in map(int, given.tokens.split(",")):
             for way, count in WAYS.items():
                 cost = count(config, tokens)

@@ -77,7 +77,13 @@ _POSSIBLE_FILES = _LATER_FILES | {
     "special_tokens_map.json",
     "chat_template.jinja",
 }
-_POSSIBLE_PATTERNS = ("openvino_*.xml", "openvino_*.bin", "experts.*.onnx", "*.blob")
+_POSSIBLE_PATTERNS = (
+    "openvino_*.xml",
+    "openvino_*.bin",
+    "experts.*.onnx",
+    "prefill.*.onnx",
+    "*.blob",
+)
 # What a bundle of any target has one of.
 _GRAPHS = (GRAPH, "openvino_model.xml", "decode.onnx")
 

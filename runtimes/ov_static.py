@@ -97,7 +97,7 @@ def _check_graphs(bundle: Bundle, compiled: Mapping[str, Graphs]) -> None:
     length, half = manifest.context_length, config.head_dim // 2
     states = {s.input: (s.concrete_shape(1, length), s.dtype) for s in manifest.states}
     dtype = manifest.states[0].dtype
-    layers = [n for n in range(config.num_hidden_layers) if config.is_moe_layer(n)]
+    layers = config.moe_layers
     wanted = {EMBED, HEAD, PREFILL, DECODE, *(f"{EXPERTS}.{n}" for n in layers)}
     if not wanted <= compiled.keys():
         raise _damaged(bundle, f"graph {min(wanted - compiled.keys())} is missing")
