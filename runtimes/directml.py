@@ -19,10 +19,11 @@ import onnxruntime as ort
 
 from lfm2_deploy.bundle import Bundle
 from lfm2_deploy.errors import RuntimeUnavailableError
+from runtimes.gpu_graph import Loader
 from runtimes.gpu_memory import DeviceMemory, Memory
 from runtimes.gpu_model import GpuRuntime, make_info
 from runtimes.gpu_provider import load_graph, load_graph_on_cpu, make_gpu_options
-from runtimes.gpu_shapes import FixedLengths, Loader
+from runtimes.gpu_shapes import ROUTED_FROM, FixedLengths
 from runtimes.ort_plugins import ProviderDevice, find_device
 
 PROVIDER = "DmlExecutionProvider"
@@ -67,7 +68,13 @@ def _load_on(bundle: Bundle, device: ProviderDevice) -> GpuRuntime:
     return make_runtime(bundle, load_one, DeviceMemory("dml", adapter), device.describe())
 
 
-def make_runtime(bundle: Bundle, load_one: Loader, memory: Memory, device: str) -> GpuRuntime:
+def make_runtime(
+    bundle: Bundle,
+    load_one: Loader,
+    memory: Memory,
+    device: str,
+    routed_from: int = ROUTED_FROM,
+) -> GpuRuntime:
     """A runtime that appends as DirectML can.
 
     Args:
@@ -75,9 +82,11 @@ def make_runtime(bundle: Bundle, load_one: Loader, memory: Memory, device: str) 
         load_one: how a graph becomes a session.
         memory: of the device that sessions run on.
         device: for people.
+        routed_from: the padded length from which a mixture's prompts run in parts.
     """
     info = make_info(_RUNTIME, device, appends_many=False)
-    return GpuRuntime(bundle, FixedLengths(bundle, load_one, memory), memory, info)
+    graphs = FixedLengths(bundle, load_one, memory, routed_from)
+    return GpuRuntime(bundle, graphs, memory, info)
 
 
 def find_adapter(device: ProviderDevice) -> int:

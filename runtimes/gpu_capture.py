@@ -23,9 +23,9 @@ from lfm2_deploy.gpu_graphs import LOGITS
 from runtimes.gpu_inputs import list_inputs
 
 if TYPE_CHECKING:
+    from runtimes.gpu_graph import Graph
     from runtimes.gpu_model import GpuRuntime
     from runtimes.gpu_session import Model
-    from runtimes.gpu_shapes import Graph
 
 _RECORDING = "gpu_graph_id"
 # A call with this number is neither recorded nor replayed.

@@ -10,7 +10,7 @@ import numpy as np
 import openvino as ov
 from numpy.typing import NDArray
 
-from lfm2_deploy.config import NORM_EPS, MoeConfig
+from lfm2_deploy.config import MoeConfig
 from lfm2_deploy.contracts import FloatArray
 from lfm2_deploy.static_graphs import (
     EXPERT_ROWS,
@@ -19,6 +19,7 @@ from lfm2_deploy.static_graphs import (
     name_scores,
 )
 from runtimes.ov_device import run
+from runtimes.routing import IntArray, choose_experts
 
 Array = NDArray[Any]
 Compiled = Mapping[str, ov.CompiledModel]
@@ -80,19 +81,14 @@ class HostRouted:
                 y[token] += part * weights[token, slot, None]
         return y
 
-    def _route(self, layer: int, x: Array) -> tuple[NDArray[np.intp], FloatArray]:
+    def _route(self, layer: int, x: Array) -> tuple[IntArray, FloatArray]:
         """Which K experts each token takes [n, K], and what each weighs, float32 [n, K]."""
-        request, moe = self._routers[name_expert_input(layer)], self._moe
+        request = self._routers[name_expert_input(layer)]
         request.set_input_tensor(ov.Tensor(np.ascontiguousarray(x[None])))
         run(request)
         scores = request.get_tensor(name_scores(layer)).data[0]
         probabilities = request.get_tensor(name_probabilities(layer)).data[0]
-        order = np.argsort(-scores, axis=-1, kind="stable")
-        chosen = order[:, : moe.num_experts_per_tok]
-        weights = np.take_along_axis(probabilities, chosen, axis=-1)
-        if moe.norm_topk_prob:
-            weights = weights / (weights.sum(-1, keepdims=True) + np.float32(NORM_EPS))
-        return chosen, weights * np.float32(moe.routed_scaling_factor)
+        return choose_experts(scores, probabilities, self._moe)
 
     def _call(self, layer: int, expert: int, x: Array) -> FloatArray:
         request = self._experts[name_expert_input(layer, expert)]
