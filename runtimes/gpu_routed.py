@@ -120,7 +120,7 @@ class RoutedPrompt:
         source = self._ends[RESIDUAL]
         for number, call in enumerate(calls):
             target = self._sums[number % 2]
-            inputs = {
+            inputs: dict[str, Array] = {
                 ROWS: call.rows,
                 CHOSEN: call.experts,
                 PLACES: call.places,

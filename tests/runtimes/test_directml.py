@@ -22,6 +22,8 @@ from runtimes.ort_plugins import ProviderDevice
 from .fake_directml import FakeDirectML
 
 BundleOf = Callable[..., Bundle]
+# Padded lengths from which prompts are routed: never, always.
+DENSE, ROUTED = 1 << 30, 1
 PROMPT = [(7 * n) % 500 for n in range(1, 90)]
 
 
@@ -35,9 +37,11 @@ def fake() -> FakeDirectML:
     return FakeDirectML()
 
 
-@pytest.fixture
-def runtime(bundle: Bundle, fake: FakeDirectML) -> GpuRuntime:
-    return make_runtime(bundle, fake.load, DeviceMemory("cpu"), "a fake")
+@pytest.fixture(params=[DENSE, ROUTED], ids=["dense", "routed"])
+def runtime(request: pytest.FixtureRequest, bundle: Bundle, fake: FakeDirectML) -> GpuRuntime:
+    if bundle.config.moe is None and request.param == ROUTED:
+        pytest.skip("there are no experts to route to")
+    return make_runtime(bundle, fake.load, DeviceMemory("cpu"), "a fake", request.param)
 
 
 @pytest.fixture

@@ -78,8 +78,9 @@ def _run_packed(
     multiply: Product, rewriter: Rewriter, stack: Stack, rows: ir.Value, chosen: ir.Value
 ) -> ir.Value:
     """Two products a piece: MatMulNBits knows no batch of matrices."""
-    op, split = rewriter.op, {"outputs": PIECES, "axis": 0, "num_outputs": PIECES}
-    pieces = zip(op("Split", [rows], **split), op("Split", [chosen], **split), strict=True)
+    op = rewriter.op
+    split = functools.partial(op, "Split", outputs=PIECES, axis=0, num_outputs=PIECES)
+    pieces = zip(split([rows]), split([chosen]), strict=True)
     answers: ir.Value = op("Concat", [_run_piece(multiply, rewriter, stack, *p) for p in pieces],
                            axis=0)  # fmt: skip
     return answers
