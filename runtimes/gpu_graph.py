@@ -48,7 +48,7 @@ class BoundWeights:
 
     def find(self, session: ort.InferenceSession) -> dict[str, ort.OrtValue]:
         """Those that a session wants, by name."""
-        raw = session.get_modelmeta().custom_metadata_map[BOUND_WEIGHTS]
+        raw = session.get_modelmeta().custom_metadata_map.get(BOUND_WEIGHTS, "{}")
         wanted = parse_bound_weights(json.loads(raw))
         for name, place in wanted.items():
             if name not in self._values:

@@ -16,6 +16,7 @@ import onnxruntime as ort
 from lfm2_deploy.config import Lfm2Config, MoeConfig
 from lfm2_deploy.contracts import FloatArray
 from lfm2_deploy.gpu_graphs import (
+    ANSWERS,
     CHOSEN,
     EXPERTS,
     FIRST,
@@ -31,14 +32,17 @@ from lfm2_deploy.gpu_graphs import (
     ROWS,
     SCORES,
     STEPS,
+    SUM,
+    SUMMED,
     WEIGHTS,
     X,
     fill_in,
+    name_answers,
     name_segment,
 )
 from runtimes.gpu_graph import Graph
 from runtimes.gpu_memory import Array, Memory
-from runtimes.routing import choose_experts, plan_calls
+from runtimes.routing import choose_experts, pick_places, plan_calls
 
 # (name of a part, name of a dimension -> its size) -> the loaded part.
 Opener = Callable[[str, Mapping[str, int]], Graph]
@@ -83,10 +87,14 @@ class RoutedPrompt:
         # Each with the layer whose experts come after it.
         self._segments = [(first, FIRST), *kinds.items()]
         dims = {STEPS: steps, ROW_COUNT: PIECES * self._size}
-        self._parts = {name: open_part(name, dims) for name in {FIRST, EXPERTS, *kinds.values()}}
+        self._parts = {
+            name: open_part(name, dims) for name in {FIRST, EXPERTS, SUM, *kinds.values()}
+        }
         shape = (1, steps, config.hidden_size)
         self._ends = {name: memory.zeros(shape, dtype) for name in (X, RESIDUAL)}
         self._sums = [memory.zeros(shape, dtype) for _ in range(2)]
+        rows = (PIECES * self._size, config.hidden_size)
+        self._answers = [memory.zeros(rows, dtype) for _ in range(SUMMED)]
         self._lock = threading.Lock()
 
     def run(
@@ -116,23 +124,22 @@ class RoutedPrompt:
     def _mix(self, layer: int, scores: FloatArray, probabilities: FloatArray) -> ort.OrtValue:
         """Run a layer's experts; returns their sum with the residual, on the device."""
         chosen, weights = choose_experts(scores, probabilities, self._moe)
-        calls = plan_calls(chosen, weights, steps=self.steps, pieces=PIECES, size=self._size)
-        source = self._ends[RESIDUAL]
-        for number, call in enumerate(calls):
-            target = self._sums[number % 2]
-            inputs: dict[str, Array] = {
-                ROWS: call.rows,
-                CHOSEN: call.experts,
-                PLACES: call.places,
-                WEIGHTS: call.weights,
-            }
-            run_part(
-                self._parts[EXPERTS],
-                layer,
-                inputs,
-                {**self._ends, RESIDUAL: source, HIDDEN: target},
-            )
-            source = target
+        calls, places = plan_calls(chosen, weights, pieces=PIECES, size=self._size)
+        in_sum, source = SUMMED * PIECES * self._size, self._ends[RESIDUAL]
+        for number, start in enumerate(range(0, len(calls), SUMMED)):
+            for call, target in zip(calls[start : start + SUMMED], self._answers, strict=False):
+                values = {X: self._ends[X], ANSWERS: target}
+                inputs: dict[str, Array] = {
+                    ROWS: call.rows,
+                    WEIGHTS: call.weights,
+                    CHOSEN: call.experts,
+                }
+                run_part(self._parts[EXPERTS], layer, inputs, values)
+            own = pick_places(places, self.steps, number * in_sum, in_sum)
+            values = {RESIDUAL: source, HIDDEN: self._sums[number % 2]}
+            values |= {name_answers(n): value for n, value in enumerate(self._answers)}
+            run_part(self._parts[SUM], layer, {PLACES: own}, values)
+            source = values[HIDDEN]
         return source
 
     def _find_last(self, logit_count: int) -> Graph:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -41,46 +40,51 @@ class Call(NamedTuple):
 
     Args:
         rows: [P * C] which token stands in which row; rows without one hold token 0.
+        weights: float32 [P * C] what the expert's answer weighs.
         experts: [P] which expert takes which piece.
-        places: [S, K] in which row the answer of a token's k-th expert is; 0 where in none.
-        weights: float32 [S, K] what that answer weighs; 0 where it is in no row.
     """
 
     rows: IntArray
-    experts: IntArray
-    places: IntArray
     weights: FloatArray
+    experts: IntArray
 
 
 def plan_calls(
-    chosen: IntArray, weights: FloatArray, *, steps: int, pieces: int, size: int
-) -> Iterator[Call]:
+    chosen: IntArray, weights: FloatArray, *, pieces: int, size: int
+) -> tuple[list[Call], IntArray]:
     """Put each expert's tokens in pieces, and pieces in as few calls as hold them.
 
     Args:
         chosen: experts of each token, [n, K], each at most once.
         weights: float32 [n, K].
-        steps: S, at least n. The rest is padding, and goes to no expert.
         pieces: P, of one call.
         size: C, rows of one piece.
+
+    Returns:
+        the calls, and the row [n, K] in which each choice stands, counted over all calls.
     """
-    slots, experts = _place(chosen, size)
-    count, in_call = -(-len(experts) // pieces), pieces * size
-    rows = np.zeros(count * in_call, np.int64)
-    rows[slots] = np.arange(len(chosen))[:, None]
-    experts = np.pad(experts, (0, count * pieces - len(experts)))
-    for call in range(count):
-        here = slots // in_call == call
-        places = np.zeros((steps, chosen.shape[1]), np.int64)
-        shares = np.zeros(places.shape, np.float32)
-        places[: len(chosen)] = np.where(here, slots % in_call, 0)
-        shares[: len(chosen)] = np.where(here, weights, 0)
-        yield Call(
-            rows[call * in_call : (call + 1) * in_call],
-            experts[call * pieces : (call + 1) * pieces],
-            places,
-            shares,
-        )
+    places, experts = _place(chosen, size)
+    count = -(-len(experts) // pieces)
+    rows, shares = (np.zeros((count, pieces * size), t) for t in (np.int64, np.float32))
+    rows.reshape(-1)[places] = np.arange(len(chosen))[:, None]
+    shares.reshape(-1)[places] = weights
+    experts = np.pad(experts, (0, count * pieces - len(experts))).reshape(count, pieces)
+    return [Call(*call) for call in zip(rows, shares, experts, strict=True)], places
+
+
+def pick_places(places: IntArray, steps: int, begin: int, count: int) -> IntArray:
+    """Places among `count` rows from `begin` on, [S, K]; `count` for those elsewhere.
+
+    Args:
+        places: [n, K].
+        steps: S, at least n. The rest is padding, and has no place.
+        begin: first row.
+        count: rows.
+    """
+    found = np.full((steps, places.shape[1]), count, np.int64)
+    is_here = (places >= begin) & (places < begin + count)
+    found[: len(places)][is_here] = places[is_here] - begin
+    return found
 
 
 def _place(chosen: IntArray, size: int) -> tuple[IntArray, IntArray]:

@@ -22,7 +22,7 @@ from exporters.passes.gpu.embedding import lower_embedding_plainly
 from exporters.passes.gpu.frame import bind_layers, bind_weights, take_one_token
 from exporters.passes.gpu.linear import lower_linear, multiply_with_zero_points
 from exporters.passes.gpu.plain_experts import lower_dense_experts, lower_gathered_experts
-from exporters.passes.gpu.routed_experts import leave_experts
+from exporters.passes.gpu.routed_experts import leave_experts, leave_sum
 from exporters.passes.gpu.segments import leave_segment
 from exporters.passes.lower_norm import lower_norm
 from exporters.quantize.plan import (
@@ -35,7 +35,7 @@ from exporters.targets.gpu import FIRST, FRAME, LAST, compute_dtype, finish
 from exporters.targets.target import Part, Pass, Target, Wanted
 from lfm2_deploy.config import Lfm2Config
 from lfm2_deploy.errors import ExportError
-from lfm2_deploy.gpu_graphs import DECODE, EXPERTS, PREFILL, name_segment
+from lfm2_deploy.gpu_graphs import DECODE, EXPERTS, PREFILL, SUM, name_segment
 from lfm2_deploy.gpu_graphs import FIRST as FIRST_PART
 from lfm2_deploy.gpu_graphs import LAST as LAST_PART
 from lfm2_deploy.weights import WeightSpec
@@ -92,6 +92,7 @@ def _list_routed_parts(config: Lfm2Config) -> tuple[Part, ...]:
         *segments,
         _part(LAST_PART, *_list_segment_passes(layers[-1], None), bind_weights),
         _part(EXPERTS, *FRAME, leave_experts(_MULTIPLY, layers[0]), *LAST, bind_layers(layers)),
+        _part(SUM, *FRAME, leave_sum(layers[0]), *LAST),
     )
 
 

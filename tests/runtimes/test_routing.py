@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lfm2_deploy.config import MoeConfig
-from runtimes.routing import choose_experts, plan_calls
+from runtimes.routing import choose_experts, pick_places, plan_calls
 
 MOE = MoeConfig(
     num_experts=4,
@@ -49,16 +49,22 @@ def test_normed_weights_sum_to_one_less_what_guards_against_zero() -> None:
 def test_pieces_are_laid_out_expert_by_expert() -> None:
     chosen = np.array([[0, 2], [2, 0], [2, 3]])
     weights = array([1, 2], [3, 4], [5, 6])
-    first, second = plan_calls(chosen, weights, steps=4, pieces=3, size=2)
+    (first, second), places = plan_calls(chosen, weights, pieces=3, size=2)
     # Expert 0 takes tokens 0 and 1; expert 2 tokens 0, 1 and, in a second piece, 2.
     assert first.experts.tolist() == [0, 2, 2]
     assert first.rows.tolist() == [0, 1, 0, 1, 2, 0]
-    assert first.places.tolist() == [[0, 2], [3, 1], [4, 0], [0, 0]]
-    assert first.weights.tolist() == [[1, 2], [3, 4], [5, 0], [0, 0]]
+    assert first.weights.tolist() == [1, 4, 2, 3, 5, 0]
     # Expert 3 does not fit: a call of its own, of which two pieces are idle.
     assert second.experts[0] == 3
     assert second.rows.tolist() == [2, 0, 0, 0, 0, 0]
-    assert second.weights.tolist() == [[0, 0], [0, 0], [0, 6], [0, 0]]
+    assert second.weights.tolist() == [6, 0, 0, 0, 0, 0]
+    assert places.tolist() == [[0, 2], [3, 1], [4, 6]]
+
+
+def test_places_elsewhere_and_of_padding_are_one_past_the_last() -> None:
+    places = np.array([[0, 6], [3, 11]])
+    assert pick_places(places, 3, 0, 6).tolist() == [[0, 6], [3, 6], [6, 6]]
+    assert pick_places(places, 3, 6, 6).tolist() == [[6, 0], [6, 5], [6, 6]]
 
 
 @pytest.mark.parametrize(("count", "size"), [(1, 16), (37, 4), (200, 16), (64, 64)])
@@ -66,15 +72,12 @@ def test_every_choice_is_served_once_by_its_expert(count: int, size: int) -> Non
     rng = np.random.default_rng(count)
     chosen = np.argsort(rng.random((count, 8)))[:, :3]
     weights = rng.random((count, 3)).astype(np.float32)
-    total = np.zeros_like(weights)
-    for call in plan_calls(chosen, weights, steps=count + 5, pieces=4, size=size):
-        assert (call.rows.shape, call.experts.shape) == ((4 * size,), (4,))
-        served = call.weights[:count] > 0
-        rows = call.places[:count][served]
-        assert len(set(rows.tolist())) == len(rows)
-        token, _ = served.nonzero()
-        assert np.array_equal(call.rows[rows], token)
-        assert np.array_equal(call.experts[rows // size], chosen[served])
-        total += call.weights[:count]
-        assert not call.weights[count:].any()
-    assert np.array_equal(total, weights)
+    calls, places = plan_calls(chosen, weights, pieces=4, size=size)
+    rows, shares, experts = (np.concatenate(parts) for parts in zip(*calls, strict=True))
+    assert len(rows) == len(calls) * 4 * size
+    assert len(np.unique(places)) == places.size
+    assert np.array_equal(rows[places], np.broadcast_to(np.arange(count)[:, None], (count, 3)))
+    assert np.array_equal(experts[places // size], chosen)
+    assert np.array_equal(shares[places], weights)
+    shares[places] = 0
+    assert not shares.any()

@@ -40,15 +40,20 @@ def leave_segment(start: int | None, end: int | None) -> Callable[[Draft], None]
     return leave
 
 
-def declare(draft: Draft, name: str, dtype: ir.DataType, shape: Sequence[int | str]) -> ir.Value:
-    """A value of that type, for an end of the graph."""
+def declare(name: str, dtype: ir.DataType, shape: Sequence[int | str]) -> ir.Value:
+    """An input to be."""
     return ir.Value(name=name, shape=ir.Shape(shape), type=ir.TensorType(dtype))
+
+
+def describe(value: ir.Value, name: str, dtype: ir.DataType, shape: Sequence[int | str]) -> None:
+    """Give an output to be its name, type and shape."""
+    value.name, value.type, value.shape = name, ir.TensorType(dtype), ir.Shape(shape)
 
 
 def _begin(draft: Draft, node: ir.Node) -> ir.Value:
     """Let an input stand for the sum after experts."""
     add, _ = next_sum(node)
-    hidden = declare(draft, HIDDEN, draft.dtype, (1, STEPS, draft.config.hidden_size))
+    hidden = declare(HIDDEN, draft.dtype, (1, STEPS, draft.config.hidden_size))
     Rewriter(draft, add).finish(hidden)
     return hidden
 
@@ -73,8 +78,7 @@ def _end(draft: Draft, node: ir.Node) -> list[ir.Value]:
         (probabilities, PROBABILITIES, wide),
     ):
         assert value is not None
-        value.name, value.type = name, ir.TensorType(dtype)
-        value.shape = ir.Shape((1, STEPS, width))
+        describe(value, name, dtype, (1, STEPS, width))
         ends.append(value)
     return ends
 
