@@ -48,18 +48,18 @@ from runtimes.routing import choose_experts, pick_places, plan_calls
 Opener = Callable[[str, Mapping[str, int]], Graph]
 Values = Mapping[str, ort.OrtValue]
 
-# Rows of a piece: fewer than a matrix product fills a GPU with cost what these do, and more
-# are mostly padding.
-_FEWEST_ROWS, _MOST_ROWS = 16, 256
+# Rows of a piece. Fewer save nothing, since an expert's weights are copied for each piece; more
+# are mostly padding (benchmarks/experts.py --rows 16,32,64,128,256,512).
+_FEWEST_ROWS, _MOST_ROWS = 16, 128
 
 
 def choose_size(steps: int, moe: MoeConfig) -> int:
-    """Rows of a piece: what an expert gets of so many tokens if all are as popular.
+    """Rows of a piece: twice what an expert gets of so many tokens if all are as popular.
 
-    benchmarks/experts.py counts what other sizes cost.
+    So most experts get by with one piece each.
     """
     size, usual = _FEWEST_ROWS, steps * moe.num_experts_per_tok / moe.num_experts
-    while size < min(usual, _MOST_ROWS):
+    while size < min(2 * usual, _MOST_ROWS):
         size *= 2
     return size
 

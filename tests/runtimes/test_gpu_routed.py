@@ -13,13 +13,15 @@ import torch
 
 from lfm2_deploy.bundle import Bundle
 from lfm2_deploy.config import MoeConfig
-from lfm2_deploy.gpu_graphs import EXPERTS, PREFILL
+from lfm2_deploy.gpu_graphs import EXPERTS, PREFILL, SUMMED
+from runtimes import gpu_routed
 from runtimes.directml import make_runtime
 from runtimes.gpu_graph import Graph
 from runtimes.gpu_memory import DeviceMemory
 from runtimes.gpu_model import GpuRuntime
 from runtimes.gpu_provider import load_graph_on_cpu
 from runtimes.gpu_routed import RoutedPrompt, choose_size
+from runtimes.routing import plan_calls
 
 BundleOf = Callable[..., Bundle]
 NEVER, ALWAYS = 1 << 30, 1
@@ -182,6 +184,25 @@ def test_experts_part_adds_up_what_a_loop_over_tokens_does(
     assert np.array_equal(found[60:], np.ones((4, 128)))
 
 
+def test_pieces_of_more_than_one_sum_give_the_same(
+    bundle: Bundle, routed: GpuRuntime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = prompt(60)
+    expected = routed.open(1).score([ids])[0]
+    counts = []
+
+    def count_calls(*args: Any, **sizes: int) -> Any:
+        calls, places = plan_calls(*args, **sizes)
+        counts.append(len(calls))
+        return calls, places
+
+    monkeypatch.setattr(gpu_routed, "choose_size", lambda steps, moe: 2)
+    monkeypatch.setattr(gpu_routed, "plan_calls", count_calls)
+    found = open_runtime(bundle, ALWAYS).open(1).score([ids])[0]
+    assert min(counts) > SUMMED
+    assert relative(found, expected) < EXACT
+
+
 def test_layers_of_one_kind_share_a_session(bundle: Bundle) -> None:
     loaded = []
 
@@ -218,7 +239,7 @@ def test_bundle_without_parts_runs_dense(bundle: Bundle) -> None:
     assert isinstance(open_runtime(older, ALWAYS).graph(65, 1), Graph)
 
 
-def test_piece_holds_an_equal_share_of_tokens_within_bounds() -> None:
+def test_piece_holds_twice_an_equal_share_of_tokens_within_bounds() -> None:
     moe = MoeConfig(
         num_experts=32,
         num_experts_per_tok=4,
@@ -229,4 +250,4 @@ def test_piece_holds_an_equal_share_of_tokens_within_bounds() -> None:
         routed_scaling_factor=1.0,
     )
     sizes = {steps: choose_size(steps, moe) for steps in (64, 128, 256, 512, 1024, 4096)}
-    assert sizes == {64: 16, 128: 16, 256: 32, 512: 64, 1024: 128, 4096: 256}
+    assert sizes == {64: 16, 128: 32, 256: 64, 512: 128, 1024: 128, 4096: 128}
