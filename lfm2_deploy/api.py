@@ -183,7 +183,8 @@ def load(
         bundle: the folder, or the opened bundle.
         runtime: which adapter runs it; None for the one it was made for.
         threads: threads of one operator; None lets the runtime choose.
-        device: "cpu", "gpu" or "npu", where the runtime knows several; None for the one the
+        device: "cpu", "gpu" or "npu", where the runtime knows several, or one of several GPUs by
+            number or name ("gpu.1", "webgpu.1", "nvidia"); None for the one the
             bundle was made for. It runs there or not at all.
 
     Raises:

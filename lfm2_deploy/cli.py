@@ -18,6 +18,7 @@ from lfm2_deploy.commands.export import export
 from lfm2_deploy.commands.failures import PROGRAM, CommandGroup
 from lfm2_deploy.commands.generate import generate
 from lfm2_deploy.commands.inspect import inspect
+from lfm2_deploy.commands.lint import lint
 from lfm2_deploy.commands.plan import plan
 from lfm2_deploy.commands.prepare import prepare
 from lfm2_deploy.commands.verify import verify
@@ -40,6 +41,7 @@ for command in (
     generate,
     chat,
     inspect,
+    lint,
     verify,
     bench,
     doctor,

@@ -43,6 +43,10 @@ class Origin:
     adapter: str = ""
 
 
+# What a `Probe` says of a device that it had no reason to try.
+NOT_RUN = "not run"
+
+
 @dataclass(frozen=True, slots=True)
 class Probe:
     """Whether this machine can run what a target makes.

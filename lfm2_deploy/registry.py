@@ -69,6 +69,19 @@ TARGETS: Mapping[str, Entry] = {
         "exporters.targets.webgpu", "WEBGPU", _TRACING, _EXPORT, "export for WebGPU (any GPU)"
     ),
 }
+# The rules of `lint`, by target: each a `lfm2_deploy.findings.Linter`.
+LINTS: Mapping[str, Entry] = {
+    name: Entry(f"exporters.lint.rules.{module}", attribute, ("onnx",), _EXPORT, "linting")
+    for name, module, attribute in (
+        ("cpu", "cpu", "CPU"),
+        ("npu", "npu", "NPU"),
+        ("igpu", "openvino", "IGPU"),
+        ("openvino-cpu", "openvino", "OPENVINO_CPU"),
+        ("directml", "directml", "DIRECTML"),
+        ("webgpu", "webgpu", "WEBGPU"),
+        ("qnn", "qnn", "QNN"),
+    )
+}
 # Whether this machine can run a target: name -> `probe() -> contracts.Probe`, run in a child.
 _ORT_PROBES = ("onnxruntime",)
 PROBES: Mapping[str, Entry] = {
@@ -183,6 +196,7 @@ def _own(kind: Kind) -> Mapping[str, Entry]:
     own: dict[Kind, Mapping[str, Entry]] = {
         "runtime": RUNTIMES,
         "target": TARGETS,
+        "set of lint rules": LINTS,
         "probe": PROBES,
     }
     return own.get(kind, {})
@@ -263,3 +277,19 @@ def find_target(name: str) -> Any:
             f"exporters.targets.target.Target named {name!r}: {entry.install}"
         )
     return target
+
+
+def find_lint(name: str) -> Any:
+    """The rules of a target: a `lfm2_deploy.findings.Linter`.
+
+    Raises:
+        RuntimeUnavailableError: there are none, or exporting is not installed.
+    """
+    entry = find_entry("set of lint rules", name)
+    rules = entry.load()
+    if not hasattr(rules, "lint") or not hasattr(rules, "suffixes"):
+        raise RuntimeUnavailableError(
+            f"{entry.summary} is {type(rules).__name__}, expected an "
+            f"exporters.lint.rule.RuleSet: {entry.install}"
+        )
+    return rules

@@ -18,16 +18,21 @@ from pathlib import Path
 import onnxruntime as ort
 
 from lfm2_deploy.bundle import Bundle
-from lfm2_deploy.errors import RuntimeUnavailableError
+from lfm2_deploy.errors import BundleError
+from lfm2_deploy.gpu_graphs import STEPS
+from runtimes.gpu_capture import check_capture
 from runtimes.gpu_graph import Loader
 from runtimes.gpu_memory import DeviceMemory, Memory
-from runtimes.gpu_model import GpuRuntime, make_info
+from runtimes.gpu_model import GpuRuntime, check_runtime, make_info
 from runtimes.gpu_provider import load_graph, load_graph_on_cpu, make_gpu_options
 from runtimes.gpu_shapes import ROUTED_FROM, FixedLengths
 from runtimes.ort_plugins import ProviderDevice, find_device
 
 PROVIDER = "DmlExecutionProvider"
 _RUNTIME = "directml"
+# Tokens of a prompt that take as long as one alone, by counting bytes and operations at 100 GB/s
+# and 5 TFLOPS: every weight is read for one token; of experts a prompt's tokens compute more.
+_TOKENS_PER_STEP = {"dense": 16, "moe": 4}
 # Where Windows tells which adapter a device is; DirectML counts them alike.
 _ADAPTER = "DxgiAdapterNumber"
 
@@ -45,11 +50,7 @@ def load(bundle: Bundle, *, threads: int | None = None, device: str | None = Non
         RuntimeUnavailableError: the bundle is for another runtime, or there is no such device.
         BundleError: the device does not take a graph, or leaves a node to the CPU.
     """
-    if bundle.manifest.runtime != _RUNTIME:
-        raise RuntimeUnavailableError(
-            f"{bundle.path} was made for runtime {bundle.manifest.runtime!r}, this is "
-            f"{_RUNTIME!r}; export the model with --target directml"
-        )
+    check_runtime(bundle, _RUNTIME)
     if device == "cpu":
         on_cpu = partial(load_graph_on_cpu, threads=threads)
         return make_runtime(bundle, on_cpu, DeviceMemory("cpu"), "cpu")
@@ -61,11 +62,22 @@ def _load_on(bundle: Bundle, device: ProviderDevice) -> GpuRuntime:
     adapter = find_adapter(device)
     # By the provider's name: only so is it known which adapter buffers lie on.
     named = device.without_handle()
+    memory, where = DeviceMemory("dml", adapter), device.describe()
 
-    def load_one(path: Path, dims: Mapping[str, int]) -> ort.InferenceSession:
-        return load_graph(path, named, make_gpu_options(dims), {"device_id": str(adapter)})
+    def load_one(path: Path, dims: Mapping[str, int], captures: bool) -> ort.InferenceSession:
+        options = make_gpu_options(dims)
+        if captures and dims[STEPS] == 1:
+            options.add_session_config_entry("ep.dml.enable_graph_capture", "1")
+        return load_graph(path, named, options, {"device_id": str(adapter)})
 
-    return make_runtime(bundle, load_one, DeviceMemory("dml", adapter), device.describe())
+    try:
+        load_captured = partial(load_one, captures=True)
+        runtime = make_runtime(bundle, load_captured, memory, where, captures=True)
+    except BundleError:
+        # Whatever the reason, without recording there is one less.
+        return make_runtime(bundle, partial(load_one, captures=False), memory, where)
+    check_capture(runtime)
+    return runtime
 
 
 def make_runtime(
@@ -73,6 +85,7 @@ def make_runtime(
     load_one: Loader,
     memory: Memory,
     device: str,
+    captures: bool = False,
     routed_from: int = ROUTED_FROM,
 ) -> GpuRuntime:
     """A runtime that appends as DirectML can.
@@ -82,11 +95,13 @@ def make_runtime(
         load_one: how a graph becomes a session.
         memory: of the device that sessions run on.
         device: for people.
+        captures: whether the graph of single tokens was loaded to be recorded.
         routed_from: the padded length from which a mixture's prompts run in parts.
     """
-    info = make_info(_RUNTIME, device, appends_many=False)
+    per_step = _TOKENS_PER_STEP["dense" if bundle.config.moe is None else "moe"]
+    info = make_info(_RUNTIME, device, appends_many=False, tokens_per_step=per_step)
     graphs = FixedLengths(bundle, load_one, memory, routed_from)
-    return GpuRuntime(bundle, graphs, memory, info)
+    return GpuRuntime(bundle, graphs, memory, info, captures, total_on_host=True)
 
 
 def find_adapter(device: ProviderDevice) -> int:

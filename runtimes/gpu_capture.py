@@ -11,6 +11,7 @@ where they differ nothing is captured.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from lfm2_deploy.contracts import FloatArray
-from lfm2_deploy.gpu_graphs import LOGITS
+from lfm2_deploy.gpu_graphs import LOGITS, TOTAL
 from runtimes.gpu_inputs import list_inputs
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from runtimes.gpu_model import GpuRuntime
     from runtimes.gpu_session import Model
 
+# Set to 0, single tokens are computed by plain calls.
+_SWITCH = "LFM2_DEPLOY_GRAPH_CAPTURE"
 _RECORDING = "gpu_graph_id"
 # A call with this number is neither recorded nor replayed.
 _NONE = "-1"
@@ -39,19 +42,27 @@ _TOLERANCE = 1e-3
 class CapturedToken:
     """The decoding graph of one session, with every buffer fixed."""
 
-    def __init__(self, runtime: Model, graph: Graph, bindings: Sequence[ort.IOBinding]) -> None:
+    def __init__(
+        self, runtime: Model, graph: Graph, bindings: Sequence[ort.IOBinding], room: int
+    ) -> None:
         """Allocate what changes from call to call.
 
         Args:
             runtime: gives memory and numbers for recordings.
             graph: for one token.
             bindings: of states, for each direction.
+            room: tokens that the buffers of keys and values hold.
         """
         memory = runtime.memory
         self._session, self._memory, self._bindings = graph.session, memory, bindings
         self._width = runtime.config.conv_state_width
-        inputs = self._list_inputs(0, 0).items()
-        self._inputs = {k: memory.upload(v) for k, v in inputs if k in graph.inputs}
+        inputs = {k: v for k, v in self._list_inputs(0, 0).items() if k in graph.inputs}
+        if runtime.total_on_host:
+            # A recording holds what the host read; of one token only the buffers' size matters.
+            total = ort.OrtValue.ortvalue_from_numpy(np.full_like(inputs.pop(TOTAL), room))
+            for binding in bindings:
+                binding.bind_ortvalue_input(TOTAL, total)
+        self._inputs = {name: memory.upload(array) for name, array in inputs.items()}
         self._logits = memory.zeros((1, 1, runtime.config.vocab_size), "float32")
         for binding in bindings:
             for name, value in self._inputs.items():
@@ -92,7 +103,9 @@ def _number(number: str) -> ort.RunOptions:
 
 
 def check_capture(runtime: GpuRuntime) -> None:
-    """Stop capturing where replayed tokens are not those of plain calls."""
+    """Stop capturing where replayed tokens are not those of plain calls, or a user wants none."""
+    if os.environ.get(_SWITCH) == "0":
+        runtime.captures = False
     if not runtime.captures:
         return
     tokens = [n % runtime.config.vocab_size for n in range(1, _CHECKED_TOKENS + 1)]

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from lfm2_deploy.bundle import Bundle
 from lfm2_deploy.config import Lfm2Config
 from lfm2_deploy.contracts import Capabilities, RuntimeInfo, Session
-from lfm2_deploy.errors import GenerationError
+from lfm2_deploy.errors import GenerationError, RuntimeUnavailableError
 from lfm2_deploy.session_checks import check_session
 from lfm2_deploy.states import StateSpec
 from runtimes.gpu_graph import Graph
@@ -29,6 +29,7 @@ class GpuRuntime:
         memory: Memory,
         info: RuntimeInfo,
         captures: bool = False,
+        total_on_host: bool = False,
     ) -> None:
         """Take over what was loaded.
 
@@ -38,6 +39,8 @@ class GpuRuntime:
             memory: of the device that graphs run on.
             info: what this is and can do.
             captures: whether graphs were loaded to record and replay single tokens.
+            total_on_host: whether the provider reads `total_sequence_length` on the CPU also
+                where it records.
         """
         self.config: Lfm2Config = bundle.config
         self.context_length: int = bundle.manifest.context_length
@@ -45,6 +48,7 @@ class GpuRuntime:
         self.memory, self.info = memory, info
         # Where recording is prepared for, a call must say whether it is one; see gpu_capture.
         self.can_capture = self.captures = captures
+        self.total_on_host = total_on_host
         self.capture_ids: Iterator[int] = itertools.count(1)
         self._graphs: Graphs | None = graphs
 
@@ -85,7 +89,28 @@ class GpuRuntime:
         self._graphs = None
 
 
-def make_info(runtime: str, device: str, *, appends_many: bool) -> RuntimeInfo:
+def check_runtime(bundle: Bundle, runtime: str) -> None:
+    """Refuse a bundle for another runtime; runtimes for GPUs are called as their targets.
+
+    Raises:
+        RuntimeUnavailableError: it is for another one.
+    """
+    if bundle.manifest.runtime != runtime:
+        raise RuntimeUnavailableError(
+            f"{bundle.path} was made for runtime {bundle.manifest.runtime!r}, this is "
+            f"{runtime!r}; export the model with --target {runtime}"
+        )
+
+
+def make_info(
+    runtime: str, device: str, *, appends_many: bool, tokens_per_step: int = 16
+) -> RuntimeInfo:
     """What a runtime of such graphs can do."""
-    able = Capabilities(appends_many=appends_many, rewinds=True, max_batch_size=0, scores_all=True)
+    able = Capabilities(
+        appends_many=appends_many,
+        rewinds=True,
+        max_batch_size=0,
+        scores_all=True,
+        tokens_per_step=tokens_per_step,
+    )
     return RuntimeInfo(runtime, device, able)

@@ -43,6 +43,7 @@ class Model(Protocol):
     memory: Memory
     can_capture: bool
     captures: bool
+    total_on_host: bool
     capture_ids: Iterator[int]
 
     def graph(self, count: int, logit_count: int) -> Graph | RoutedPrompt:
@@ -228,7 +229,7 @@ class GpuSession:
             graph = self._runtime.graph(1, 1)
             assert not isinstance(graph, RoutedPrompt)
             bindings = [self._bind_states(graph, turn) for turn in (0, 1)]
-            self._captured = CapturedToken(self._runtime, graph, bindings)
+            self._captured = CapturedToken(self._runtime, graph, bindings, self._room)
         return self._captured.run(self._turn, token, self._length)
 
     def _bind_states(self, graph: Graph, turn: int) -> ort.IOBinding:

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lfm2_deploy.contracts import Probe
+from lfm2_deploy.contracts import NOT_RUN, Probe
 from lfm2_deploy.errors import RuntimeUnavailableError
 from runtimes import tiny_graph
 
 if TYPE_CHECKING:  # a probe of OpenVINO's devices needs no onnxruntime
     from runtimes.ort_plugins import ProviderDevice
 
-_NOT_RUN, _RAN = "not run", "ran a graph there"
+_RAN = "ran a graph there"
 _SOFTWARE = "a software adapter, which is never chosen"
 
 
@@ -58,9 +58,9 @@ def probe_webgpu() -> Probe:
     software = [found["name"] for found in vulkan["adapters"] if found["is_software"]]
     # WebGPU takes what Vulkan has, and onnxruntime does not say what that was.
     if software and not hardware:
-        return Probe(False, software[0], _SOFTWARE, _NOT_RUN)
+        return Probe(False, software[0], _SOFTWARE, NOT_RUN)
     if vulkan["problems"] and not hardware:
-        return Probe(False, "", vulkan["problems"][0]["what"], _NOT_RUN)
+        return Probe(False, "", vulkan["problems"][0]["what"], NOT_RUN)
     found = _probe_provider("WebGpuExecutionProvider", _is_any if hardware else _is_hardware)
     return replace(found, device=hardware[0]) if found.available and hardware else found
 
@@ -85,14 +85,14 @@ def _probe_provider(provider: str, fits: Callable[[ProviderDevice], bool]) -> Pr
     try:
         devices = list_devices(provider)
     except RuntimeUnavailableError as error:
-        return Probe(False, "", str(error), _NOT_RUN)
+        return Probe(False, "", str(error), NOT_RUN)
     if not devices:
-        return Probe(False, "", f"{provider} finds no device here", _NOT_RUN)
+        return Probe(False, "", f"{provider} finds no device here", NOT_RUN)
     fit = [device for device in devices if fits(device)]
     if not fit:
         first = devices[0]
         reason = _SOFTWARE if first.is_software else "whether that is a GPU is not known"
-        return Probe(False, first.describe(), reason, _NOT_RUN)
+        return Probe(False, first.describe(), reason, NOT_RUN)
     try:
         checked = run_tiny_graph(fit[0])
     except Exception as error:
@@ -120,9 +120,7 @@ def probe_openvino(kind: str) -> Probe:
     names = list_names()
     if not any(name.partition(".")[0] == kind for name in names):
         found = ", ".join(names) or "none"
-        return Probe(
-            False, "", f"OpenVINO {version()} finds no {kind} (it finds {found})", _NOT_RUN
-        )
+        return Probe(False, "", f"OpenVINO {version()} finds no {kind} (it finds {found})", NOT_RUN)
     device = find_device(kind)
     core = ov.Core()
     try:

@@ -13,10 +13,9 @@ from pathlib import Path
 import onnxruntime as ort
 
 from lfm2_deploy.bundle import Bundle
-from lfm2_deploy.errors import RuntimeUnavailableError
 from runtimes.gpu_capture import check_capture
 from runtimes.gpu_memory import DeviceMemory, Memory, SessionMemory
-from runtimes.gpu_model import GpuRuntime, make_info
+from runtimes.gpu_model import GpuRuntime, check_runtime, make_info
 from runtimes.gpu_provider import load_graph, load_graph_on_cpu, make_gpu_options
 from runtimes.gpu_shapes import AnyLength
 from runtimes.ort_plugins import ProviderDevice, find_device
@@ -41,11 +40,7 @@ def load(bundle: Bundle, *, threads: int | None = None, device: str | None = Non
         RuntimeUnavailableError: the bundle is for another runtime, or there is no such device.
         BundleError: the device does not take the graph, or leaves a node to the CPU.
     """
-    if bundle.manifest.runtime != _RUNTIME:
-        raise RuntimeUnavailableError(
-            f"{bundle.path} was made for runtime {bundle.manifest.runtime!r}, this is "
-            f"{_RUNTIME!r}; export the model with --target webgpu"
-        )
+    check_runtime(bundle, _RUNTIME)
     if device == "cpu":
         info = make_info(_RUNTIME, "cpu", appends_many=True)
         on_cpu = partial(load_graph_on_cpu, threads=threads)

@@ -29,10 +29,13 @@ def lower_norm(draft: Draft) -> None:
 
 def _fuse_residual(rewriter: Rewriter, residual: ir.Node, gamma: ir.Value, epsilon: float) -> None:
     left, right = residual.inputs
-    normed, _, _, total = rewriter.op(
+    normed, mean, inverse, total = rewriter.op(
         "SkipSimplifiedLayerNormalization", [left, right, gamma],
         domain=MICROSOFT, outputs=4, epsilon=epsilon,
     )  # fmt: skip
+    # Left out: a node that names its statistics is the CPU's on DirectML, read or not
+    # (QuerySkipLayerNormalization in DmlOperatorSkipLayerNormalization.cpp, onnxruntime 1.30).
+    mean.name = inverse.name = ""
     rewriter.finish(normed)
     residual.outputs[0].replace_all_uses_with(total)
     rewriter.draft.graph.remove(residual, safe=True)

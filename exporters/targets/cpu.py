@@ -29,7 +29,7 @@ PASSES = (
     lower_take_last,
     lower_parameters,
     share_common,
-    # lower_conv leaves the kernel's own state unread, lower_norm two statistics.
+    # lower_conv leaves the kernel's own state unread.
     remove_unused,
 )
 

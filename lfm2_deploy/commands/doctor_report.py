@@ -12,6 +12,7 @@ from lfm2_deploy.commands.auto_report import print_choice
 from lfm2_deploy.commands.columns import Line, print_lines
 from lfm2_deploy.commands.console import format_bytes, output, print_facts, print_title
 from lfm2_deploy.commands.ort_wheels import explain_conflict, explain_purpose
+from lfm2_deploy.contracts import NOT_RUN
 from lfm2_deploy.machine import Machine
 
 _UNKNOWN = "unknown"
@@ -22,9 +23,11 @@ def print_report(report: Mapping[str, Any]) -> None:
     print_title("Computer")
     print_facts(_list_machine(Machine(**report["machine"]), report["disk_free_bytes"]))
     _print_packages(report)
-    for title in ("Runtimes", "Targets"):
-        _begin(title)
-        print_lines([_explain_entry(*item) for item in report[title.lower()].items()])
+    idle = {f["target"]: _describe_idle(f) for f in report["auto"] if f["checked"] == NOT_RUN}
+    _begin("Runtimes")
+    print_lines([_explain_runtime(n, entry, idle) for n, entry in report["runtimes"].items()])
+    _begin("Targets")
+    print_lines([_explain_entry(*item) for item in report["targets"].items()])
     if report["plugin_problems"]:
         _begin("Plugins")
         print_lines([Line("", "clash", "red", text) for text in report["plugin_problems"]])
@@ -83,6 +86,17 @@ def _list_machine(machine: Machine, disk_free: int) -> dict[str, str | Text]:
         f"{size(machine.memory_available_bytes)}",
         "disk": f"{format_bytes(disk_free)} free here",
     }
+
+
+def _describe_idle(candidate: Mapping[str, Any]) -> str:
+    return ": ".join(filter(None, [candidate["device"], candidate["reason"]]))
+
+
+def _explain_runtime(name: str, entry: Mapping[str, Any], idle: Mapping[str, str]) -> Line:
+    """Of a runtime called as its target: whether there is a device, besides the packages."""
+    if entry["available"] and name in idle:
+        return Line(name, "no device", "yellow", f"{entry['summary']}: {idle[name]}")
+    return _explain_entry(name, entry)
 
 
 def _explain_entry(name: str, entry: Mapping[str, Any]) -> Line:

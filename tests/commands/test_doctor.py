@@ -284,3 +284,11 @@ def test_this_machine_has_cores() -> None:
     assert machine.usable_cores
     assert machine.usable_cores >= 1
     assert set(machine.instructions).isdisjoint(machine.not_found)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has DirectML")
+def test_runtime_without_a_device_is_not_called_ready(run: Callable) -> None:
+    # Its packages alone made DirectML "ready" on Linux.
+    lines = [line for line in run("doctor").stdout.splitlines() if "by DirectML" in line]
+    assert lines
+    assert all("no device" in line and " ready " not in line for line in lines)

@@ -47,7 +47,7 @@ def fake() -> FakeDirectML:
 
 @pytest.fixture
 def runtime(kind: tuple[str, int], bundle: Bundle, fake: FakeDirectML) -> GpuRuntime:
-    return make_runtime(bundle, fake.load, DeviceMemory("cpu"), "a fake", kind[1])
+    return make_runtime(bundle, fake.load, DeviceMemory("cpu"), "a fake", routed_from=kind[1])
 
 
 @pytest.fixture

@@ -35,7 +35,7 @@ def prompt(count: int) -> list[int]:
 
 def open_runtime(bundle: Bundle, routed_from: int) -> GpuRuntime:
     on_cpu = partial(load_graph_on_cpu, threads=1)
-    return make_runtime(bundle, on_cpu, DeviceMemory("cpu"), "cpu", routed_from)
+    return make_runtime(bundle, on_cpu, DeviceMemory("cpu"), "cpu", routed_from=routed_from)
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +128,7 @@ def test_weights_lie_on_the_device_once(bundle: Bundle) -> None:
 
     memory = Counting()
     on_cpu = partial(load_graph_on_cpu, threads=1)
-    runtime = make_runtime(bundle, on_cpu, memory, "cpu", 128)
+    runtime = make_runtime(bundle, on_cpu, memory, "cpu", routed_from=128)
     session = runtime.open(1)
     session.prefill([prompt(10)])
     session.reset()
@@ -210,7 +210,7 @@ def test_layers_of_one_kind_share_a_session(bundle: Bundle) -> None:
         loaded.append(path.name)
         return load_graph_on_cpu(path, dims, threads=1)
 
-    runtime = make_runtime(bundle, load, DeviceMemory("cpu"), "cpu", ALWAYS)
+    runtime = make_runtime(bundle, load, DeviceMemory("cpu"), "cpu", routed_from=ALWAYS)
     runtime.open(1).prefill([prompt(100)])
     assert sorted(loaded) == [
         "decode.onnx",
