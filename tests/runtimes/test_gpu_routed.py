@@ -223,6 +223,38 @@ def test_layers_of_one_kind_share_a_session(bundle: Bundle) -> None:
     ]
 
 
+class CountingSession:
+    """A session that notes which outputs the host asks for."""
+
+    def __init__(self, session: Any, read: set[str]) -> None:
+        self._session, self._read = session, read
+
+    def io_binding(self) -> Any:
+        binding = self._session.io_binding()
+        bind = binding.bind_output
+
+        def note(name: str, *args: Any) -> None:
+            self._read.add(name)
+            bind(name, *args)
+
+        binding.bind_output = note
+        return binding
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._session, name)
+
+
+def test_host_reads_nothing_but_the_routers_and_logits(bundle: Bundle) -> None:
+    read: set[str] = set()
+
+    def load(path: Any, dims: Mapping[str, int]) -> Any:
+        return CountingSession(load_graph_on_cpu(path, dims, threads=1), read)
+
+    runtime = make_runtime(bundle, load, DeviceMemory("cpu"), "cpu", routed_from=ALWAYS)
+    runtime.open(1).prefill([prompt(100)])
+    assert read == {"scores", "probabilities", "logits"}
+
+
 def test_short_prompts_and_models_without_experts_are_not_routed(
     bundle: Bundle, bundle_of: BundleOf
 ) -> None:
