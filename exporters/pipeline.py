@@ -8,7 +8,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,9 @@ import onnx_ir as ir
 from exporters.draft import SEMANTIC, Draft
 from exporters.encoding import EncodeJobs, encode_here
 from exporters.journal import Journal
+from exporters.quantize.calibrate import Calibration
 from exporters.quantize.plan import Precision, TensorPlan
+from exporters.quantize.ranges import Ranges
 from exporters.stitch import LOGITS_TO_KEEP, BlockTracer, stitch
 from exporters.targets.target import Part, Target, Wanted, Written
 from exporters.trace import trace_layer
@@ -78,6 +80,9 @@ class ExportOptions:
         experts: device that runs a mixture's experts, for targets that leave a choice.
         compile_graphs: compiles the graphs ahead of time, for targets that can be.
         remarks: for the manifest's notes, beside what the target itself says.
+        calibration: token ids to find the ranges of activations with, rows of one length, for
+            targets and precisions that need them.
+        ranges: what calibration found; filled in by `export_checkpoint`.
 
     Raises:
         ExportError: the target has no such precision, or no chunk, or the chunk is not possible.
@@ -92,6 +97,8 @@ class ExportOptions:
     experts: str | None = None
     compile_graphs: GraphCompiler | None = None
     remarks: tuple[str, ...] = ()
+    calibration: Sequence[Sequence[int]] = ()
+    ranges: Ranges = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.precision not in self.target.precisions:
@@ -123,13 +130,18 @@ class ExportOptions:
     def list_parts(self, config: Lfm2Config) -> tuple[Part, ...]:
         """The graphs to make for a model."""
         experts = self.experts or next(iter(self.target.experts), "")
-        return self.target.make_parts(Wanted(config, experts, self.precision, self.fixed_chunk))
+        return self.target.make_parts(
+            Wanted(config, experts, self.precision, self.fixed_chunk, self.ranges)
+        )
 
     def list_notes(self, config: Lfm2Config) -> tuple[str, ...]:
         """What a user should know of what was asked for."""
         notes = (*self.remarks, *self.target.notes(self.precision))
         if self.experts is not None and config.moe is None:
             notes += (f"the model has no experts: --experts {self.experts} changed nothing",)
+        if self.ranges:
+            tokens = sum(map(len, self.calibration))
+            notes += (f"ranges of activations were found on {tokens} tokens",)
         return notes
 
     def fit_chunk(self, context_length: int) -> ExportOptions:
@@ -256,6 +268,7 @@ def export_checkpoint(
     options = options.fit_chunk(
         choose_context(config, options.context_length, target.context_length)
     )
+    options = _calibrate(checkpoint, options, progress)
     progress("tracing", 0, 0)
     drafts = build_drafts(checkpoint.config, options)
     parts = options.list_parts(checkpoint.config)
@@ -285,6 +298,24 @@ def export_checkpoint(
             manifest = replace(manifest, blobs=blobs)
         seal(folder, manifest, progress)
     return open_bundle(out)
+
+
+def _calibrate(checkpoint: Checkpoint, options: ExportOptions, progress: Progress) -> ExportOptions:
+    """The same, with ranges where the target needs them.
+
+    Raises:
+        ExportError: there are no rows to find them with.
+    """
+    target = options.target
+    if target.calibrate is None or options.precision not in target.calibrated:
+        return options
+    if not options.calibration:
+        raise ExportError(
+            f"target {target.name} rounds activations in {options.precision} and needs rows of "
+            "tokens to calibrate with"
+        )
+    wanted = Calibration(checkpoint, options.calibration, trace_layer, progress)
+    return replace(options, ranges=target.calibrate(wanted))
 
 
 def _serialize(draft: Draft, offsets: Mapping[str, int], target: Target) -> bytes:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from lfm2_deploy.auto import AUTO, Choice, Wish, choose
 from lfm2_deploy.bundle import GENERATION, Bundle, check_destination, open_bundle
+from lfm2_deploy.calibration_text import choose_calibration
 from lfm2_deploy.chat import ChatTemplate
 from lfm2_deploy.checkpoint import describe_model, open_checkpoint
 from lfm2_deploy.compare.compare import Comparison, compare_runtimes
 from lfm2_deploy.contracts import Checkpoint, Progress, Runtime, ignore_progress
-from lfm2_deploy.errors import BundleError
+from lfm2_deploy.errors import BundleError, ExportError
 from lfm2_deploy.generate import LanguageModel
 from lfm2_deploy.json_file import read_json_object
 from lfm2_deploy.options import GenerationOptions
@@ -22,6 +24,7 @@ from lfm2_deploy.registry import (
     CLUSTER_RECIPE,
     EXPORT_OPTIONS,
     EXPORTER,
+    GRAPH_COMPILERS,
     NPU_BLOBS,
     NPU_COMPILER_FINDER,
     NPU_PLATFORM_CHECK,
@@ -48,6 +51,7 @@ def export(
     overwrite: bool = False,
     resume: bool = False,
     cluster: str | None = None,
+    calibrate: str | Path | None = None,
     progress: Progress = ignore_progress,
 ) -> Bundle:
     """Make a bundle from a checkpoint.
@@ -64,7 +68,8 @@ def export(
         chunk: tokens that one call of a prompt takes, where a target has fixed shapes ("npu").
         experts: which device runs a mixture's experts, where a target leaves a choice: of "npu",
             "npu" itself, "gpu" or "cpu".
-        compile_for: NPU platforms ("3720", "4000", "5010") to compile for ahead of time.
+        compile_for: NPU platforms to compile for ahead of time: Intel's "3720", "4000" and "5010"
+            for target "npu", Qualcomm's "60" and "88" for target "qnn".
         revision: branch, tag or commit of a Hub repository.
         adapter: folder of a PEFT LoRA adapter to merge in.
         overwrite: replace a bundle that is already at `out`.
@@ -72,6 +77,8 @@ def export(
             did; the bundle is the same, byte for byte.
         cluster: encode weights on a Ray cluster: "local", or an address as `ray.init` takes
             it. A folder must be reachable under the same path on every node.
+        calibrate: a text to find the ranges of activations with, where a target rounds them
+            ("qnn"); None for a page of Austen.
         progress: told of each step.
 
     Raises:
@@ -92,13 +99,14 @@ def export(
         resume,
         chunk,
         experts,
-        _make_graph_compiler(compile_for),
+        _make_graph_compiler(target, compile_for),
         remarks,
     )
     # Before a download of gigabytes, not after it.
     check_destination(Path(out), overwrite)
     checkpoint = open_checkpoint(model, revision=revision, adapter=adapter, progress=progress)
     _check_text_files(checkpoint)
+    options = _add_calibration(options, checkpoint, calibrate)
     encoder = None
     if cluster is not None:
         recipe = CLUSTER_RECIPE.load()(
@@ -108,6 +116,23 @@ def export(
         encoder = CLUSTER.load()(cluster, recipe)
     bundle: Bundle = EXPORTER.load()(checkpoint, Path(out), options, progress, encoder)
     return bundle
+
+
+def _add_calibration(options: Any, checkpoint: Checkpoint, text: str | Path | None) -> Any:
+    """Export options with tokens to calibrate on, where they are needed.
+
+    Raises:
+        ExportError: a text was given for nothing, or cannot be used.
+    """
+    if options.precision in options.target.calibrated:
+        rows = choose_calibration(checkpoint, None if text is None else Path(text))
+        return replace(options, calibration=rows)
+    if text is not None:
+        raise ExportError(
+            f"target {options.target.name} rounds no activations in {options.precision}: leave "
+            "--calibrate out"
+        )
+    return options
 
 
 def choose_target(
@@ -135,7 +160,7 @@ def choose_target(
     return choose(Wish(config, precision, context_length))
 
 
-def _make_graph_compiler(platforms: Sequence[str]) -> Callable[..., Any] | None:
+def _make_graph_compiler(target: str, platforms: Sequence[str]) -> Callable[..., Any] | None:
     """What compiles a bundle's graphs for these NPUs; None for none.
 
     Raises:
@@ -145,6 +170,9 @@ def _make_graph_compiler(platforms: Sequence[str]) -> Callable[..., Any] | None:
     if not platforms:
         return None
     platforms = tuple(dict.fromkeys(platforms))
+    if target in GRAPH_COMPILERS:
+        compiler: Callable[..., Any] = GRAPH_COMPILERS[target].load()(platforms)
+        return compiler
     for platform in platforms:
         NPU_PLATFORM_CHECK.load()(platform)
     add_blobs = NPU_BLOBS.load()

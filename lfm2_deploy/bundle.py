@@ -80,12 +80,13 @@ _POSSIBLE_FILES = _LATER_FILES | {
 _POSSIBLE_PATTERNS = (
     "openvino_*.xml",
     "openvino_*.bin",
-    "experts.*.onnx",
-    "prefill.*.onnx",
+    *(f"{name}.*.onnx" for name in ("prefill", "decode", "routers", "experts")),
     "*.blob",
+    "*.blob.onnx",
+    "*.blob_qnn.bin",
 )
 # What a bundle of any target has one of.
-_GRAPHS = (GRAPH, "openvino_model.xml", "decode.onnx")
+_GRAPHS = (GRAPH, "openvino_model.xml", "decode.onnx", "decode.0.onnx")
 
 
 @dataclass(frozen=True, slots=True)

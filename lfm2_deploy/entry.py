@@ -16,7 +16,7 @@ from packaging.version import InvalidVersion, Version
 from lfm2_deploy.errors import RuntimeUnavailableError
 
 PACKAGE = "lfm2-deploy"
-_EXTRAS = ("", "export", "openvino", "ray")
+_EXTRAS = ("", "export", "openvino", "qnn", "ray")
 # An import error in one of these is a bug of ours, not a broken installation.
 _OWN = {"lfm2_deploy", "exporters", "runtimes"}
 

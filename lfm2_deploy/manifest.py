@@ -64,15 +64,16 @@ class GraphRecord:
 
 @dataclass(frozen=True, slots=True)
 class BlobRecord:
-    """A graph compiled ahead of time for one NPU.
+    """A graph compiled ahead of time for one kind of NPU.
 
     Args:
         graph: name of the graph.
         start: the input it begins with; a file may hold several graphs.
         file: its file.
         platform: the NPU, such as "4000".
-        compiler: version of the compiler.
-        openvino: version of the OpenVINO that can load it; no other can.
+        compiler: its version, and where its package is not OpenVINO, that package's.
+        openvino: version of the OpenVINO that can load it; no other can. Empty where that is for
+            the compiler's own package to say.
     """
 
     graph: str

@@ -22,12 +22,16 @@ _EXPORT = "pip install 'lfm2-deploy[export]' (in a clone: '.[export]')"
 _RAY = "pip install 'lfm2-deploy[export,ray]' (in a clone: '.[export,ray]')"
 _OPENVINO = "pip install 'lfm2-deploy[openvino]' (in a clone: '.[openvino]')"
 _OPENVINO_EXPORT = "pip install 'lfm2-deploy[export,openvino]' (in a clone: '.[export,openvino]')"
+_QNN = "pip install 'lfm2-deploy[qnn]' (in a clone: '.[qnn]')"
 _TRACING = ("torch", "onnx", "onnx_ir", "onnxscript")
 
 RUNTIMES: Mapping[str, Entry] = {
     "ort": Entry("runtimes.ort", "load", ("onnxruntime",), _RUN, "ONNX Runtime on the CPU"),
     "openvino": Entry(
         "runtimes.ov", "load", ("openvino",), _OPENVINO, "OpenVINO on NPU, GPU and CPU"
+    ),
+    "qnn": Entry(
+        "runtimes.qnn", "load", ("onnxruntime", "onnxruntime_qnn"), _QNN, "Qualcomm's NPUs (QNN)"
     ),
     "webgpu": Entry(
         "runtimes.webgpu", "load", ("onnxruntime",), _RUN, "ONNX Runtime on any GPU, by WebGPU"
@@ -55,6 +59,7 @@ TARGETS: Mapping[str, Entry] = {
         _OPENVINO_EXPORT,
         "export for Intel GPUs (OpenVINO)",
     ),
+    "qnn": Entry("exporters.targets.qnn", "QNN", _TRACING, _EXPORT, "export for Qualcomm NPUs"),
     "openvino-cpu": Entry(
         "exporters.targets.ov",
         "OPENVINO_CPU",
@@ -81,6 +86,16 @@ LINTS: Mapping[str, Entry] = {
         ("webgpu", "webgpu", "WEBGPU"),
         ("qnn", "qnn", "QNN"),
     )
+}
+# What compiles a target's graphs ahead of time, given platforms; Intel's is below.
+GRAPH_COMPILERS: Mapping[str, Entry] = {
+    "qnn": Entry(
+        "runtimes.qnn_contexts",
+        "make_compiler",
+        ("onnxruntime", "onnxruntime_qnn"),
+        _QNN,
+        "compiling for Qualcomm's NPUs",
+    ),
 }
 # Whether this machine can run a target: name -> `probe() -> contracts.Probe`, run in a child.
 _ORT_PROBES = ("onnxruntime",)

@@ -6,7 +6,9 @@ owns. What the host can do for nothing is not in the graph:
     inputs_embeds   [1, S, H]      rows of the embedding table; padding holds zeros
     rope.cos, .sin  [1, S, 1, D/2] of each token's position
     history_mask    [1, 1, 1, T]   0 where a token lies, else MASKED
+    row_mask        [1, 1, 1, T+S] or the same followed by S zeros, for the new tokens
     ends            [1, L-1, S+L-1]  where S > 1: picks the columns a conv state continues with
+    picks           int32 [L-1]      or, for an NPU that gathers, their numbers
 
 and the states: conv states [1, L-1, H], channels last, and key/value history [1, KV, T, D].
 Out come `hidden` [1, S, H] after the final norm, new conv states, and of keys and values
@@ -32,7 +34,8 @@ EMBED, PREFILL, DECODE, HEAD = "embed", "prefill", "decode", "head"
 ROUTERS, EXPERTS = "routers", "experts"
 
 INPUT_IDS, EMBEDS, HIDDEN, LOGITS = "input_ids", "inputs_embeds", "hidden", "logits"
-COS, SIN, HISTORY_MASK, ENDS = "rope.cos", "rope.sin", "history_mask", "ends"
+COS, SIN, HISTORY_MASK = "rope.cos", "rope.sin", "history_mask"
+ROW_MASK, ENDS, PICKS = "row_mask", "ends", "picks"
 # The lowest float16: masked scores vanish in softmax, and nothing becomes infinite.
 MASKED = -65504.0
 

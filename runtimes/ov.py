@@ -9,8 +9,9 @@ from lfm2_deploy.errors import GenerationError, RuntimeUnavailableError
 from lfm2_deploy.session_checks import check_session
 from runtimes.ov_device import Device, find_device
 from runtimes.ov_stateful import StatefulModel
-from runtimes.ov_static import StaticModel
+from runtimes.ov_static import load_static
 from runtimes.separate_rows import SeparateRows
+from runtimes.static_session import StaticModel
 
 # Where a bundle runs that does not say otherwise.
 _HOME = {"npu": "npu", "igpu": "gpu", "openvino-cpu": "cpu"}
@@ -46,8 +47,8 @@ class OvRuntime:
     def __init__(self, bundle: Bundle, device: Device, threads: int | None) -> None:
         self.config: Lfm2Config = bundle.config
         self.context_length: int = bundle.manifest.context_length
-        kind = StaticModel if bundle.manifest.target == "npu" else StatefulModel
-        self._model: StaticModel | StatefulModel | None = kind(bundle, device, threads)
+        make = load_static if bundle.manifest.target == "npu" else StatefulModel
+        self._model: StaticModel | StatefulModel | None = make(bundle, device, threads)
         proposal = self._model.max_proposal
         chunk = bundle.manifest.chunk
         capabilities = Capabilities(True, True, 0, True, proposal, chunk)

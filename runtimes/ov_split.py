@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import openvino as ov
 
-from lfm2_deploy.static_graphs import EMBEDS
+from runtimes.static_graph import begins
 
 
 def split_graph(model: ov.Model) -> dict[str, ov.Model]:
@@ -22,9 +22,9 @@ def split_graph(model: ov.Model) -> dict[str, ov.Model]:
             own |= ancestors[value.get_node().get_friendly_name()]
         ancestors[node.get_friendly_name()] = own
     parameters = {p.output(0).any_name: p for p in model.get_parameters()}
-    groups: dict[str, list[ov.Node]] = {name: [] for name in parameters if _begins(name)}
+    groups: dict[str, list[ov.Node]] = {name: [] for name in parameters if begins(name)}
     for result in model.get_results():
-        (start,) = filter(_begins, ancestors[result.get_friendly_name()])
+        (start,) = filter(begins, ancestors[result.get_friendly_name()])
         groups[start].append(result)
     graphs = {}
     for start, results in groups.items():
@@ -33,7 +33,3 @@ def split_graph(model: ov.Model) -> dict[str, ov.Model]:
         # Nodes that several graphs read are copied, so that each is compiled on its own.
         graphs[start] = ov.Model(results, inputs, start).clone()
     return graphs
-
-
-def _begins(name: str) -> bool:
-    return name == EMBEDS or name.startswith("moe.")

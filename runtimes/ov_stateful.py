@@ -13,7 +13,7 @@ from lfm2_deploy.bundle import Bundle
 from lfm2_deploy.contracts import FloatArray, NamedStates
 from lfm2_deploy.states import StateSpec
 from runtimes.ov_device import Device, common_settings, compile_graph, read_graph, run
-from runtimes.ov_session import OvSession, Saved
+from runtimes.row_session import RowSession, Saved
 
 # Prompts are appended in pieces of this many tokens, which bounds activations' memory.
 PREFILL_CHUNK = 512
@@ -82,7 +82,7 @@ def _keep_last(model: ov.Model) -> None:
     model.validate_nodes_and_infer_types()
 
 
-class StatefulSession(OvSession):
+class StatefulSession(RowSession):
     """One row on a request of its own."""
 
     def __init__(self, model: StatefulModel, capacity: int) -> None:

@@ -38,6 +38,8 @@ ENTRIES = [
 
 @pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: f"{entry.module}.{entry.attribute}")
 def test_entry_loads_what_it_names(entry: Entry) -> None:
+    if entry.missing() == ("onnxruntime_qnn",):  # it has no wheels for macOS, nor old glibc
+        pytest.skip("NOT RUN: onnxruntime-qnn is not installed")
     assert entry.missing() == ()
     assert entry.load() is getattr(sys.modules[entry.module], entry.attribute)
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from exporters.draft import Draft
+from exporters.quantize.calibrate import Calibration
 from exporters.quantize.plan import Precision, TensorPlan, plan_tensors
+from exporters.quantize.ranges import Ranges
 from lfm2_deploy.config import Lfm2Config
 from lfm2_deploy.contracts import Checkpoint, Progress
 from lfm2_deploy.manifest import GRAPH
@@ -48,12 +50,14 @@ class Wanted:
         experts: where experts run, where a target lets them run elsewhere.
         precision: how weights are stored.
         chunk: tokens that one call of a prompt takes, where a target has fixed shapes.
+        ranges: what calibration saw; empty where there was none.
     """
 
     config: Lfm2Config
     experts: str
     precision: Precision
     chunk: int
+    ranges: Ranges = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +102,8 @@ class Target:
         compiles: whether its graphs can be compiled ahead of time.
         notes: what a user should know of a precision.
         packages: those besides the exporter's own whose versions the manifest records.
+        calibrate: finds what `Wanted.ranges` says, before graphs are lowered.
+        calibrated: the precisions that need it.
     """
 
     name: str
@@ -117,3 +123,5 @@ class Target:
     notes: Callable[[Precision], tuple[str, ...]] = lambda precision: ()
     packages: tuple[str, ...] = ()
     compiles: bool = False
+    calibrate: Callable[[Calibration], Ranges] | None = None
+    calibrated: tuple[Precision, ...] = ()

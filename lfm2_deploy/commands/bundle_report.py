@@ -118,7 +118,8 @@ def _list_static_facts(bundle: Bundle) -> dict[str, str]:
         facts["experts on"] = ", ".join(sorted(own.get(device, device) for device in devices))
     made = {(blob.platform, blob.compiler, blob.openvino) for blob in manifest.blobs}
     for platform, compiler, openvino in sorted(made):
-        facts[f"compiled {platform}"] = f"compiler {compiler}, for OpenVINO {openvino} alone"
+        alone = f"compiler {compiler}, for OpenVINO {openvino} alone"
+        facts[f"compiled {platform}"] = alone if openvino else f"{compiler}, for no other version"
     return facts
 
 

@@ -99,8 +99,8 @@ def _open(path: Path) -> Bundle:
     bundle = open_bundle(path)
     if bundle.manifest.target != "npu":
         raise BundleError(
-            f"{path} was made for {bundle.manifest.target}, which is not compiled ahead of time: "
-            "export the model with --target npu"
+            f"{path} was made for {bundle.manifest.target}, which is not compiled ahead of time by "
+            "Intel's compiler: export the model with --target npu"
         )
     return bundle
 

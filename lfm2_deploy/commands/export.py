@@ -28,7 +28,9 @@ if TYPE_CHECKING:
     from lfm2_deploy.auto import Choice
     from lfm2_deploy.bundle import Bundle
 
-_NPU = "For --target npu"
+_NPU = "For --target npu and qnn"
+# The platforms to compile for where none is named: Lunar Lake, Snapdragon X.
+_PLATFORMS = {"npu": "4000", "qnn": "60"}
 # What makes a name awkward to type, such as the "@" of a synthetic model's seed.
 _AWKWARD = re.compile(r"[^\w.-]+")
 
@@ -66,15 +68,15 @@ def export(
         typer.Option(
             metavar="N",
             help="Most tokens of a conversation.",
-            show_default="the model's, at most 32768; npu: 1024",
+            show_default="the model's, at most 32768; npu, qnn: 1024",
         ),
     ] = None,
     chunk: Annotated[
         int | None,
         typer.Option(
             metavar="N",
-            help="Tokens of a prompt that one call takes (npu).",
-            show_default="128",
+            help="Tokens of a prompt that one call takes.",
+            show_default="npu: 128, qnn: 64",
             rich_help_panel=_NPU,
         ),
     ] = None,
@@ -99,8 +101,17 @@ def export(
         list[str] | None,
         typer.Option(
             metavar="NUMBER",
-            help="With --compile: 3720, 4000 or 5010; may be given several times.",
-            show_default="4000",
+            help="With --compile, several times if wanted: npu: 3720, 4000, 5010; qnn: 60, 88.",
+            show_default="npu: 4000, qnn: 60",
+            rich_help_panel=_NPU,
+        ),
+    ] = None,
+    calibrate: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="A text to find the ranges of activations with, where they are rounded (qnn).",
+            show_default="a page of Austen",
             rich_help_panel=_NPU,
         ),
     ] = None,
@@ -153,7 +164,10 @@ def export(
             context_length=context,
             chunk=chunk,
             experts=experts,
-            compile_for=(platform or ["4000"]) if compile_now else (),
+            compile_for=(platform or [_PLATFORMS.get(target.lower(), "4000")])
+            if compile_now
+            else (),
+            calibrate=calibrate,
             revision=revision,
             adapter=adapter,
             overwrite=overwrite,

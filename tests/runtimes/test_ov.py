@@ -28,7 +28,7 @@ from lfm2_deploy.errors import (
 from lfm2_deploy.prefix_store import PrefixStore
 from lfm2_deploy.registry import find_runtime
 from lfm2_deploy.static_graphs import EXPERT_ROWS
-from runtimes.ov_experts import HostRouted
+from runtimes.static_experts import HostRouted
 
 BundleOf = Callable[..., Bundle]
 CHUNK = 7  # of the bundles that conftest makes

@@ -44,11 +44,13 @@ def cut_segments(steps: int, dtype: ir.DataType) -> Callable[[Draft], None]:
     return cut
 
 
-def only_routers(dtype: ir.DataType) -> Callable[[Draft], None]:
-    """A pass that leaves every layer's router."""
+def only_routers(
+    dtype: ir.DataType, layers: Sequence[int] | None = None
+) -> Callable[[Draft], None]:
+    """A pass that leaves the routers of some layers, or of all."""
 
     def cut(draft: Draft) -> None:
-        nodes = draft.find("Experts")
+        nodes = [n for n in draft.find("Experts") if layers is None or layer_of(n) in layers]
         inputs: list[ir.Value] = []
         outputs: list[ir.Value] = []
         shape = (1, "sequence_length", draft.config.hidden_size)
@@ -86,8 +88,28 @@ def only_whole_experts(layers: Sequence[int], dtype: ir.DataType) -> Callable[[D
     return cut
 
 
-def only_experts(layer: int, dtype: ir.DataType) -> Callable[[Draft], None]:
-    """A pass that leaves one layer's experts, each a graph of its own, already lowered."""
+# (rewriter, x [..., K], name of a projection) -> [..., N].
+Project = Callable[[Rewriter, ir.Value, str], ir.Value]
+
+
+def _project(rewriter: Rewriter, x: ir.Value, name: str) -> ir.Value:
+    return matmul(rewriter, x, projection_weight(rewriter, [name]))
+
+
+def only_experts(
+    layer: int,
+    dtype: ir.DataType,
+    project: Project = _project,
+    experts: Sequence[int] | None = None,
+) -> Callable[[Draft], None]:
+    """A pass that leaves one layer's experts, or some, each a graph of its own, already lowered.
+
+    Args:
+        layer: its number.
+        dtype: at the graphs' edge.
+        project: lowers a projection.
+        experts: their numbers; None for all.
+    """
 
     def cut(draft: Draft) -> None:
         assert draft.config.moe is not None
@@ -95,13 +117,16 @@ def only_experts(layer: int, dtype: ir.DataType) -> Callable[[Draft], None]:
         prefix = name_of(node.inputs[3]).removesuffix(".0.w1.weight")
         shape = (1, EXPERT_ROWS, draft.config.hidden_size)
         inputs, outputs = [], []
-        for expert in range(draft.config.moe.num_experts):
+        for expert in range(draft.config.moe.num_experts) if experts is None else experts:
             x = ir.Value(
                 name=name_expert_input(layer, expert),
                 shape=ir.Shape(shape),
                 type=ir.TensorType(dtype),
             )
-            y = _lower_expert(Rewriter(draft, node), x, f"{prefix}.{expert}", dtype, expert)
+            rewriter = Rewriter(draft, node)
+            # Several rewriters of one node would give their nodes the same names.
+            rewriter.prefix = f"{node.name}/{expert}"
+            y = _lower_expert(rewriter, x, f"{prefix}.{expert}", dtype, project)
             y.name, y.type = name_expert_output(layer, expert), ir.TensorType(dtype)
             y.shape = ir.Shape(shape)
             inputs.append(x)
@@ -112,18 +137,13 @@ def only_experts(layer: int, dtype: ir.DataType) -> Callable[[Draft], None]:
 
 
 def _lower_expert(
-    rewriter: Rewriter, x: ir.Value, prefix: str, dtype: ir.DataType, expert: int
+    rewriter: Rewriter, x: ir.Value, prefix: str, dtype: ir.DataType, project: Project
 ) -> ir.Value:
-    # Several rewriters of one node would give their nodes the same names.
-    rewriter.prefix = f"{rewriter.node.name}/{expert}"
     op = rewriter.op
     wide = op("Cast", [x], to=ir.DataType.FLOAT)
-    gate, up = (
-        matmul(rewriter, wide, projection_weight(rewriter, [f"{prefix}.{w}.weight"]))
-        for w in ("w1", "w3")
-    )
+    gate, up = (project(rewriter, wide, f"{prefix}.{w}.weight") for w in ("w1", "w3"))
     gated = op("Mul", [op("Mul", [gate, op("Sigmoid", [gate])]), up])
-    y = matmul(rewriter, gated, projection_weight(rewriter, [f"{prefix}.w2.weight"]))
+    y = project(rewriter, gated, f"{prefix}.w2.weight")
     cast: ir.Value = op("Cast", [y], to=dtype)
     return cast
 

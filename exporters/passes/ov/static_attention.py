@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -17,10 +17,26 @@ from lfm2_deploy.static_graphs import COS, HISTORY_MASK, MASKED, SIN
 _MASK = "mask"
 
 
+# (rewriter, x, gamma, epsilon) -> x normed over its last axis.
+Norm = Callable[[Rewriter, ir.Value | None, ir.Value, float], ir.Value]
+# (rewriter, scores, S, query heads of a key head) -> scores, lowered where nothing may be seen.
+AddMask = Callable[[Rewriter, ir.Value, int, int], ir.Value]
+
+
 def lower_static_attention(draft: Draft) -> None:
+    """lfm2::CachedAttention as Intel's NPUs want it."""
+    lower_attention_with(draft, rms_norm, _add_mask)
+
+
+def lower_attention_with(draft: Draft, norm: Norm, add_mask: AddMask) -> None:
     """lfm2::CachedAttention -> two products and a softmax over history and new rows.
 
     The query heads that share a key head are rows of one product, so keys are not repeated.
+
+    Args:
+        draft: with the inputs of `static_frame`.
+        norm: builds the norm of each head.
+        add_mask: applies masks to scores.
     """
     for node in draft.find("CachedAttention"):
         query, key, value, q_norm, k_norm, past_key, past_value = node.inputs[:7]
@@ -28,15 +44,19 @@ def lower_static_attention(draft: Draft) -> None:
         config, steps = draft.config, count_steps(draft)
         kv, size = config.num_key_value_heads, config.head_dim
         share = config.num_attention_heads // kv
-        q = _rotate(rewriter, _norm_heads(rewriter, query, name_of(q_norm), epsilon, size**-0.5))
-        k = _rotate(rewriter, _norm_heads(rewriter, key, name_of(k_norm), epsilon, 1.0))
+        heads = (_split_heads(rewriter, x) for x in (query, key))
+        gammas = (_scaled(draft, name_of(w), s) for w, s in ((q_norm, size**-0.5), (k_norm, 1.0)))
+        q, k = (
+            _rotate(rewriter, norm(rewriter, x, gamma, epsilon))
+            for x, gamma in zip(heads, gammas, strict=True)
+        )
         q = rewriter.op("Reshape", [q, rewriter.ints(1, steps, kv, share, size)])
         q = rewriter.op("Transpose", [q], perm=[0, 2, 3, 1, 4])
         q = rewriter.op("Reshape", [q, rewriter.ints(1, kv, share * steps, size)])
         k = rewriter.op("Transpose", [k], perm=[0, 2, 1, 3])
         v = rewriter.op("Reshape", [value, rewriter.ints(1, steps, kv, size)])
         v = rewriter.op("Transpose", [v], perm=[0, 2, 1, 3])
-        y = _attend(rewriter, q, (past_key, past_value), (k, v), steps, share)
+        y = _attend(rewriter, q, (past_key, past_value), (k, v), steps, share, add_mask)
         y = rewriter.op("Reshape", [y, rewriter.ints(1, kv, share, steps, size)])
         y = rewriter.op("Transpose", [y], perm=[0, 3, 1, 2, 4])
         y = rewriter.op("Reshape", [y, rewriter.ints(1, steps, kv * share * size)])
@@ -50,6 +70,7 @@ def _attend(
     new: Sequence[ir.Value],
     steps: int,
     share: int,
+    add_mask: AddMask,
 ) -> ir.Value:
     """Attention over the history joined with the new rows.
 
@@ -60,9 +81,14 @@ def _attend(
     op = rewriter.op
     key, value = (op("Concat", pair, axis=2) for pair in zip(past, new, strict=True))
     scores = op("MatMul", [q, op("Transpose", [key], perm=[0, 1, 3, 2])])
-    scores = op("Softmax", [op("Add", [scores, _mask(rewriter, steps, share)])], axis=-1)
+    scores = op("Softmax", [add_mask(rewriter, scores, steps, share)], axis=-1)
     y: ir.Value = op("MatMul", [scores, value])
     return y
+
+
+def _add_mask(rewriter: Rewriter, scores: ir.Value, steps: int, share: int) -> ir.Value:
+    masked: ir.Value = rewriter.op("Add", [scores, _mask(rewriter, steps, share)])
+    return masked
 
 
 def _mask(rewriter: Rewriter, steps: int, share: int) -> ir.Value:
@@ -87,23 +113,24 @@ def _causal(rewriter: Rewriter, steps: int, share: int) -> ir.Value:
     return causal if repeats == 1 else rewriter.op("Concat", [causal] * repeats, axis=2)
 
 
-def _norm_heads(
-    rewriter: Rewriter, x: ir.Value | None, weight: str, epsilon: float, scale: float
-) -> ir.Value:
-    """[1, S, n*D] -> [1, S, n, D], each head normed; `scale` goes into the norm's weight."""
+def _split_heads(rewriter: Rewriter, x: ir.Value | None) -> ir.Value:
+    """[1, S, n*D] -> [1, S, n, D]."""
     draft = rewriter.draft
-    heads = rewriter.op(
-        "Reshape", [x, rewriter.ints(1, count_steps(draft), -1, draft.config.head_dim)]
-    )
+    shape = rewriter.ints(1, count_steps(draft), -1, draft.config.head_dim)
+    heads: ir.Value = rewriter.op("Reshape", [x, shape])
+    return heads
+
+
+def _scaled(draft: Draft, weight: str, scale: float) -> ir.Value:
+    """A norm's weight with a factor in it."""
     if scale == 1.0:
-        gamma = plain_weight(draft, weight)
-    else:
-        name = f"{weight}.scaled"
-        is_new = name not in draft.book.declared
-        gamma = draft.book.declare(draft.graph, name, (draft.config.head_dim,))
-        if is_new:
-            draft.book.fill([weight], lambda w: [w * np.float32(scale)], Slot(name))
-    return rms_norm(rewriter, heads, gamma, epsilon)
+        return plain_weight(draft, weight)
+    name = f"{weight}.scaled"
+    is_new = name not in draft.book.declared
+    gamma = draft.book.declare(draft.graph, name, (draft.config.head_dim,))
+    if is_new:
+        draft.book.fill([weight], lambda w: [w * np.float32(scale)], Slot(name))
+    return gamma
 
 
 def _rotate(rewriter: Rewriter, x: ir.Value) -> ir.Value:

@@ -43,7 +43,8 @@ class _Frame:
     def apply(self) -> None:
         config, steps, width = self.draft.config, self.steps, self.draft.config.conv_state_width
         (embedding,) = self.draft.find("Embedding")
-        self.first = embedding
+        # One for all inputs: several would give their nodes the same names.
+        self.rewriter = Rewriter(self.draft, embedding)
         x = self._input(EMBEDS, (1, steps, config.hidden_size))
         for name in (COS, SIN):
             self.draft.shared[name] = self._input(name, (1, steps, 1, config.head_dim // 2))
@@ -54,7 +55,7 @@ class _Frame:
             ends = self._input(ENDS, (1, width, steps + width))
             self.draft.shared[ENDS] = ends
         self._take_states()
-        Rewriter(self.draft, embedding).finish(x)
+        self.rewriter.finish(x)
         self._take_last()
         self._end()
 
@@ -64,7 +65,7 @@ class _Frame:
         self.inputs.append(value)
         if self.dtype == ir.DataType.FLOAT:
             return value
-        cast: ir.Value = Rewriter(self.draft, self.first).op("Cast", [value], to=ir.DataType.FLOAT)
+        cast: ir.Value = self.rewriter.op("Cast", [value], to=ir.DataType.FLOAT)
         cast.name = f"{name}.wide"
         return cast
 

@@ -1,4 +1,4 @@
-"""What sessions on OpenVINO share: one row, appended in pieces, and ways back.
+"""What sessions of one row share: appending in pieces, and ways back.
 
 A subclass runs tokens and moves states; this class counts, checks and keeps marks.
 """
@@ -22,7 +22,7 @@ from runtimes.marks import Marks
 Saved = list[Any]
 
 
-class OvSession(ABC):
+class RowSession(ABC):
     """`contracts.Session` of one row."""
 
     batch_size = 1

@@ -4,25 +4,21 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
-import openvino as ov
-from numpy.typing import NDArray
 
 from lfm2_deploy.config import MoeConfig
 from lfm2_deploy.contracts import FloatArray
 from lfm2_deploy.static_graphs import (
     EXPERT_ROWS,
     name_expert_input,
+    name_expert_output,
     name_probabilities,
     name_scores,
 )
-from runtimes.ov_device import run
 from runtimes.routing import IntArray, choose_experts
-
-Array = NDArray[Any]
-Compiled = Mapping[str, ov.CompiledModel]
+from runtimes.static_graph import AnyLength, Array, StaticGraph
 
 
 class Mixture(Protocol):
@@ -35,17 +31,16 @@ class Mixture(Protocol):
 class WholeLayers:
     """A graph for each layer, which routes by itself."""
 
-    def __init__(self, compiled: Compiled) -> None:
-        self._requests = {name: c.create_infer_request() for name, c in compiled.items()}
+    def __init__(self, layers: Mapping[str, AnyLength]) -> None:
+        self._layers = {name: graph.open() for name, graph in layers.items()}
         self._lock = threading.Lock()
 
     def run(self, layer: int, x: Array) -> FloatArray:
         """See `Mixture.run`."""
-        request = self._requests[name_expert_input(layer)]
+        name = name_expert_input(layer)
         with self._lock:
-            request.set_input_tensor(ov.Tensor(np.ascontiguousarray(x[None])))
-            run(request)
-            y: FloatArray = request.get_output_tensor().data[0].astype(np.float32)
+            outputs = self._layers[name]({name: np.ascontiguousarray(x[None])})
+            y: FloatArray = outputs[name_expert_output(layer)][0].astype(np.float32)
         return y
 
 
@@ -56,17 +51,18 @@ class HostRouted:
     EXPERT_ROWS of them; a single token runs its K experts alone.
     """
 
-    def __init__(self, moe: MoeConfig, routers: Compiled, experts: Compiled) -> None:
+    def __init__(
+        self, moe: MoeConfig, routers: Mapping[str, AnyLength], experts: Mapping[str, StaticGraph]
+    ) -> None:
         self._moe = moe
-        self._routers = {name: c.create_infer_request() for name, c in routers.items()}
-        self._experts = {name: c.create_infer_request() for name, c in experts.items()}
+        self._routers = {name: graph.open() for name, graph in routers.items()}
         # One pair of buffers serves all experts: they run one after another.
-        port = next(iter(experts.values())).input(0)
-        shape, dtype = tuple(port.shape), port.element_type.to_dtype()
-        self._x, self._y = np.zeros(shape, dtype), np.zeros(shape, dtype)
-        for request in self._experts.values():
-            request.set_input_tensor(ov.Tensor(self._x, shared_memory=True))
-            request.set_output_tensor(ov.Tensor(self._y, shared_memory=True))
+        name, graph = next(iter(experts.items()))
+        self._x, self._y = graph.inputs[name].allocate(), graph.inputs[name].allocate()
+        self._experts = {
+            name: graph.bind({name: self._x, f"{name.removesuffix('x')}y": self._y}).run
+            for name, graph in experts.items()
+        }
         self._lock = threading.Lock()
 
     def run(self, layer: int, x: Array) -> FloatArray:
@@ -83,19 +79,17 @@ class HostRouted:
 
     def _route(self, layer: int, x: Array) -> tuple[IntArray, FloatArray]:
         """Which K experts each token takes [n, K], and what each weighs, float32 [n, K]."""
-        request = self._routers[name_expert_input(layer)]
-        request.set_input_tensor(ov.Tensor(np.ascontiguousarray(x[None])))
-        run(request)
-        scores = request.get_tensor(name_scores(layer)).data[0]
-        probabilities = request.get_tensor(name_probabilities(layer)).data[0]
+        name = name_expert_input(layer)
+        found = self._routers[name]({name: np.ascontiguousarray(x[None])})
+        scores, probabilities = found[name_scores(layer)][0], found[name_probabilities(layer)][0]
         return choose_experts(scores, probabilities, self._moe)
 
     def _call(self, layer: int, expert: int, x: Array) -> FloatArray:
-        request = self._experts[name_expert_input(layer, expert)]
+        run = self._experts[name_expert_input(layer, expert)]
         y = np.empty(x.shape, np.float32)
         for start in range(0, len(x), EXPERT_ROWS):
             piece = x[start : start + EXPERT_ROWS]
             self._x[0, : len(piece)], self._x[0, len(piece) :] = piece, 0
-            run(request)
+            run()
             y[start : start + len(piece)] = self._y[0, : len(piece)]
         return y
