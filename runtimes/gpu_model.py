@@ -50,6 +50,8 @@ class GpuRuntime:
         self.can_capture = self.captures = captures
         self.total_on_host = total_on_host
         self.capture_ids: Iterator[int] = itertools.count(1)
+        # Tokens of a prompt in one call; None for the session's choice. See gpu_prompts.
+        self.prompt_chunk: int | None = None
         self._graphs: Graphs | None = graphs
 
     @property

@@ -45,6 +45,7 @@ class Model(Protocol):
     captures: bool
     total_on_host: bool
     capture_ids: Iterator[int]
+    prompt_chunk: int | None
 
     def graph(self, count: int, logit_count: int) -> Graph | RoutedPrompt:
         """The graph, or its parts, for a call of so many tokens and logits."""
@@ -157,8 +158,10 @@ class GpuSession:
         if len(snapshot.lengths) != 1:
             return False
         (length,) = snapshot.lengths
-        shapes = {s.input: s.concrete_shape(1, length) for s in self._runtime.states}
-        return shapes == {name: array.shape for name, array in snapshot.arrays.items()}
+        states = self._runtime.states
+        wanted = {s.input: (s.concrete_shape(1, length), s.dtype) for s in states}
+        arrays = snapshot.arrays.items()
+        return wanted == {name: (array.shape, array.dtype.name) for name, array in arrays}
 
     def _check(self, rows: Sequence[Sequence[int]]) -> Sequence[Sequence[int]]:
         check_rows(rows, self.lengths, self.capacity, self._runtime.config.vocab_size)
@@ -173,7 +176,8 @@ class GpuSession:
 
     def _cut(self, ids: Sequence[int]) -> list[Sequence[int]]:
         """A prompt in pieces; whole where a second piece could not be appended."""
-        size = PREFILL_CHUNK if self._runtime.info.capabilities.appends_many else len(ids)
+        many = self._runtime.info.capabilities.appends_many
+        size = (self._runtime.prompt_chunk or PREFILL_CHUNK) if many else len(ids)
         return [ids[start : start + size] for start in range(0, len(ids), size)]
 
     def _run(self, ids: Sequence[int], wanted: Sequence[int]) -> FloatArray:
@@ -225,9 +229,9 @@ class GpuSession:
 
     def _replay(self, token: int) -> FloatArray:
         """One token by commands recorded before, or recorded now."""
+        graph = self._runtime.graph(1, 1)
+        assert not isinstance(graph, RoutedPrompt)
         if self._captured is None:
-            graph = self._runtime.graph(1, 1)
-            assert not isinstance(graph, RoutedPrompt)
             bindings = [self._bind_states(graph, turn) for turn in (0, 1)]
             self._captured = CapturedToken(self._runtime, graph, bindings, self._room)
         return self._captured.run(self._turn, token, self._length)

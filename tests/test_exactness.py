@@ -20,6 +20,8 @@ from lfm2_deploy.model.layers import CachedAttention, CausalConv
 from lfm2_deploy.model.moe import Experts, Router
 from lfm2_deploy.registry import find_runtime
 
+from .logits import decode_row, generate, make_rows, relative_error, run_transformers
+
 RuntimeOf = Callable[[str, str], Runtime]
 TrueLogits = Callable[[str, Sequence[int]], FloatArray]
 
@@ -57,30 +59,6 @@ def tolerance_of(name: str) -> float:
     return ROUNDED_ACTIVATIONS if name in ("int8", "int4") else FLOAT_ORDER
 
 
-def relative_error(actual: FloatArray, expected: FloatArray) -> float:
-    assert actual.shape == expected.shape
-    return float(np.abs(actual - expected).max() / np.abs(expected).max())
-
-
-def make_rows(*lengths: int) -> list[list[int]]:
-    """Random rows that share no beginning; ids 0 to 7 are left to special tokens."""
-    generator = np.random.default_rng(0)
-    return [generator.integers(8, 512, length).tolist() for length in lengths]
-
-
-def decode_row(session: Session, tokens: Sequence[int]) -> FloatArray:
-    return np.concatenate([session.decode([token]) for token in tokens])
-
-
-def generate(runtime: Runtime, prompt: Sequence[int], count: int) -> list[int]:
-    session = runtime.open(1, len(prompt) + count)
-    logits, tokens = session.prefill([prompt]), []
-    for _ in range(count):
-        tokens.append(int(logits[0].argmax()))
-        logits = session.decode([tokens[-1]])
-    return tokens
-
-
 @pytest.fixture(scope="session")
 def runtime_of(checkpoints: Mapping[str, Path], bundle_of: Any, open_ort: Any) -> RuntimeOf:
     """Load a runtime of a kind of model, once."""
@@ -105,12 +83,6 @@ def runtime_of(checkpoints: Mapping[str, Path], bundle_of: Any, open_ort: Any) -
 def true_logits(transformers_models: Mapping[str, Any]) -> TrueLogits:
     """Logits of a whole row by transformers, without a cache."""
     return lambda kind, row: run_transformers(transformers_models[kind], row)
-
-
-@torch.inference_mode()
-def run_transformers(model: Any, row: Sequence[int]) -> FloatArray:
-    logits: FloatArray = model(torch.tensor([list(row)]), use_cache=False).logits[0].numpy()
-    return logits
 
 
 # Against transformers

@@ -14,7 +14,7 @@ from onnx.reference import ReferenceEvaluator
 from exporters.draft import MICROSOFT, SEMANTIC, Draft
 from exporters.quantize.pack import dequantize, quantize
 from exporters.quantize.plan import Precision, plan_tensors
-from exporters.targets.target import Pass
+from exporters.targets.target import Pass, Planner
 from exporters.trace import OPSET
 from exporters.weight_book import WeightBook
 from lfm2_deploy.config import Lfm2Config
@@ -43,7 +43,13 @@ class Op:
         return "" if self.type in ("Add", "Mul") else SEMANTIC
 
 
-def sketch(config: Lfm2Config, precision: Precision, feeds: Arrays, *ops: Op) -> Draft:
+def sketch(
+    config: Lfm2Config,
+    precision: Precision,
+    feeds: Arrays,
+    *ops: Op,
+    planner: Planner = plan_tensors,
+) -> Draft:
     """A draft of a few nodes; what no later node takes is an output."""
     inputs = [_describe_input(name, array) for name, array in feeds.items()]
     values = {str(value.name): value for value in inputs}
@@ -64,7 +70,7 @@ def sketch(config: Lfm2Config, precision: Precision, feeds: Arrays, *ops: Op) ->
         nodes.append(node)
     outputs = [value for node in nodes for value in node.outputs if not value.uses()]
     graph = ir.Graph(inputs, outputs, nodes=nodes, initializers=weights, name="sketch")
-    plan = plan_tensors(list_weights(config), precision)
+    plan = planner(list_weights(config), precision)
     return Draft(config, graph, plan, WeightBook(), CONTEXT)
 
 
@@ -126,9 +132,11 @@ def fill(book: WeightBook, checkpoint: Checkpoint) -> Arrays:
     return arrays
 
 
-def read_as_stored(checkpoint: Checkpoint, precision: Precision) -> Reader:
+def read_as_stored(
+    checkpoint: Checkpoint, precision: Precision, planner: Planner = plan_tensors
+) -> Reader:
     """A checkpoint's tensors as a precision stores them: rounded, and float32 again."""
-    plan = plan_tensors(list_weights(checkpoint.config), precision)
+    plan = planner(list_weights(checkpoint.config), precision)
 
     def read(name: str) -> Array:
         tensor, entry = checkpoint.read(name), plan[name]

@@ -19,7 +19,7 @@ import onnx_ir as ir
 
 from exporters.draft import Draft, Rewriter, name_of
 from exporters.passes.gpu.linear import Packed, Product
-from exporters.passes.gpu.routing import choose, only_chosen, weigh
+from exporters.passes.gpu.routing import choose, spread, weigh
 from exporters.passes.lower_experts import expert_sources
 from exporters.passes.weights import FLOATS, encoder_for, to_float
 from exporters.quantize.plan import TensorPlan
@@ -81,8 +81,8 @@ def _lower_gathered(multiply: Product, rewriter: Rewriter, stack: Stack) -> ir.V
 
 def _lower_dense(multiply: Product, rewriter: Rewriter, stack: Stack) -> ir.Value:
     moe, chosen = stack.moe, choose(rewriter, stack.moe)
-    probabilities = only_chosen(rewriter, rewriter.node.inputs[2], chosen, 0.0)
-    weights = weigh(rewriter, moe, probabilities, chosen)
+    weights = weigh(rewriter, moe, chosen.probabilities, chosen)
+    weights = spread(rewriter, moe, weights, chosen)
     if stack.scales is None:
         return _multiply_floats(rewriter, stack.first, stack.second, weights)
     return _multiply_packed(rewriter, multiply, stack, moe.num_experts, weights)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import onnx_ir as ir
 
 from exporters.draft import Rewriter
@@ -56,11 +57,27 @@ def only_chosen(
 ) -> ir.Value:
     """x [1, S, E] where an expert is chosen, and another number where it is not.
 
-    By comparison with the least score chosen: DirectML has no ScatterElements.
+    By comparison with the least score chosen, so that of experts that score alike there may be
+    more than K: for a kernel that picks K itself.
     """
     scores = rewriter.node.inputs[1]
     mask = rewriter.op("GreaterOrEqual", [scores, chosen.least])
     y: ir.Value = rewriter.op("Where", [mask, x, scalar(rewriter, otherwise, _FLOAT)])
+    return y
+
+
+def spread(rewriter: Rewriter, moe: MoeConfig, weights: ir.Value, chosen: Chosen) -> ir.Value:
+    """Weights of the chosen experts [1, S, K] -> of all [1, S, E]; the others weigh nothing.
+
+    By products with rows of zeros and a one, which are gathered: DirectML has no ScatterElements,
+    and onnxruntime-webgpu 1.27.0 neither compares nor casts int64.
+    """
+    draft, op, ints = rewriter.draft, rewriter.op, rewriter.ints
+    rows = np.eye(moe.num_experts, dtype=draft.dtype.numpy())
+    every = draft.book.constant(draft.graph, f"experts.{moe.num_experts}", rows)
+    row = op("Gather", [every, chosen.index], axis=0)
+    parts = op("Mul", [op("Unsqueeze", [weights, ints(-1)]), row])
+    y: ir.Value = op("ReduceSum", [parts, ints(-2)], keepdims=0)
     return y
 
 
