@@ -89,6 +89,11 @@ class Lfm2Config:
         """Columns of `B*x` a conv layer must remember: L-1."""
         return self.conv_L_cache - 1
 
+    @property
+    def moe_layers(self) -> tuple[int, ...]:
+        """Layer numbers that have a mixture of experts."""
+        return tuple(i for i in range(self.num_hidden_layers) if self.is_moe_layer(i))
+
     def is_moe_layer(self, layer: int) -> bool:
         """Whether layer number `layer` has a mixture of experts."""
         return self.moe is not None and layer >= self.moe.num_dense_layers

@@ -21,6 +21,29 @@ There is one graph, `model`; or two, `prefill` for many tokens and `decode` for 
 inputs then, so that any number of sessions read the same memory; `BOUND_WEIGHTS` in a graph's
 metadata says where in the weights file they lie, as JSON: name -> [offset, dtype, shape]. Such
 graphs are meant to be loaded with fixed shapes, and their dimensions have names for that.
+
+Of a mixture of experts `prefill` computes all experts for all tokens. Long prompts are cheaper in
+parts, with the host in between to send each token to its experts:
+
+    prefill.first   input_ids ... -> x, residual [1, S, H], scores, probabilities float32 [1, S, E]
+    prefill.conv, prefill.full_attention
+                    hidden [1, S, H] ... -> as above: from one layer's experts to the next's
+    prefill.last    hidden, logit_rows -> logits
+    prefill.experts PIECES pieces of C tokens, each for one expert:
+                    x       [1, S, H]
+                    rows    int64 [PIECES * C]    which token stands in which row
+                    weights float32 [PIECES * C]  how much the expert's answer to it weighs
+                    experts int64 [PIECES]        which expert takes which piece
+                    -> answers [PIECES * C, H]
+    prefill.sum     answers.0 ...                 of SUMMED such calls
+                    places  int64 [S, K]          in which of all rows each token's answers are;
+                                                  one past the last if in none
+                    residual [1, S, H]            what they are added to, in float32
+                    -> hidden [1, S, H]
+
+Layers of one kind compute alike, so they share a graph: in the names of its inputs and outputs
+EVERY_LAYER stands for the layer's number, and its metadata tells where the weights of all these
+layers lie.
 """
 
 from __future__ import annotations
@@ -28,14 +51,45 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 MODEL, PREFILL, DECODE = "model", "prefill", "decode"
+FIRST, LAST = "prefill.first", "prefill.last"
+EXPERTS, SUM = "prefill.experts", "prefill.sum"
 
 INPUT_IDS, POSITIONS, LOGIT_ROWS, LOGITS = "input_ids", "position_ids", "logit_rows", "logits"
 SEQLENS, TOTAL, CONV_ENDS = "seqlens_k", "total_sequence_length", "conv_ends"
 
-# Dimensions: S, K and T.
+X, RESIDUAL, HIDDEN = "x", "residual", "hidden"
+SCORES, PROBABILITIES = "scores", "probabilities"
+ROWS, CHOSEN, PLACES, WEIGHTS = "rows", "experts", "places", "weights"
+ANSWERS = "answers"
+
+# Dimensions: S, K (of logits), T, and rows of all pieces.
 STEPS, LOGIT_COUNT, ROOM = "sequence_length", "logit_count", "capacity"
+ROW_COUNT = "row_count"
+
+# Pieces of one call: each expert's weights are copied before they are multiplied, which takes
+# memory for as many experts (in int4 46 MB of LFM2-8B-A1B), and pieces without tokens, which
+# fill the last call, cost what others do.
+PIECES = 8
+# Calls whose answers are added up at once; what it takes to add up grows with the prompt.
+SUMMED = 8
+EVERY_LAYER = "*"
 
 BOUND_WEIGHTS = "lfm2_deploy.bound_weights"
+
+
+def name_segment(kind: str) -> str:
+    """The part that runs from one layer's experts to those of a layer of this kind."""
+    return f"{PREFILL}.{kind}"
+
+
+def name_answers(call: int) -> str:
+    """Answers of one of the calls that are added up."""
+    return f"{ANSWERS}.{call}"
+
+
+def fill_in(name: str, layer: int) -> str:
+    """What a name with EVERY_LAYER means in one layer."""
+    return name.replace(EVERY_LAYER, str(layer))
 
 
 class BoundWeight(NamedTuple):

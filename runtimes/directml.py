@@ -21,10 +21,11 @@ from lfm2_deploy.bundle import Bundle
 from lfm2_deploy.errors import BundleError
 from lfm2_deploy.gpu_graphs import STEPS
 from runtimes.gpu_capture import check_capture
+from runtimes.gpu_graph import Loader
 from runtimes.gpu_memory import DeviceMemory, Memory
 from runtimes.gpu_model import GpuRuntime, check_runtime, make_info
 from runtimes.gpu_provider import load_graph, load_graph_on_cpu, make_gpu_options
-from runtimes.gpu_shapes import FixedLengths, Loader
+from runtimes.gpu_shapes import ROUTED_FROM, FixedLengths
 from runtimes.ort_plugins import ProviderDevice, find_device
 
 PROVIDER = "DmlExecutionProvider"
@@ -80,7 +81,12 @@ def _load_on(bundle: Bundle, device: ProviderDevice) -> GpuRuntime:
 
 
 def make_runtime(
-    bundle: Bundle, load_one: Loader, memory: Memory, device: str, captures: bool = False
+    bundle: Bundle,
+    load_one: Loader,
+    memory: Memory,
+    device: str,
+    captures: bool = False,
+    routed_from: int = ROUTED_FROM,
 ) -> GpuRuntime:
     """A runtime that appends as DirectML can.
 
@@ -90,10 +96,11 @@ def make_runtime(
         memory: of the device that sessions run on.
         device: for people.
         captures: whether the graph of single tokens was loaded to be recorded.
+        routed_from: the padded length from which a mixture's prompts run in parts.
     """
     per_step = _TOKENS_PER_STEP["dense" if bundle.config.moe is None else "moe"]
     info = make_info(_RUNTIME, device, appends_many=False, tokens_per_step=per_step)
-    graphs = FixedLengths(bundle, load_one, memory)
+    graphs = FixedLengths(bundle, load_one, memory, routed_from)
     return GpuRuntime(bundle, graphs, memory, info, captures, total_on_host=True)
 
 

@@ -24,9 +24,9 @@ from lfm2_deploy.gpu_graphs import LOGITS, TOTAL
 from runtimes.gpu_inputs import list_inputs
 
 if TYPE_CHECKING:
+    from runtimes.gpu_graph import Graph
     from runtimes.gpu_model import GpuRuntime
     from runtimes.gpu_session import Model
-    from runtimes.gpu_shapes import Graph
 
 # Set to 0, single tokens are computed by plain calls.
 _SWITCH = "LFM2_DEPLOY_GRAPH_CAPTURE"

@@ -10,6 +10,12 @@ from numpy.typing import NDArray
 
 from lfm2_deploy.gpu_graphs import CONV_ENDS, INPUT_IDS, LOGIT_ROWS, POSITIONS, SEQLENS, TOTAL
 
+
+def pad_logits(steps: int, logit_count: int) -> int:
+    """K of a graph of fixed shape: logits of one token, or of each of the S."""
+    return steps if logit_count > 1 else 1
+
+
 # Any token will do: nothing reads what comes of padding.
 _PADDING = 0
 

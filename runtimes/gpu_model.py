@@ -11,9 +11,11 @@ from lfm2_deploy.contracts import Capabilities, RuntimeInfo, Session
 from lfm2_deploy.errors import GenerationError, RuntimeUnavailableError
 from lfm2_deploy.session_checks import check_session
 from lfm2_deploy.states import StateSpec
+from runtimes.gpu_graph import Graph
 from runtimes.gpu_memory import Memory
+from runtimes.gpu_routed import RoutedPrompt
 from runtimes.gpu_session import GpuSession
-from runtimes.gpu_shapes import Graph, Graphs
+from runtimes.gpu_shapes import Graphs
 from runtimes.separate_rows import SeparateRows
 
 
@@ -63,8 +65,8 @@ class GpuRuntime:
             raise GenerationError("this runtime is closed; load the bundle again")
         return self._graphs
 
-    def graph(self, count: int, logit_count: int) -> Graph:
-        """The graph for a call of so many tokens and logits.
+    def graph(self, count: int, logit_count: int) -> Graph | RoutedPrompt:
+        """The graph, or its parts, for a call of so many tokens and logits.
 
         Raises:
             GenerationError: the runtime was closed.

@@ -22,12 +22,13 @@ from lfm2_deploy.gpu_graphs import LOGITS
 from lfm2_deploy.session_checks import check_rows, check_some_tokens
 from lfm2_deploy.states import StateSpec
 from runtimes.gpu_capture import CapturedToken, uncaptured
-from runtimes.gpu_inputs import list_inputs
+from runtimes.gpu_inputs import list_inputs, pad_logits
 from runtimes.gpu_memory import Array, Memory
+from runtimes.gpu_routed import RoutedPrompt
 from runtimes.marks import Marks
 
 if TYPE_CHECKING:
-    from runtimes.gpu_shapes import Graph
+    from runtimes.gpu_graph import Graph
 
 # Prompts are appended in pieces of this many tokens, which bounds activations' memory.
 PREFILL_CHUNK = 512
@@ -46,8 +47,8 @@ class Model(Protocol):
     capture_ids: Iterator[int]
     prompt_chunk: int | None
 
-    def graph(self, count: int, logit_count: int) -> Graph:
-        """The graph for a call of so many tokens and logits."""
+    def graph(self, count: int, logit_count: int) -> Graph | RoutedPrompt:
+        """The graph, or its parts, for a call of so many tokens and logits."""
 
     def choose_room(self, needed: int, capacity: int) -> int:
         """How many tokens a session's buffers should hold, to hold `needed` of them now."""
@@ -192,16 +193,15 @@ class GpuSession:
 
     def _call(self, ids: Sequence[int], wanted: Sequence[int]) -> FloatArray:
         graph = self._runtime.graph(len(ids), len(wanted))
+        if isinstance(graph, RoutedPrompt):
+            return self._call_parts(graph, ids, wanted)
+        inputs = self._list_inputs(
+            ids, wanted, graph.steps or len(ids), graph.logit_count or len(wanted)
+        )
         bindings = self._bindings.setdefault(graph, {})
         if self._turn not in bindings:
             bindings[self._turn] = self._bind_states(graph, self._turn)
         binding = bindings[self._turn]
-        inputs = list_inputs(
-            ids, self._length, wanted,
-            steps=graph.steps or len(ids),
-            logit_count=graph.logit_count or len(wanted),
-            conv_width=self._runtime.config.conv_state_width,
-        )  # fmt: skip
         for name, array in inputs.items():
             if name in graph.inputs:
                 binding.bind_cpu_input(name, array)
@@ -211,9 +211,26 @@ class GpuSession:
         logits: FloatArray = binding.get_outputs()[-1].numpy()[0]
         return logits[: len(wanted)]
 
+    def _call_parts(
+        self, parts: RoutedPrompt, ids: Sequence[int], wanted: Sequence[int]
+    ) -> FloatArray:
+        logit_count = pad_logits(parts.steps, len(wanted))
+        inputs = self._list_inputs(ids, wanted, parts.steps, logit_count)
+        logits = parts.run(inputs, self._name_states(self._turn), len(ids), logit_count)
+        return logits[: len(wanted)]
+
+    def _list_inputs(
+        self, ids: Sequence[int], wanted: Sequence[int], steps: int, logit_count: int
+    ) -> dict[str, Array]:
+        width = self._runtime.config.conv_state_width
+        return list_inputs(
+            ids, self._length, wanted, steps=steps, logit_count=logit_count, conv_width=width
+        )
+
     def _replay(self, token: int) -> FloatArray:
         """One token by commands recorded before, or recorded now."""
         graph = self._runtime.graph(1, 1)
+        assert not isinstance(graph, RoutedPrompt)
         if self._captured is None:
             bindings = [self._bind_states(graph, turn) for turn in (0, 1)]
             self._captured = CapturedToken(self._runtime, graph, bindings, self._room)
@@ -222,16 +239,23 @@ class GpuSession:
     def _bind_states(self, graph: Graph, turn: int) -> ort.IOBinding:
         """Every state and bound weight, for calls that read conv buffers `turn`."""
         binding = graph.session.io_binding()
-        before, after = self._columns[turn], self._columns[1 - turn]
-        for spec, value in zip(self._kv, self._buffers, strict=True):
-            binding.bind_ortvalue_input(spec.input, value)
-            binding.bind_ortvalue_output(spec.output, value)
-        for spec, source, target in zip(self._conv, before, after, strict=True):
-            binding.bind_ortvalue_input(spec.input, source)
-            binding.bind_ortvalue_output(spec.output, target)
+        values = self._name_states(turn)
+        for spec in (*self._kv, *self._conv):
+            binding.bind_ortvalue_input(spec.input, values[spec.input])
+            binding.bind_ortvalue_output(spec.output, values[spec.output])
         for name, value in graph.bound.items():
             binding.bind_ortvalue_input(name, value)
         return binding
+
+    def _name_states(self, turn: int) -> dict[str, ort.OrtValue]:
+        """Every state by the name of an input and of an output."""
+        before, after = self._columns[turn], self._columns[1 - turn]
+        values = {}
+        for spec, value in zip(self._kv, self._buffers, strict=True):
+            values[spec.input] = values[spec.output] = value
+        for spec, source, target in zip(self._conv, before, after, strict=True):
+            values[spec.input], values[spec.output] = source, target
+        return values
 
     def _place(self, buffers: list[ort.OrtValue], columns: list[ort.OrtValue]) -> None:
         """Take over states on the device; what was bound to others is void."""

@@ -2,30 +2,24 @@
 
 from __future__ import annotations
 
-import json
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Protocol
-
-import numpy as np
-import onnxruntime as ort
 
 from lfm2_deploy.bundle import WEIGHTS, Bundle
 from lfm2_deploy.gpu_graphs import (
-    BOUND_WEIGHTS,
     DECODE,
+    EXPERTS,
     LOGIT_COUNT,
     MODEL,
     PREFILL,
     ROOM,
     STEPS,
-    parse_bound_weights,
 )
+from runtimes.gpu_graph import BoundWeights, Graph, Loader
+from runtimes.gpu_inputs import pad_logits
 from runtimes.gpu_memory import Memory
-
-# (a graph's file, name of a dimension -> its size) -> a session, every node on the device.
-Loader = Callable[[Path, Mapping[str, int]], ort.InferenceSession]
+from runtimes.gpu_routed import RoutedPrompt
 
 # Tokens that a growing buffer of keys and values begins with.
 _FIRST_ROOM = 1024
@@ -35,32 +29,16 @@ _FIRST_LENGTH = 64
 _MOST_KEPT = 3
 
 
-class Graph:
-    """One loaded graph, and the weights that are bound to it.
-
-    Args:
-        session: its session.
-        bound: name of an input -> its weight on the device.
-        steps: S, or 0 where it takes any number.
-        logit_count: K, or 0 where it gives any number.
-    """
-
-    def __init__(
-        self,
-        session: ort.InferenceSession,
-        bound: Mapping[str, ort.OrtValue],
-        steps: int = 0,
-        logit_count: int = 0,
-    ) -> None:
-        self.session, self.bound = session, bound
-        self.steps, self.logit_count = steps, logit_count
-        self.inputs = frozenset(value.name for value in session.get_inputs())
+# From this padded length on a mixture's prompts run in parts, routed by the host.
+# benchmarks/experts.py counts: of 64 tokens that takes 1.2 times as long as all experts for all,
+# of 128 tokens 0.6 times, of 512 0.2 to 0.3 times.
+ROUTED_FROM = 128
 
 
 class Graphs(Protocol):
     """Gives the graph for a call."""
 
-    def find(self, count: int, logit_count: int) -> Graph:
+    def find(self, count: int, logit_count: int) -> Graph | RoutedPrompt:
         """The graph for so many tokens and logits."""
 
     def choose_room(self, needed: int, capacity: int) -> int:
@@ -89,26 +67,38 @@ class AnyLength:
 class FixedLengths:
     """A session for single tokens, and one for each length that prompts are padded to.
 
-    They are many sessions of two graphs over the same weights in the device's memory.
+    They are many sessions of few graphs over the same weights in the device's memory.
+
+    Args:
+        bundle: the opened bundle.
+        load: how a graph becomes a session.
+        memory: of the device.
+        routed_from: the padded length from which a mixture's prompts run in parts.
     """
 
-    def __init__(self, bundle: Bundle, load: Loader, memory: Memory) -> None:
+    def __init__(
+        self, bundle: Bundle, load: Loader, memory: Memory, routed_from: int = ROUTED_FROM
+    ) -> None:
         self._files = {r.name: bundle.path / r.file for r in bundle.manifest.graphs}
         self._room = bundle.manifest.context_length
-        self._load, self._memory = load, memory
-        self._mapped = bundle.path / WEIGHTS
-        self._weights: dict[str, ort.OrtValue] = {}
+        self._load = load
+        self._weights = BoundWeights(bundle.path / WEIGHTS, memory)
         self._single = self._open(DECODE, 1, 1)
-        self._prompts: OrderedDict[tuple[int, int], Graph] = OrderedDict()
+        self._prompts: OrderedDict[tuple[int, int], Graph | RoutedPrompt] = OrderedDict()
+        self._bundle, self._memory = bundle, memory
+        self._routed_from = routed_from if EXPERTS in self._files else self._room + 1
 
-    def find(self, count: int, logit_count: int) -> Graph:
+    def find(self, count: int, logit_count: int) -> Graph | RoutedPrompt:
         """That for the next length that suffices."""
         if count == 1:
             return self._single
         steps = self._choose_length(count)
-        key = (steps, steps if logit_count > 1 else 1)
+        is_routed = steps >= self._routed_from
+        key = (steps, 0 if is_routed else pad_logits(steps, logit_count))
         if key not in self._prompts:
-            self._prompts[key] = self._open(PREFILL, *key)
+            self._prompts[key] = (
+                self._open_routed(steps) if is_routed else self._open(PREFILL, *key)
+            )
         self._prompts.move_to_end(key)
         if len(self._prompts) > _MOST_KEPT:
             self._prompts.popitem(last=False)
@@ -125,16 +115,13 @@ class FixedLengths:
         return min(steps, self._room)
 
     def _open(self, part: str, steps: int, logit_count: int) -> Graph:
-        dims = {STEPS: steps, LOGIT_COUNT: logit_count, ROOM: self._room}
-        session = self._load(self._files[part], dims)
-        return Graph(session, self._bind(session), steps, logit_count)
+        return self._open_part(part, {STEPS: steps, LOGIT_COUNT: logit_count})
 
-    def _bind(self, session: ort.InferenceSession) -> dict[str, ort.OrtValue]:
-        """The weights that a session wants, each on the device once for all sessions."""
-        raw = session.get_modelmeta().custom_metadata_map[BOUND_WEIGHTS]
-        wanted = parse_bound_weights(json.loads(raw))
-        for name, place in wanted.items():
-            if name not in self._weights:
-                mapped = np.memmap(self._mapped, place.dtype, "r", place.offset, place.shape)
-                self._weights[name] = self._memory.upload(mapped)
-        return {name: self._weights[name] for name in wanted}
+    def _open_routed(self, steps: int) -> RoutedPrompt:
+        config, dtype = self._bundle.config, self._bundle.manifest.states[0].dtype
+        return RoutedPrompt(config, self._open_part, self._memory, dtype, steps)
+
+    def _open_part(self, part: str, dims: Mapping[str, int]) -> Graph:
+        session = self._load(self._files[part], {**dims, ROOM: self._room})
+        weights = self._weights.find(session)
+        return Graph(session, weights, dims[STEPS], dims.get(LOGIT_COUNT, 0))

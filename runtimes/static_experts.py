@@ -7,9 +7,8 @@ from collections.abc import Mapping
 from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
-from lfm2_deploy.config import NORM_EPS, MoeConfig
+from lfm2_deploy.config import MoeConfig
 from lfm2_deploy.contracts import FloatArray
 from lfm2_deploy.static_graphs import (
     EXPERT_ROWS,
@@ -18,6 +17,7 @@ from lfm2_deploy.static_graphs import (
     name_probabilities,
     name_scores,
 )
+from runtimes.routing import IntArray, choose_experts
 from runtimes.static_graph import AnyLength, Array, StaticGraph
 
 
@@ -77,17 +77,12 @@ class HostRouted:
                 y[token] += part * weights[token, slot, None]
         return y
 
-    def _route(self, layer: int, x: Array) -> tuple[NDArray[np.intp], FloatArray]:
+    def _route(self, layer: int, x: Array) -> tuple[IntArray, FloatArray]:
         """Which K experts each token takes [n, K], and what each weighs, float32 [n, K]."""
-        name, moe = name_expert_input(layer), self._moe
+        name = name_expert_input(layer)
         found = self._routers[name]({name: np.ascontiguousarray(x[None])})
         scores, probabilities = found[name_scores(layer)][0], found[name_probabilities(layer)][0]
-        order = np.argsort(-scores, axis=-1, kind="stable")
-        chosen = order[:, : moe.num_experts_per_tok]
-        weights = np.take_along_axis(probabilities, chosen, axis=-1)
-        if moe.norm_topk_prob:
-            weights = weights / (weights.sum(-1, keepdims=True) + np.float32(NORM_EPS))
-        return chosen, weights * np.float32(moe.routed_scaling_factor)
+        return choose_experts(scores, probabilities, self._moe)
 
     def _call(self, layer: int, expert: int, x: Array) -> FloatArray:
         run = self._experts[name_expert_input(layer, expert)]

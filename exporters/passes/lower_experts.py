@@ -11,6 +11,7 @@ of a score; they differ in how the chosen are weighed:
 from __future__ import annotations
 
 import functools
+import re
 from typing import Any
 
 import onnx_ir as ir
@@ -164,3 +165,18 @@ def _float_experts(
 def expert_sources(prefix: str, expert: int) -> list[str]:
     """Names of an expert's gate, up and down matrices."""
     return [f"{prefix}.{expert}.{w}.weight" for w in ("w1", "w3", "w2")]
+
+
+def layer_of(node: ir.Node) -> int:
+    """Of an Experts node, the layer's number, from its weights' names."""
+    found = re.search(r"\.layers\.(\d+)\.", name_of(node.inputs[3]))
+    assert found is not None
+    return int(found[1])
+
+
+def next_sum(node: ir.Node) -> tuple[ir.Node, ir.Value]:
+    """The node that adds to what an Experts node gives, and what it adds."""
+    (add,) = (use.node for use in node.outputs[0].uses())
+    residual = next(v for v in add.inputs if v is not node.outputs[0])
+    assert residual is not None
+    return add, residual

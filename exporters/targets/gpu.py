@@ -9,7 +9,8 @@ from exporters.passes.lower_parameters import lower_parameters
 from exporters.quantize.plan import Precision
 from exporters.targets.target import Pass, Written
 
-FIRST: tuple[Pass, ...] = (clean_up, gpu_frame, lower_norm)
+FRAME: tuple[Pass, ...] = (clean_up, gpu_frame)
+FIRST: tuple[Pass, ...] = (*FRAME, lower_norm)
 LAST: tuple[Pass, ...] = (
     lower_parameters,
     widen_logits,

@@ -87,7 +87,7 @@ def _layers(config: Lfm2Config, steps: int, dtype: ir.DataType) -> tuple[Pass, .
 
 
 def _expert_parts(wanted: Wanted, dtype: ir.DataType) -> list[Part]:
-    layers = [n for n in range(wanted.config.num_hidden_layers) if wanted.config.is_moe_layer(n)]
+    layers = wanted.config.moe_layers
     if wanted.experts != "npu":
         return [
             _part(

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
-from lfm2_deploy.gpu_graphs import INPUT_IDS, SEQLENS, TOTAL
+from lfm2_deploy.gpu_graphs import INPUT_IDS, POSITIONS, SEQLENS, TOTAL
 from runtimes.gpu_provider import load_graph_on_cpu
 
 
@@ -43,10 +43,14 @@ class FakeDirectMLSession:
         return FakeBinding(self._session.io_binding())
 
     def run_with_iobinding(self, binding: FakeBinding, options: Any = None) -> None:
-        steps = binding.bound[INPUT_IDS].shape[1]
+        if TOTAL not in binding.bound:  # a part without attention
+            self._session.run_with_iobinding(binding.binding, options)
+            return
+        steps = binding.bound[POSITIONS].shape[1]
         held = int(binding.bound[TOTAL][0]) - steps
         real = int(binding.bound[SEQLENS][0]) + 1 - held
-        self._calls.append((real, held))
+        if INPUT_IDS in binding.bound:  # not a later part of a prompt
+            self._calls.append((real, held))
         if steps > 1:
             binding.binding.bind_cpu_input(TOTAL, np.array([steps], np.int32))
             binding.binding.bind_cpu_input(SEQLENS, np.array([real - 1], np.int32))

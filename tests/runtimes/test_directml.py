@@ -22,12 +22,22 @@ from runtimes.ort_plugins import ProviderDevice
 from .fake_directml import FakeDirectML
 
 BundleOf = Callable[..., Bundle]
+NEVER, ALWAYS = 1 << 30, 1
 PROMPT = [(7 * n) % 500 for n in range(1, 90)]
 
 
-@pytest.fixture(params=["dense", "moe"])
-def bundle(request: pytest.FixtureRequest, bundle_of: BundleOf) -> Bundle:
-    return bundle_of(request.param, "fp32", "directml")
+@pytest.fixture(
+    params=[("dense", NEVER), ("moe", NEVER), ("moe", ALWAYS)], ids=["dense", "moe", "routed"]
+)
+def kind(request: pytest.FixtureRequest) -> tuple[str, int]:
+    """A model, and the padded length from which its prompts are routed."""
+    found: tuple[str, int] = request.param
+    return found
+
+
+@pytest.fixture
+def bundle(kind: tuple[str, int], bundle_of: BundleOf) -> Bundle:
+    return bundle_of(kind[0], "fp32", "directml")
 
 
 @pytest.fixture
@@ -36,8 +46,8 @@ def fake() -> FakeDirectML:
 
 
 @pytest.fixture
-def runtime(bundle: Bundle, fake: FakeDirectML) -> GpuRuntime:
-    return make_runtime(bundle, fake.load, DeviceMemory("cpu"), "a fake")
+def runtime(kind: tuple[str, int], bundle: Bundle, fake: FakeDirectML) -> GpuRuntime:
+    return make_runtime(bundle, fake.load, DeviceMemory("cpu"), "a fake", routed_from=kind[1])
 
 
 @pytest.fixture

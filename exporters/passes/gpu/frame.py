@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import onnx_ir as ir
 
-from exporters.draft import Draft, Rewriter
+from exporters.draft import Draft, Rewriter, name_of
 from exporters.stitch import ATTENTION_MASK, LOGITS_TO_KEEP
+from lfm2_deploy.errors import ExportError
 from lfm2_deploy.gpu_graphs import (
     CONV_ENDS,
+    EVERY_LAYER,
     INPUT_IDS,
     LOGIT_COUNT,
     LOGIT_ROWS,
@@ -16,6 +20,7 @@ from lfm2_deploy.gpu_graphs import (
     SEQLENS,
     STEPS,
     TOTAL,
+    fill_in,
 )
 
 # Bytes: norms and biases are not worth an input.
@@ -88,10 +93,10 @@ def drop_unused_inputs(draft: Draft) -> None:
 
 
 def widen_logits(draft: Draft) -> None:
-    """Logits leave as float32, whatever the graph computes in."""
-    (logits,) = [value for value in draft.graph.outputs if value.name == LOGITS]
-    node = logits.producer()
-    if draft.dtype == ir.DataType.FLOAT or node is None:
+    """Logits leave as float32, whatever the graph computes in; not each part of one has any."""
+    logits = next((value for value in draft.graph.outputs if value.name == LOGITS), None)
+    node = None if logits is None else logits.producer()
+    if draft.dtype == ir.DataType.FLOAT or logits is None or node is None:
         return
     wide = ir.node("Cast", [logits], {"to": ir.DataType.FLOAT}, name=f"{LOGITS}/Cast")
     draft.graph.insert_after(node, wide)
@@ -113,6 +118,43 @@ def bind_weights(draft: Draft) -> None:
         del draft.graph.initializers[name]
         draft.graph.inputs.append(value)
         draft.bound.append(name)
+
+
+def bind_layers(layers: Sequence[int]) -> Callable[[Draft], None]:
+    """A pass for a graph of the first of these layers, after which it serves them all.
+
+    Every weight and state of the layer is bound, however small: its name has EVERY_LAYER for
+    the layer's number.
+    """
+
+    def bind(draft: Draft) -> None:
+        for name, value in list(draft.graph.initializers.items()):
+            pattern = _generalize(name, layers[0])
+            if name in draft.book.declared and pattern != name:
+                del draft.graph.initializers[name]
+                value.name = pattern
+                draft.graph.inputs.append(value)
+                draft.bound.extend(_list_alike(draft, name, pattern, layers))
+        for value in (*draft.graph.inputs, *draft.graph.outputs):
+            value.name = _generalize(name_of(value), layers[0])
+        bind_weights(draft)
+
+    return bind
+
+
+def _generalize(name: str, layer: int) -> str:
+    return name.replace(f".{layer}.", f".{EVERY_LAYER}.", 1)
+
+
+def _list_alike(draft: Draft, name: str, pattern: str, layers: Sequence[int]) -> list[str]:
+    """The weights that an input stands for, in layers that are stored alike."""
+    names, declared = [fill_in(pattern, layer) for layer in layers], draft.book.declared
+    kind = (declared[name].dtype, declared[name].shape)
+    for other in names:
+        found = declared.get(other)
+        if found is None or (found.dtype, found.shape) != kind:
+            raise ExportError(f"{other} is not stored as {name} is, and layers share a graph")
+    return names
 
 
 def take_one_token(draft: Draft) -> None:

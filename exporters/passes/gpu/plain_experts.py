@@ -28,7 +28,7 @@ from lfm2_deploy.config import MoeConfig
 
 
 @dataclass(frozen=True, slots=True)
-class _Stack:
+class Stack:
     """All experts of a layer.
 
     Args:
@@ -45,11 +45,6 @@ class _Stack:
     second: ir.Value
     scales: tuple[ir.Value, ir.Value] | None
 
-    @property
-    def bound(self) -> list[str]:
-        """Names of all tensors."""
-        return [name_of(value) for value in (self.first, self.second, *(self.scales or ()))]
-
 
 def lower_gathered_experts(multiply: Product) -> Callable[[Draft], None]:
     """A pass for graphs of one token."""
@@ -61,13 +56,13 @@ def lower_dense_experts(multiply: Product) -> Callable[[Draft], None]:
     return functools.partial(_lower_each, lower=functools.partial(_lower_dense, multiply))
 
 
-def _lower_each(draft: Draft, lower: Callable[[Rewriter, _Stack], ir.Value]) -> None:
+def _lower_each(draft: Draft, lower: Callable[[Rewriter, Stack], ir.Value]) -> None:
     for node in draft.find("Experts"):
         rewriter = Rewriter(draft, node)
-        rewriter.finish(lower(rewriter, _declare(rewriter)))
+        rewriter.finish(lower(rewriter, declare_stack(rewriter)))
 
 
-def _lower_gathered(multiply: Product, rewriter: Rewriter, stack: _Stack) -> ir.Value:
+def _lower_gathered(multiply: Product, rewriter: Rewriter, stack: Stack) -> ir.Value:
     moe, op = stack.moe, rewriter.op
     chosen = choose(rewriter, moe)
     weights = weigh(rewriter, moe, chosen.probabilities, chosen)
@@ -80,11 +75,11 @@ def _lower_gathered(multiply: Product, rewriter: Rewriter, stack: _Stack) -> ir.
     if stack.scales is None:
         return _multiply_floats(rewriter, pick(stack.first), pick(stack.second), weights)
     scales = (pick(stack.scales[0]), pick(stack.scales[1]))
-    some = _Stack(moe, stack.plan, pick(stack.first), pick(stack.second), scales)
+    some = Stack(moe, stack.plan, pick(stack.first), pick(stack.second), scales)
     return _multiply_packed(rewriter, multiply, some, moe.num_experts_per_tok, weights)
 
 
-def _lower_dense(multiply: Product, rewriter: Rewriter, stack: _Stack) -> ir.Value:
+def _lower_dense(multiply: Product, rewriter: Rewriter, stack: Stack) -> ir.Value:
     moe, chosen = stack.moe, choose(rewriter, stack.moe)
     weights = weigh(rewriter, moe, chosen.probabilities, chosen)
     weights = spread(rewriter, moe, weights, chosen)
@@ -108,20 +103,14 @@ def _multiply_floats(
 
 
 def _multiply_packed(
-    rewriter: Rewriter, multiply: Product, stack: _Stack, count: int, weights: ir.Value
+    rewriter: Rewriter, multiply: Product, stack: Stack, count: int, weights: ir.Value
 ) -> ir.Value:
     """Two products over C experts laid side by side; weights [1, S, C]."""
     assert stack.scales is not None
-    op, ints, plan = rewriter.op, rewriter.ints, stack.plan
+    op, ints = rewriter.op, rewriter.ints
     hidden, wide = rewriter.draft.config.hidden_size, stack.moe.moe_intermediate_size
-
-    def pack(levels: ir.Value, scales: ir.Value, rows: int, columns: int) -> Packed:
-        groups, size = columns // plan.group, plan.group * plan.bits // 8
-        levels = op("Reshape", [levels, ints(rows, groups, size)])
-        scales = op("Reshape", [scales, ints(rows, groups)])
-        return Packed(levels, scales, (rows, columns), plan.bits, plan.group)
-
-    first = pack(stack.first, stack.scales[0], count * 2 * wide, hidden)
+    pack = functools.partial(lay_out, rewriter, stack.plan)
+    first = pack(stack.first, stack.scales[0], (count * 2 * wide, hidden))
     x = multiply(rewriter, rewriter.node.inputs[0], first)
     x = op("Reshape", [x, ints(1, -1, count, 2 * wide)])
     gate, up = op("Split", [x], outputs=2, axis=-1, num_outputs=2)
@@ -130,11 +119,26 @@ def _multiply_packed(
     inner = op("Reshape", [inner, ints(1, -1, count * wide)])
     # An expert's columns lie one after another; the second product wants them side by side.
     levels, scales = (op("Transpose", [v], perm=[1, 0, 2]) for v in (stack.second, stack.scales[1]))
-    return multiply(rewriter, inner, pack(levels, scales, hidden, count * wide))
+    return multiply(rewriter, inner, pack(levels, scales, (hidden, count * wide)))
 
 
-def _declare(rewriter: Rewriter) -> _Stack:
-    """The stacked tensors of the node's experts, declared and filled once."""
+def lay_out(
+    rewriter: Rewriter,
+    plan: TensorPlan,
+    levels: ir.Value,
+    scales: ir.Value,
+    shape: tuple[int, int],
+) -> Packed:
+    """Bytes and scales of any shape, in order -> a matrix of `shape`."""
+    op, ints, (rows, columns) = rewriter.op, rewriter.ints, shape
+    groups, size = columns // plan.group, plan.group * plan.bits // 8
+    levels = op("Reshape", [levels, ints(rows, groups, size)])
+    scales = op("Reshape", [scales, ints(rows, groups)])
+    return Packed(levels, scales, shape, plan.bits, plan.group)
+
+
+def declare_stack(rewriter: Rewriter) -> Stack:
+    """The stacked tensors of the node's experts, declared and filled once for all graphs."""
     draft = rewriter.draft
     assert draft.config.moe is not None
     name = name_of(rewriter.node.inputs[3])
@@ -143,7 +147,7 @@ def _declare(rewriter: Rewriter) -> _Stack:
     return declare(draft, draft.config.moe, plan, prefix)
 
 
-def _declare_packed(draft: Draft, moe: MoeConfig, plan: TensorPlan, prefix: str) -> _Stack:
+def _declare_packed(draft: Draft, moe: MoeConfig, plan: TensorPlan, prefix: str) -> Stack:
     hidden, wide, group = draft.config.hidden_size, moe.moe_intermediate_size, plan.group
     names = [f"{prefix}.{part}" for part in ("gate_up", "down", "gate_up.scales", "down.scales")]
     is_new = names[0] not in draft.book.declared
@@ -169,10 +173,10 @@ def _declare_packed(draft: Draft, moe: MoeConfig, plan: TensorPlan, prefix: str)
         return first, second, first_scales, second_scales
 
     _fill(draft, moe, prefix, encode, names, is_new)
-    return _Stack(moe, plan, values[0], values[1], (values[2], values[3]))
+    return Stack(moe, plan, values[0], values[1], (values[2], values[3]))
 
 
-def _declare_floats(draft: Draft, moe: MoeConfig, plan: TensorPlan, prefix: str) -> _Stack:
+def _declare_floats(draft: Draft, moe: MoeConfig, plan: TensorPlan, prefix: str) -> Stack:
     hidden, wide = draft.config.hidden_size, moe.moe_intermediate_size
     dtype = FLOATS[plan.bits]
     names = [f"{prefix}.{part}.turned" for part in ("gate_up", "down")]
@@ -185,7 +189,7 @@ def _declare_floats(draft: Draft, moe: MoeConfig, plan: TensorPlan, prefix: str)
         return to_float(joined, dtype, names[0]), to_float(down.T, dtype, names[1])
 
     _fill(draft, moe, prefix, encode, names, is_new)
-    return _Stack(moe, plan, first, second, None)
+    return Stack(moe, plan, first, second, None)
 
 
 def _fill(

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 
 import onnx_ir as ir
 
 from exporters.draft import Draft, Rewriter, name_of
 from exporters.passes.clean_up import leave_only
+from exporters.passes.lower_experts import layer_of, next_sum
 from exporters.passes.ov.linear import matmul
 from exporters.passes.ov.weights import projection_weight
 from lfm2_deploy.static_graphs import (
@@ -29,8 +29,7 @@ def cut_segments(steps: int, dtype: ir.DataType) -> Callable[[Draft], None]:
         shape = (1, steps, draft.config.hidden_size)
         for node in draft.find("Experts"):
             layer, x = layer_of(node), node.inputs[0]
-            (add,) = (use.node for use in node.outputs[0].uses())
-            residual = next(v for v in add.inputs if v is not node.outputs[0])
+            add, residual = next_sum(node)
             for value, name in (
                 (residual, name_residual(layer)),
                 (x, name_expert_input(layer)),
@@ -147,13 +146,6 @@ def _lower_expert(
     y = project(rewriter, gated, f"{prefix}.w2.weight")
     cast: ir.Value = op("Cast", [y], to=dtype)
     return cast
-
-
-def layer_of(node: ir.Node) -> int:
-    """Of an Experts node, the layer's number, from its weights' names."""
-    found = re.search(r"\.layers\.(\d+)\.", name_of(node.inputs[3]))
-    assert found is not None
-    return int(found[1])
 
 
 def _replace_router_input(
