@@ -28,21 +28,22 @@ def test_prompts_that_come_out_right_stay_in_one_piece(runtime: GpuRuntime) -> N
     assert runtime.info.notes == ()
 
 
-def test_prompts_that_come_out_wrong_are_appended_singly(
-    runtime: GpuRuntime, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("wrong_from", "size"), [(32, 16), (9, 1)])
+def test_prompts_that_come_out_wrong_are_cut_into_pieces_that_do_not(
+    wrong_from: int, size: int, runtime: GpuRuntime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     call, counts = GpuSession._call, []
 
-    def lose_the_ninth(self: GpuSession, ids: Any, wanted: Any) -> FloatArray:
+    def spoil(self: GpuSession, ids: Any, wanted: Any) -> FloatArray:
         counts.append(len(ids))
         logits = call(self, ids, wanted)
-        return logits + np.float32(0.5) if len(ids) > 8 else logits
+        return logits + np.float32(0.5) if len(ids) >= wrong_from else logits
 
-    monkeypatch.setattr(GpuSession, "_call", lose_the_ninth)
+    monkeypatch.setattr(GpuSession, "_call", spoil)
     check_prompts(runtime)
-    assert runtime.prompt_chunk == 1
+    assert runtime.prompt_chunk == size
     (note,) = runtime.info.notes
-    assert "token by token" in note
+    assert f"pieces of {size}" in note
     counts.clear()
-    runtime.open(1, 32).prefill([list(range(20))])
-    assert counts == [1] * 20
+    runtime.open(1, 64).prefill([list(range(48))])
+    assert counts == [size] * (48 // size)

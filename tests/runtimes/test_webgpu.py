@@ -215,20 +215,20 @@ def test_recordings_are_used_where_they_are_right(
 
 
 @each_case
-def test_prompts_stay_in_one_piece_where_that_is_right(
+def test_prompts_go_in_the_largest_pieces_that_come_out_right(
     examine: Examine, kind: str, precision: str
 ) -> None:
-    # QMoE in 8 bits is wrong for several tokens of this model (onnxruntime-ep-webgpu 0.4.0);
-    # should another version do better, this is to be changed.
-    is_wrong = (kind, precision) == ("moe", "int8")
-    assert examine(kind, precision)["prompt_chunk"] == (1 if is_wrong else None)
+    # QMoE in 8 bits is wrong for several tokens of this model, with onnxruntime-ep-webgpu 0.4.0;
+    # flash attention for 32 and more where subgroups are small, as lavapipe's.
+    wrong_experts = (kind, precision) == ("moe", "int8")
+    assert examine(kind, precision)["prompt_chunk"] in ([1] if wrong_experts else [None, 16])
 
 
 def test_replays_far_into_a_row_are_those_of_plain_calls(
     bundle_for: Callable[..., Bundle],
 ) -> None:
     # Attention is cut into more parts there, and buffers have grown.
-    assert work("replay_far", str(bundle_for("dense", "int4").path), 1020, 12) == [0.0, 0.0]
+    assert work("replay_far", str(bundle_for("dense", "int4").path), 508, 12) == [0.0, 0.0]
 
 
 def test_wrong_replay_is_found_at_load(bundle_for: Callable[..., Bundle]) -> None:
