@@ -26,7 +26,8 @@ from typing import Any
 import numpy as np
 import openvino as ov
 
-from exporters.pipeline import ExportOptions, export_checkpoint
+from exporters.options import ExportOptions
+from exporters.pipeline import export_checkpoint
 from exporters.targets.npu import NPU
 from lfm2_deploy.bundle import Bundle
 from lfm2_deploy.checkpoint import open_checkpoint

@@ -152,7 +152,7 @@ CLUSTER_RECIPE = Entry(
 # Pure arithmetic: it needs nothing that running does not.
 PLANNER = Entry("exporters.quantize.plan", "plan_tensors", (), _RUN, "planning")
 EXPORTER = Entry("exporters.pipeline", "export_checkpoint", _TRACING, _EXPORT, "exporting")
-EXPORT_OPTIONS = Entry("exporters.pipeline", "ExportOptions", _TRACING, _EXPORT, "exporting")
+EXPORT_OPTIONS = Entry("exporters.options", "ExportOptions", _TRACING, _EXPORT, "exporting")
 
 
 def list_entries(kind: Kind) -> dict[str, Entry]:

@@ -3,9 +3,10 @@
 Not any number does everywhere, and nothing is said. On Mesa's lavapipe (25.0.7), single tokens
 were right, and of several at once were wrong:
 
-- with flash attention, all from the Nth on, where N is the size of a subgroup (4 and 8 tried): calls
-  of 32 tokens and more with onnxruntime-ep-webgpu 0.4.0, of 2 and more with onnxruntime-webgpu 1.27.0.
-  Where subgroups of 32 were wrong on NVIDIA, it was mended: onnxruntime pull request 28520;
+- with flash attention, all from the Nth on, where N is the size of a subgroup (4 and 8 tried):
+  calls of 32 tokens and more with onnxruntime-ep-webgpu 0.4.0, of 2 and more with
+  onnxruntime-webgpu 1.27.0. Subgroups of 32 were wrong on NVIDIA, and were mended in
+  onnxruntime's pull request 28520;
 - QMoE in 8 bits of experts 96 wide, from calls of 4 tokens on, with 0.4.0.
 
 So it is tried at load, and prompts are appended in the largest pieces that come out right.

@@ -49,7 +49,7 @@ def test_weights_on_disk_are_those_of_the_bundle(
 
 def test_planned_and_made_bundles_take_the_same() -> None:
     config = open_checkpoint(str(DEMO_MODEL)).config
-    from exporters.pipeline import summarize_plan
+    from exporters.describe import summarize_plan
 
     lines = summarize_plan(plan_tensors(list_weights(config), "int4"))
     assert measure_footprint(config, expand_plan(config, lines), 100) == plan(config, "int4")

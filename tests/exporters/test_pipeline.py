@@ -14,14 +14,9 @@ import onnx
 import pytest
 
 import exporters.pipeline
-from exporters.pipeline import (
-    ExportOptions,
-    build_draft,
-    build_drafts,
-    choose_context,
-    export_checkpoint,
-    summarize_plan,
-)
+from exporters.describe import summarize_plan
+from exporters.options import ExportOptions, choose_context
+from exporters.pipeline import build_draft, build_drafts, export_checkpoint
 from exporters.quantize.plan import PRECISIONS, Precision, plan_tensors
 from exporters.stitch import BlockTracer
 from exporters.targets.cpu import CPU, PASSES

@@ -18,7 +18,8 @@ import onnx
 import pytest
 import torch
 
-from exporters.pipeline import ExportOptions, export_checkpoint
+from exporters.options import ExportOptions
+from exporters.pipeline import export_checkpoint
 from lfm2_deploy import export
 from lfm2_deploy.bundle import Bundle, open_bundle
 from lfm2_deploy.checkpoint import open_checkpoint

@@ -65,8 +65,8 @@ def multiply_packed(rewriter: Rewriter, x: ir.Value | None, packed: Packed) -> i
     """MatMulNBits with scales alone: its zero point is half the range.
 
     No accuracy level: at 4 WebGPU may round a prompt's activations to 8 bits, which is faster
-    on a GPU (not measured: there was none). Of six greedy texts of the demo model in int4, five
-    were then no longer target cpu's for 64 tokens; without it one is not.
+    on a GPU (not measured: there was none). Of six greedy texts of the demo model in int4, four
+    then left target cpu's within 64 tokens; without it one does.
     """
     return _multiply(rewriter, x, packed, None)
 

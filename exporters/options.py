@@ -1,0 +1,147 @@
+"""What to make of a checkpoint, checked against what the target can."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from exporters.quantize.plan import Precision
+from exporters.quantize.ranges import Ranges
+from exporters.targets.target import Part, Target, Wanted
+from lfm2_deploy.bundle import BlobRecord, GraphRecord
+from lfm2_deploy.config import Lfm2Config
+from lfm2_deploy.contracts import Progress
+from lfm2_deploy.errors import ExportError
+
+# LFM2's conversations are 32,768 tokens long; a longer context is asked for by --context.
+DEFAULT_CONTEXT = 32_768
+# Attention's scores of a chunk grow with its square.
+SMALLEST_CHUNK, LARGEST_CHUNK = 2, 4096
+
+# (folder, graphs, progress) -> the blobs it put into the folder.
+GraphCompiler = Callable[[Path, Sequence[GraphRecord], Progress], tuple[BlobRecord, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class ExportOptions:
+    """What to make.
+
+    Args:
+        target: where it will run.
+        precision: how weights are stored.
+        context_length: most tokens a row may hold; None for the model's, at most 32,768.
+        overwrite: replace a bundle that is already there.
+        resume: go on where an interrupted export of the same to the same place ended.
+        chunk: tokens that one call of a prompt takes, for targets of fixed shapes; None for
+            the target's own choice.
+        experts: device that runs a mixture's experts, for targets that leave a choice.
+        compile_graphs: compiles the graphs ahead of time, for targets that can be.
+        remarks: for the manifest's notes, beside what the target itself says.
+        calibration: token ids to find the ranges of activations with, rows of one length, for
+            targets and precisions that need them.
+        ranges: what calibration found; filled in by `export_checkpoint`.
+
+    Raises:
+        ExportError: the target has no such precision, or no chunk, or the chunk is not possible.
+    """
+
+    target: Target
+    precision: Precision
+    context_length: int | None = None
+    overwrite: bool = False
+    resume: bool = False
+    chunk: int | None = None
+    experts: str | None = None
+    compile_graphs: GraphCompiler | None = None
+    remarks: tuple[str, ...] = ()
+    calibration: Sequence[Sequence[int]] = ()
+    ranges: Ranges = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.precision not in self.target.precisions:
+            raise ExportError(
+                f"target {self.target.name} has no precision {self.precision!r}: "
+                f"expected one of {', '.join(self.target.precisions)}"
+            )
+        if self.chunk is not None and not self.target.chunk:
+            raise ExportError(
+                f"target {self.target.name} takes prompts of any length: leave --chunk out"
+            )
+        if self.chunk is not None and not SMALLEST_CHUNK <= self.chunk <= LARGEST_CHUNK:
+            raise ExportError(
+                f"--chunk {self.chunk} is not possible: expected {SMALLEST_CHUNK} to "
+                f"{LARGEST_CHUNK}"
+            )
+
+        if self.compile_graphs is not None and not self.target.compiles:
+            raise ExportError(
+                f"target {self.target.name} is compiled where it runs: leave --compile out"
+            )
+        if self.experts is not None and self.experts not in self.target.experts:
+            choice = ", ".join(self.target.experts) or "none: leave --experts out"
+            raise ExportError(
+                f"target {self.target.name} cannot have experts on {self.experts!r}: "
+                f"expected {choice}"
+            )
+
+    def list_parts(self, config: Lfm2Config) -> tuple[Part, ...]:
+        """The graphs to make for a model."""
+        experts = self.experts or next(iter(self.target.experts), "")
+        return self.target.make_parts(
+            Wanted(config, experts, self.precision, self.fixed_chunk, self.ranges)
+        )
+
+    def list_notes(self, config: Lfm2Config) -> tuple[str, ...]:
+        """What a user should know of what was asked for."""
+        notes = (*self.remarks, *self.target.notes(self.precision))
+        if self.experts is not None and config.moe is None:
+            notes += (f"the model has no experts: --experts {self.experts} changed nothing",)
+        if self.ranges:
+            tokens = sum(map(len, self.calibration))
+            notes += (f"ranges of activations were found on {tokens} tokens",)
+        return notes
+
+    def fit_chunk(self, context_length: int) -> ExportOptions:
+        """The same, with a chunk that is no longer than the context.
+
+        Raises:
+            ExportError: the user asked for a longer one, or the context is too short for any.
+        """
+        if not self.target.chunk:
+            return self
+        if context_length < SMALLEST_CHUNK:
+            raise ExportError(
+                f"--context {context_length} is not possible: target {self.target.name} expects "
+                f"{SMALLEST_CHUNK} or more"
+            )
+        if self.chunk is not None and self.chunk > context_length:
+            raise ExportError(
+                f"--chunk {self.chunk} is longer than the context of {context_length}: choose "
+                f"--chunk {context_length} or less, or a longer --context"
+            )
+        return replace(self, chunk=min(self.fixed_chunk, context_length))
+
+    @property
+    def fixed_chunk(self) -> int:
+        """Tokens of a call, or 0."""
+        return self.chunk or self.target.chunk
+
+
+def choose_context(config: Lfm2Config, asked: int | None, usual: int | None = None) -> int:
+    """The context length to build for.
+
+    Args:
+        config: the model.
+        asked: by the user, if at all.
+        usual: the target's default, if it has one.
+
+    Raises:
+        ExportError: more was asked for than the model has positions.
+    """
+    longest = config.max_position_embeddings
+    if asked is None:
+        return min(usual or DEFAULT_CONTEXT, longest)
+    if not 1 <= asked <= longest:
+        raise ExportError(f"--context {asked} is not possible: expected 1 to {longest}")
+    return asked
