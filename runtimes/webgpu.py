@@ -16,7 +16,7 @@ from lfm2_deploy.bundle import Bundle
 from runtimes.gpu_capture import check_capture
 from runtimes.gpu_memory import DeviceMemory, Memory, SessionMemory
 from runtimes.gpu_model import GpuRuntime, check_runtime, make_info
-from runtimes.gpu_prompts import check_prompts
+from runtimes.gpu_prompts import check_prompts, send_singly
 from runtimes.gpu_provider import load_graph, load_graph_on_cpu, make_gpu_options
 from runtimes.gpu_shapes import AnyLength
 from runtimes.ort_plugins import ProviderDevice, find_device
@@ -61,5 +61,8 @@ def _load_on(bundle: Bundle, device: ProviderDevice) -> GpuRuntime:
     info = make_info(_RUNTIME, device.describe(), appends_many=True)
     runtime = GpuRuntime(bundle, AnyLength(bundle, load_one), memory, info, captures=is_plugin)
     check_capture(runtime)
-    check_prompts(runtime)
+    if bundle.config.moe is not None and bundle.manifest.precision in ("int8", "int4"):
+        send_singly(runtime)
+    else:
+        check_prompts(runtime)
     return runtime

@@ -158,6 +158,24 @@ def causal_conv(graph: Graph) -> Iterator[Fault]:
 
 
 @rule(
+    "webgpu/qmoe-several-tokens",
+    Outcome.REMARK,
+    advice="give it one token a call; this package's runtime does so",
+    source="contrib_ops/webgpu/moe/gate.wgsl.template, onnxruntime 1.32; seen with "
+    "onnxruntime-ep-webgpu 0.4.0 on lavapipe: other logits from run to run",
+)
+def qmoe_several_tokens(graph: Graph) -> Iterator[Fault]:
+    """With several tokens QMoE clears its experts' counts while they may be counted already, and
+    loses tokens, silently. A graph that takes any number is right for single ones: whoever calls it
+    must know."""
+    for node in graph.find_fused("QMoE"):
+        x = node.input(0)
+        shape = None if x is None else x.shape
+        if shape is None or any(size != 1 for size in shape[:-1]):
+            yield Fault("several tokens in a call", "one, or a caller who knows", node)
+
+
+@rule(
     "webgpu/channels-last",
     Outcome.REMARK,
     advice="run it through the plugin, or keep channels first",
@@ -179,6 +197,7 @@ _RULES = (
     int64,
     qmoe_inputs,
     qmoe_bits,
+    qmoe_several_tokens,
     matmul,
     attention_norms,
     causal_conv,

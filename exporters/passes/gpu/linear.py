@@ -64,9 +64,9 @@ def lower_linear(multiply: Product) -> Callable[[Draft], None]:
 def multiply_packed(rewriter: Rewriter, x: ir.Value | None, packed: Packed) -> ir.Value:
     """MatMulNBits with scales alone: its zero point is half the range.
 
-    No accuracy level: at 4 WebGPU may round a prompt's activations to 8 bits, which is faster
-    on a GPU (not measured: there was none). Of six greedy texts of the demo model in int4, four
-    then left target cpu's within 64 tokens; without it one does.
+    No accuracy level: at 4 WebGPU may round a prompt's activations to 8 bits
+    (CanApplyDP4AMatrixMatMulNBits in onnxruntime), which is faster on a GPU; how much could not
+    be measured. Without it prompts are read as exactly as tokens are decoded.
     """
     return _multiply(rewriter, x, packed, None)
 

@@ -21,6 +21,11 @@ def _(bad: bool) -> Sketch:
     return experts(expert_weight_bits=2 if bad else 4)
 
 
+@plant("webgpu/qmoe-several-tokens")
+def _(bad: bool) -> Sketch:
+    return experts(tokens="n" if bad else 1)
+
+
 @plant("webgpu/attention-norms")
 def _(bad: bool) -> Sketch:
     return attention(QK_NORM if bad else f"{QK_NORM} norm", do_rotary=1)

@@ -61,14 +61,19 @@ def attention(
     return Sketch([*total, node], given, norms)
 
 
-def experts(inputs: str = "x r w s - v t", name: str = "ms.QMoE", **more: object) -> Sketch:
+def experts(
+    inputs: str = "x r w s - v t",
+    name: str = "ms.QMoE",
+    tokens: int | str = "n",
+    **more: object,
+) -> Sketch:
     """One QMoE of two experts, 64 wide."""
     attributes = {"k": 1, "expert_weight_bits": 4, "accuracy_level": 4, "swiglu_fusion": 1}
     attributes |= {"activation_type": "swiglu", "block_size": 32} | more
     kept = {key: value for key, value in attributes.items() if value is not None}
     return Sketch(
         [op(name, inputs, **kept)],
-        {"x": ("float32", ["n", 64]), "r": ("float32", ["n", 2])},
+        {"x": ("float32", [tokens, 64]), "r": ("float32", [tokens, 2])},
         {
             "w": ("uint8", [2, 128, 32]),
             "s": ("float32", [2, 128, 2]),
