@@ -91,8 +91,11 @@ def export(
         )
     remarks = (target.describe(),) if isinstance(target, Choice) else ()
     target = target.target if isinstance(target, Choice) else target.lower()
+    found = find_target(target)
+    if compile_for and not found.compiles:
+        raise ExportError(f"target {target} is compiled where it runs: leave --compile out")
     options = EXPORT_OPTIONS.load()(
-        find_target(target),
+        found,
         precision,
         context_length,
         overwrite,

@@ -87,6 +87,13 @@ LINTS: Mapping[str, Entry] = {
         ("qnn", "qnn", "QNN"),
     )
 }
+# What people call targets that are called otherwise here.
+_HINTS = {
+    **dict.fromkeys(("gpu", "vulkan", "cuda", "nvidia", "amd", "metal"), "webgpu"),
+    **dict.fromkeys(("dml", "windowsml", "winml"), "directml"),
+    **dict.fromkeys(("openvino", "intel"), "igpu, npu or openvino-cpu"),
+    **dict.fromkeys(("qualcomm", "snapdragon", "htp"), "qnn"),
+}
 # What compiles a target's graphs ahead of time, given platforms; Intel's is below.
 GRAPH_COMPILERS: Mapping[str, Entry] = {
     "qnn": Entry(
@@ -193,8 +200,10 @@ def find_entry(kind: Kind, name: str) -> Entry:
         raise RuntimeUnavailableError(clash)
     entries = list_entries(kind)
     if name not in entries:
+        hint = f"; for {name} try {_HINTS[name]}" if kind == "target" and name in _HINTS else ""
+        auto = ", or auto" if kind == "target" else ""
         raise RuntimeUnavailableError(
-            f"there is no {kind} {name!r}: expected one of {', '.join(entries)}"
+            f"there is no {kind} {name!r}: expected one of {', '.join(entries)}{auto}{hint}"
         )
     return entries[name]
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import onnxruntime as ort
 
 from lfm2_deploy.errors import BundleError, RuntimeUnavailableError
+from runtimes.device_check import shorten_reason
 from runtimes.ort_plugins import ProviderDevice
 
 CPU_PROVIDER = "CPUExecutionProvider"
@@ -137,5 +138,4 @@ def load_graph_on_cpu(
 
 
 def _shorten(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
+    return shorten_reason(str(error)) or type(error).__name__

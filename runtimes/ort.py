@@ -42,7 +42,7 @@ def load(bundle: Bundle, *, threads: int | None = None, device: str | None = Non
     if device not in (None, "cpu"):
         raise RuntimeUnavailableError(
             f"{bundle.path} was made for the CPU and cannot run on {device!r}: "
-            "export the model with --target auto, or for a device: igpu, webgpu, directml, npu"
+            "export the model with --target auto, or for a device: igpu, webgpu, directml, npu, qnn"
         )
     return OrtRuntime(bundle, threads)
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
+import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -25,6 +26,7 @@ import onnxruntime as ort
 from lfm2_deploy.errors import RuntimeUnavailableError
 from lfm2_deploy.plugins import Plugin, find_clashes, list_plugins
 from runtimes import windows_ml
+from runtimes.quiet import stdout_to_stderr
 
 # Packages that bring a library: provider -> module, and what pip calls it.
 KNOWN = {
@@ -42,6 +44,11 @@ _HARDWARE_ONLY = {
 _EMULATIONS = ("llvmpipe", "lavapipe", "swiftshader", "basic render", "software")
 # Microsoft's Basic Render Driver (WARP), as DirectX names it.
 _WARP = (0x1414, 0x8C)
+_DIRECTML = "install onnxruntime-windowsml in place of onnxruntime"
+_ONLY_WINDOWS = (
+    "DirectML is a part of Windows; here --device cpu runs its graphs on the CPU, and --target "
+    "webgpu is for this system's GPUs"
+)
 # A remote service, not a device.
 _NO_DEVICE = {"AzureExecutionProvider"}
 
@@ -98,9 +105,17 @@ class ProviderDevice:
         """The same device, to be chosen by its provider's name and options."""
         return replace(self, handle=None)
 
+    @property
+    def words(self) -> str:
+        """What it can be asked for by, in lower case; an emulation's vendor is the CPU's."""
+        vendor = "software" if self.is_software else self.vendor
+        return f"{vendor} {self.description} {self.kind}".lower()
+
     def describe(self) -> str:
         """For people: "webgpu.0 (gpu, NVIDIA GeForce RTX 4070)"."""
-        words = self.description or self.vendor or "unnamed"
+        # An emulation's vendor is the CPU's, and would be taken for the GPU's.
+        words = self.description or ("an emulation" if self.is_software else self.vendor)
+        words = words or "unnamed"
         return f"{self.name} ({self.kind}{', software' if self.is_software else ''}, {words})"
 
 
@@ -161,7 +176,7 @@ def register(provider: str) -> None:
     Raises:
         RuntimeUnavailableError: no package brings it, or its library does not load.
     """
-    if provider in _registered or is_built_in(provider):
+    if provider in _registered or is_built_in(provider) or _is_listed(provider):
         return
     library = list_libraries().get(provider)
     if library is None:
@@ -171,9 +186,12 @@ def register(provider: str) -> None:
             f"onnxruntime {ort.__version__} takes no provider libraries, and {provider} of package "
             f"{library.package} is one: pip install 'onnxruntime>=1.32'"
         )
+    # It warns of what a user has asked for, such as a software adapter.
+    ort.set_default_logger_severity(3)
     try:
         path = library.find()
-        ort.register_execution_provider_library(provider, path)
+        with stdout_to_stderr():
+            ort.register_execution_provider_library(provider, path)
     except Exception as error:
         raise RuntimeUnavailableError(
             f"{provider} of package {library.package} does not load with onnxruntime "
@@ -183,12 +201,17 @@ def register(provider: str) -> None:
     _registered[provider] = path
 
 
+def _is_listed(provider: str) -> bool:
+    """Whether another part of this process loaded its library: twice would crash it."""
+    return any(device.ep_name == provider for device in _list_handles())
+
+
 def _explain_absence(provider: str) -> str:
     text = f"onnxruntime {ort.__version__} has no {provider}, and no package here brings it"
     if provider in KNOWN:
         return f"{text}: pip install {KNOWN[provider][1]}"
     if provider == "DmlExecutionProvider":
-        return f"{text}: on Windows, install onnxruntime-windowsml in place of onnxruntime"
+        return f"{text}: {_DIRECTML if sys.platform == 'win32' else _ONLY_WINDOWS}"
     offered = [offer.provider for offer in windows_ml.list_offers()]
     if provider in offered:
         return f"{text}; Windows ML offers it, and downloads it when a device of it is asked for"
@@ -231,12 +254,15 @@ def list_failures(providers: Iterable[str] | None = None) -> dict[str, str]:
     return failures
 
 
-def _list_listed() -> list[ProviderDevice]:
+def _list_handles() -> list[Any]:
     # onnxruntime before 1.23 lists none.
-    found = ort.get_ep_devices() if hasattr(ort, "get_ep_devices") else []
+    return list(ort.get_ep_devices()) if hasattr(ort, "get_ep_devices") else []
+
+
+def _list_listed() -> list[ProviderDevice]:
     counts: dict[str, int] = {}
     devices = []
-    for handle in found:
+    for handle in _list_handles():
         index = counts[handle.ep_name] = counts.get(handle.ep_name, -1) + 1
         devices.append(_describe(handle, index))
     return devices
@@ -287,7 +313,7 @@ def find_device(provider: str, asked: str | None) -> ProviderDevice:
     if number.isdigit() and _ALIASES.get(head, head) in ("", short):
         fitting = [device for device in devices if device.index == int(number)]
     else:
-        fitting = [d for d in devices if word in f"{d.vendor} {d.description} {d.kind}".lower()]
+        fitting = [device for device in devices if word in device.words]
     if len(fitting) != 1:
         several = "several devices are" if fitting else "there is no device"
         raise RuntimeUnavailableError(

@@ -12,7 +12,14 @@ from lfm2_deploy.manifest import GraphRecord
 from lfm2_deploy.session_checks import check_session
 from lfm2_deploy.static_graphs import DECODE, EMBED, EXPERTS, HEAD, PREFILL, ROUTERS
 from runtimes.qnn_contexts import find_contexts
-from runtimes.qnn_device import NPU, QnnDevice, create_host_session, create_session, find_device
+from runtimes.qnn_device import (
+    EMULATOR,
+    NPU,
+    QnnDevice,
+    create_host_session,
+    create_session,
+    find_device,
+)
 from runtimes.qnn_graph import OrtGraph
 from runtimes.separate_rows import SeparateRows
 from runtimes.static_experts import HostRouted, Mixture
@@ -50,7 +57,9 @@ class QnnRuntime:
         self.context_length: int = bundle.manifest.context_length
         self._model: StaticModel | None = _load_model(bundle, device, threads)
         capabilities = Capabilities(True, True, 0, True, 0, bundle.manifest.chunk)
-        self.info = RuntimeInfo("qnn", device.describe(), capabilities)
+        remark = f"runs on {device.describe()}: to check, not for speed"
+        notes = (remark,) if device.kind == EMULATOR else ()
+        self.info = RuntimeInfo("qnn", device.describe(), capabilities, notes)
 
     def open(self, batch_size: int = 1, capacity: int | None = None) -> Session:
         """A fresh session; see `contracts.Runtime.open`.

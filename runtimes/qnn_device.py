@@ -18,6 +18,7 @@ import onnxruntime_qnn
 
 from lfm2_deploy.errors import BundleError, RuntimeUnavailableError
 from runtimes.ort_options import PROVIDER, make_options
+from runtimes.quiet import stdout_to_stderr
 
 NAME = "QNNExecutionProvider"
 EMULATOR, NPU, CPU = "emulator", "npu", "cpu"
@@ -116,7 +117,8 @@ def list_devices() -> list[Any]:
         if not _list_own():
             try:
                 path = onnxruntime_qnn.get_library_path()
-                ort.register_execution_provider_library(NAME, path)
+                with stdout_to_stderr():
+                    ort.register_execution_provider_library(NAME, path)
             except Exception as error:
                 raise RuntimeUnavailableError(
                     f"{describe_package()} does not load into onnxruntime {ort.__version__} "
@@ -181,7 +183,8 @@ def _create(
     path: Path, options: ort.SessionOptions, providers: list[str] | None
 ) -> ort.InferenceSession:
     try:
-        return ort.InferenceSession(os.fspath(path), options, providers=providers)
+        with stdout_to_stderr():  # Qualcomm's emulator says a line of its own
+            return ort.InferenceSession(os.fspath(path), options, providers=providers)
     except Exception as error:
         raise BundleError(
             f"onnxruntime {ort.__version__} cannot load {path}: {_reason(error)}; export the model "
@@ -196,7 +199,8 @@ def list_refused(path: Path, device: QnnDevice) -> list[str]:
     options.add_provider_for_devices([device.device], device.options())
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     try:
-        session = ort.InferenceSession(os.fspath(path), options)
+        with stdout_to_stderr():
+            session = ort.InferenceSession(os.fspath(path), options)
     except Exception:  # the first error says more than this one
         return []
     return _list_elsewhere(session)

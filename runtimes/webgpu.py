@@ -7,12 +7,14 @@ compare.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import onnxruntime as ort
 
 from lfm2_deploy.bundle import Bundle
+from lfm2_deploy.errors import BundleError, RuntimeUnavailableError
 from runtimes.gpu_capture import check_capture
 from runtimes.gpu_memory import DeviceMemory, Memory, SessionMemory
 from runtimes.gpu_model import GpuRuntime, check_runtime, make_info
@@ -20,6 +22,7 @@ from runtimes.gpu_prompts import check_prompts, send_singly
 from runtimes.gpu_provider import load_graph, load_graph_on_cpu, make_gpu_options
 from runtimes.gpu_shapes import AnyLength
 from runtimes.ort_plugins import ProviderDevice, find_device
+from runtimes.vulkan import examine_vulkan
 
 PROVIDER = "WebGpuExecutionProvider"
 _RUNTIME = "webgpu"
@@ -57,12 +60,33 @@ def _load_on(bundle: Bundle, device: ProviderDevice) -> GpuRuntime:
     def load_one(path: Path, dims: Mapping[str, int]) -> ort.InferenceSession:
         return load_graph(path, device, make_gpu_options(dims), settings)
 
+    try:
+        graphs = AnyLength(bundle, load_one)
+    except BundleError as error:
+        _explain_vulkan(error)
+        raise
     memory: Memory = DeviceMemory("webgpu") if is_plugin else SessionMemory(PROVIDER, "webgpu")
     info = make_info(_RUNTIME, device.describe(), appends_many=True)
-    runtime = GpuRuntime(bundle, AnyLength(bundle, load_one), memory, info, captures=is_plugin)
+    if device.is_software:
+        info = replace(info, notes=(f"{info.device} computes on the CPU: to check, not for speed",))
+    runtime = GpuRuntime(bundle, graphs, memory, info, captures=is_plugin)
     check_capture(runtime)
     if bundle.config.moe is not None and bundle.manifest.precision in ("int8", "int4"):
         send_singly(runtime)
     else:
         check_prompts(runtime)
     return runtime
+
+
+def _explain_vulkan(error: BundleError) -> None:
+    """Say what is wrong with Vulkan, where it has no adapter and so no graph can run.
+
+    Raises:
+        RuntimeUnavailableError: it has none.
+    """
+    vulkan = examine_vulkan()
+    if vulkan["problems"] and not vulkan["adapters"]:
+        problem = vulkan["problems"][0]
+        raise RuntimeUnavailableError(
+            f"WebGPU runs nothing here: {problem['what']}; {problem['remedy']}"
+        ) from error

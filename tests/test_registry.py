@@ -59,6 +59,7 @@ def test_unknown_name_lists_the_choices(
     with pytest.raises(RuntimeUnavailableError) as caught:
         find(name)
     expected = f"there is no {kind} {name!r}: expected one of {', '.join(choices)}"
+    expected += ", or auto" if kind == "target" else ""
     assert str(caught.value) == expected
 
 
@@ -165,3 +166,11 @@ def test_own_name_is_found_without_looking_at_other_packages(
     monkeypatch.setattr("importlib.metadata.entry_points", fail)
     assert find_target("cpu").name == "cpu"
     assert callable(find_runtime("ort"))
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"), [("vulkan", "try webgpu"), ("dml", "try directml"), ("cuda", "try webgpu")]
+)
+def test_target_by_another_name_is_hinted_at(name: str, hint: str) -> None:
+    with pytest.raises(RuntimeUnavailableError, match=f"or auto; for {name} {hint}"):
+        find_target(name)

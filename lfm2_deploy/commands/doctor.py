@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Mapping
 from dataclasses import asdict
 from importlib import metadata
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,6 +14,7 @@ import typer
 from lfm2_deploy.commands.console import print_json
 from lfm2_deploy.commands.options import AsJson
 from lfm2_deploy.commands.ort_wheels import PURPOSES, find_conflicts
+from lfm2_deploy.contracts import NOT_RUN
 from lfm2_deploy.machine import describe_machine
 
 if TYPE_CHECKING:
@@ -73,7 +75,8 @@ def _examine(online: bool) -> dict[str, Any]:
     from lfm2_deploy.commands.doctor_devices import examine_auto, examine_ort, examine_vulkan
     from lfm2_deploy.registry import list_entries
 
-    vulkan = examine_vulkan()
+    vulkan, auto = examine_vulkan(), examine_auto()
+    idle = {found["target"]: found for found in auto if found["checked"] == NOT_RUN}
     rare = {name: version for name in _RARE_PACKAGES if (version := _find_version(name))}
     return {
         "python": _describe_python(),
@@ -81,15 +84,25 @@ def _examine(online: bool) -> dict[str, Any]:
         "conflicts": find_conflicts(metadata.packages_distributions()),
         "machine": asdict(describe_machine()),
         "disk_free_bytes": shutil.disk_usage(os.getcwd()).free,
-        "runtimes": {name: _describe_entry(e) for name, e in list_entries("runtime").items()},
+        "runtimes": {
+            name: {**_describe_entry(entry), "no_device": _describe_idle(idle.get(name))}
+            for name, entry in list_entries("runtime").items()
+        },
         "targets": {name: _describe_entry(e) for name, e in list_entries("target").items()},
         "plugin_problems": _list_plugin_problems(),
         "openvino": _examine_openvino(),
         "onnxruntime": examine_ort(vulkan),
         "vulkan": vulkan,
-        "auto": examine_auto(),
+        "auto": auto,
         "hub": _reach_hub() if online else None,
     }
+
+
+def _describe_idle(candidate: Mapping[str, Any] | None) -> str | None:
+    """Why a runtime called as a target has no device here; None where it has one."""
+    if candidate is None:
+        return None
+    return ": ".join(filter(None, [candidate["device"], candidate["reason"]]))
 
 
 def _list_plugin_problems() -> list[str]:

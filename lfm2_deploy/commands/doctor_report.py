@@ -12,7 +12,6 @@ from lfm2_deploy.commands.auto_report import print_choice
 from lfm2_deploy.commands.columns import Line, print_lines
 from lfm2_deploy.commands.console import format_bytes, output, print_facts, print_title
 from lfm2_deploy.commands.ort_wheels import explain_conflict, explain_purpose
-from lfm2_deploy.contracts import NOT_RUN
 from lfm2_deploy.machine import Machine
 
 _UNKNOWN = "unknown"
@@ -23,9 +22,8 @@ def print_report(report: Mapping[str, Any]) -> None:
     print_title("Computer")
     print_facts(_list_machine(Machine(**report["machine"]), report["disk_free_bytes"]))
     _print_packages(report)
-    idle = {f["target"]: _describe_idle(f) for f in report["auto"] if f["checked"] == NOT_RUN}
     _begin("Runtimes")
-    print_lines([_explain_runtime(n, entry, idle) for n, entry in report["runtimes"].items()])
+    print_lines([_explain_runtime(*item) for item in report["runtimes"].items()])
     _begin("Targets")
     print_lines([_explain_entry(*item) for item in report["targets"].items()])
     if report["plugin_problems"]:
@@ -88,14 +86,10 @@ def _list_machine(machine: Machine, disk_free: int) -> dict[str, str | Text]:
     }
 
 
-def _describe_idle(candidate: Mapping[str, Any]) -> str:
-    return ": ".join(filter(None, [candidate["device"], candidate["reason"]]))
-
-
-def _explain_runtime(name: str, entry: Mapping[str, Any], idle: Mapping[str, str]) -> Line:
+def _explain_runtime(name: str, entry: Mapping[str, Any]) -> Line:
     """Of a runtime called as its target: whether there is a device, besides the packages."""
-    if entry["available"] and name in idle:
-        return Line(name, "no device", "yellow", f"{entry['summary']}: {idle[name]}")
+    if entry["available"] and entry["no_device"] is not None:
+        return Line(name, "no device", "yellow", f"{entry['summary']}: {entry['no_device']}")
     return _explain_entry(name, entry)
 
 

@@ -30,6 +30,10 @@ _STYLES = {
 }
 
 
+# Of bundles for several devices, what a target has besides its own graphs.
+_BESIDE = {"cpu": ("cpu",), "openvino-cpu": ("cpu",), "igpu": ("gpu",)}
+
+
 @dataclass(frozen=True, slots=True)
 class Subject:
     """What is to be looked at.
@@ -124,11 +128,12 @@ def _open_bundle(path: Path, target: str | None) -> Subject:
     from lfm2_deploy.bundle import open_bundle
 
     bundle = open_bundle(path)
-    records = bundle.manifest.graphs
-    there = dict.fromkeys(one.file for one in records if one.device == "target")
-    elsewhere = tuple(f"{one.file} ({one.device})" for one in records if one.device != "target")
-    graphs = tuple(path / file for file in there)
-    return Subject(target or bundle.manifest.target, graphs, elsewhere)
+    records, asked = bundle.manifest.graphs, target or bundle.manifest.target
+    # Graphs beside the target's own are for the CPU or GPU.
+    here = {"target", *_BESIDE.get(asked, ())}
+    there = dict.fromkeys(one.file for one in records if one.device in here)
+    elsewhere = tuple(f"{one.file} ({one.device})" for one in records if one.device not in here)
+    return Subject(asked, tuple(path / file for file in there), elsewhere)
 
 
 def _choose_files(subject: Subject, linter: Linter) -> tuple[Path, ...]:

@@ -132,3 +132,11 @@ def test_text_file_that_load_would_refuse_is_refused_at_export(
     (model / name).write_text(content)
     fails(run("export", model, tmp_path / "out"))
     assert not (tmp_path / "out").exists()
+
+
+def test_compiling_for_a_target_that_is_not_is_refused_before_a_compiler_is_looked_for(
+    run: Callable, tmp_path: Path, fails: Callable
+) -> None:
+    # It asked for openvino, which has nothing to do with DirectML.
+    result = run("export", DEMO_MODEL, tmp_path / "x", "--target", "directml", "--compile")
+    fails(result, "target directml is compiled where it runs: leave --compile out")

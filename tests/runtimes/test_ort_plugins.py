@@ -48,6 +48,9 @@ class FakeOrt:
     def get_ep_devices(self) -> list[Any]:
         return self.listed
 
+    def set_default_logger_severity(self, severity: int) -> None:
+        pass
+
     def register_execution_provider_library(self, name: str, path: str) -> None:
         if path == "/broken.so":
             raise RuntimeError("Failed to load library /broken.so\n  undefined symbol: x")
@@ -156,7 +159,7 @@ def test_device_that_is_not_one_lists_them_all(asked: str, words: str, gpus: Fak
     assert words in str(caught.value)
     assert str(caught.value).endswith(
         "expected one of webgpu.0 (gpu, NVIDIA GeForce RTX 4070), "
-        "webgpu.1 (gpu, Intel(R) Arc(TM) Graphics), webgpu.2 (cpu, software, AMD)"
+        "webgpu.1 (gpu, Intel(R) Arc(TM) Graphics), webgpu.2 (cpu, software, an emulation)"
     )
 
 
@@ -198,7 +201,7 @@ def test_library_that_does_not_load_is_told_with_its_error(ort: FakeOrt, install
     ("provider", "remedy"),
     [
         (WEBGPU, "pip install onnxruntime-ep-webgpu"),
-        ("DmlExecutionProvider", "onnxruntime-windowsml in place of onnxruntime"),
+        ("DmlExecutionProvider", "DirectML is a part of Windows"),
         ("AcmeExecutionProvider", "no package here brings it"),
     ],
 )
@@ -261,3 +264,23 @@ def test_windows_ml_is_asked_to_download_only_for_a_device_that_was_asked_for(
     assert find_device(vitis, "npu").description == "AMD NPU"
     assert downloaded == [vitis]
     assert ort.registered == [(vitis, "/vitis.dll")]
+
+
+def test_library_that_another_part_of_the_process_loaded_is_not_loaded_again(
+    ort: FakeOrt, install: Module
+) -> None:
+    # onnxruntime 1.32 crashes where a library is registered twice.
+    install("fake_webgpu", "/webgpu.so")
+    ort.listed = [*ort.listed, device(WEBGPU, "GPU", "NVIDIA")]
+    register(WEBGPU)
+    assert ort.registered == []
+
+
+def test_emulation_is_not_found_by_the_name_of_the_cpu_s_vendor(
+    ort: FakeOrt, install: Module
+) -> None:
+    install("fake_webgpu", "/webgpu.so")
+    ort.brings[WEBGPU] = [device(WEBGPU, "CPU", "AMD")]
+    with pytest.raises(RuntimeUnavailableError, match="there is no device 'amd'"):
+        find_device(WEBGPU, "amd")
+    assert find_device(WEBGPU, "software").is_software
