@@ -48,7 +48,11 @@ layers lie.
 
 from __future__ import annotations
 
+import json
+from math import prod
 from typing import Any, NamedTuple
+
+from lfm2_deploy.errors import BundleError
 
 MODEL, PREFILL, DECODE = "model", "prefill", "decode"
 FIRST, LAST = "prefill.first", "prefill.last"
@@ -75,6 +79,9 @@ SUMMED = 8
 EVERY_LAYER = "*"
 
 BOUND_WEIGHTS = "lfm2_deploy.bound_weights"
+# Bytes of a number.
+_DTYPES = {"float32": 4, "float16": 2, "uint8": 1}
+_REMEDY = "the bundle is damaged; export the model again"
 
 
 def name_segment(kind: str) -> str:
@@ -105,10 +112,40 @@ class BoundWeight(NamedTuple):
     dtype: str
     shape: tuple[int, ...]
 
+    @property
+    def end(self) -> int:
+        """Where its bytes end; Python's integers do not overflow."""
+        return self.offset + _DTYPES[self.dtype] * prod(self.shape)
 
-def parse_bound_weights(raw: dict[str, Any]) -> dict[str, BoundWeight]:
-    """As read from JSON."""
-    return {
-        name: BoundWeight(int(offset), str(dtype), tuple(map(int, shape)))
-        for name, (offset, dtype, shape) in raw.items()
-    }
+
+def parse_bound_weights(text: str, size_bytes: int) -> dict[str, BoundWeight]:
+    """What a graph's metadata says of its bound weights; nothing of it is believed.
+
+    Args:
+        text: JSON, as found.
+        size_bytes: of the weights file.
+
+    Raises:
+        BundleError: it is something else, or a weight lies outside the file.
+    """
+    try:
+        raw = json.loads(text)
+        found = {str(name): _parse_place(place) for name, place in raw.items()}
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise BundleError(
+            f"the list of bound weights cannot be read ({error}): {_REMEDY}"
+        ) from error
+    for name, place in found.items():
+        if place.end > size_bytes:
+            raise BundleError(
+                f"{name} ends at byte {place.end} of a weights file of {size_bytes}: {_REMEDY}"
+            )
+    return found
+
+
+def _parse_place(place: Any) -> BoundWeight:
+    offset, dtype, shape = place
+    whole = all(type(number) is int for number in (offset, *shape))  # not True
+    if dtype not in _DTYPES or not whole or offset < 0 or min(shape, default=1) < 1:
+        raise ValueError(f"{place!r:.80} is no offset, dtype and shape")
+    return BoundWeight(offset, dtype, tuple(shape))

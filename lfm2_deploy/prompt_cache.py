@@ -206,18 +206,27 @@ class PromptCache:
         found = self._find(ids)
         length = found.length if found else 0
         stored = self._store.find(ids, longer_than=length) if self._store else None
-        if stored is not None:
+        if stored is not None and self._pays(stored.length, len(ids)):
             branch = self._take_branch()
             branch.take_over(ids[: stored.length], stored.states, stored.logits)
             logits = stored.logits if stored.length == len(ids) else None
             return branch, _start(stored.length, logits)
         if found is None or length == 0:
-            branch = self._take_branch()
+            branch = self._take_beginning(ids) or self._take_branch()
             branch.reset()
             return branch, _start(0, None)
         branch = self._go_to(found)
         whole = length == len(ids) and found.place is not None
         return branch, _start(length, found.place.logits if whole and found.place else None)
+
+    def _take_beginning(self, ids: Sequence[int]) -> _Branch | None:
+        """The branch of a conversation that goes on, though it is cheaper to read it anew."""
+        for branch in self._branches:
+            if branch.ids and branch.ids == list(ids[: len(branch.ids)]):
+                self._branches.remove(branch)
+                self._branches.append(branch)
+                return branch
+        return None
 
     def _find(self, ids: Sequence[int]) -> _Found | None:
         for branch in self._branches:

@@ -147,12 +147,12 @@ class GpuSession:
             raise ContextOverflowError(
                 f"the snapshot holds {length} tokens, this session's capacity is {self.capacity}"
             )
+        room = self._runtime.choose_room(length, self.capacity)
+        kv = self._upload([_pad(snapshot.arrays[spec.input], room) for spec in self._kv])
+        conv = self._upload([snapshot.arrays[spec.input] for spec in self._conv])
         self._marks.clear()
-        self._room = self._runtime.choose_room(length, self.capacity)
-        kv = [self._pad(snapshot.arrays[spec.input]) for spec in self._kv]
-        conv = [snapshot.arrays[spec.input] for spec in self._conv]
-        self._place(self._upload(kv), self._upload(conv))
-        self._length = length
+        self._room, self._length = room, length
+        self._place(kv, conv)
 
     def _fits(self, snapshot: NamedStates) -> bool:
         if len(snapshot.lengths) != 1:
@@ -267,15 +267,11 @@ class GpuSession:
     def _make_room(self, total: int) -> None:
         if total <= self._room:
             return
-        kept = self._read(self._buffers)
-        self._room = self._runtime.choose_room(total, self.capacity)
-        buffers = self._upload([self._pad(array) for array in kept])
+        room = self._runtime.choose_room(total, self.capacity)
+        buffers = self._upload([_pad(array, room) for array in self._read(self._buffers)])
+        # After the device had room for it.
+        self._room = room
         self._place(buffers, self._columns[self._turn])
-
-    def _pad(self, array: Array) -> Array:
-        """[1, KV, n, D] -> [1, KV, room, D]."""
-        missing = self._room - array.shape[2]
-        return np.pad(array, ((0, 0), (0, 0), (0, missing), (0, 0)))
 
     def _zeros(self, specs: Sequence[StateSpec]) -> list[ort.OrtValue]:
         memory = self._runtime.memory
@@ -286,3 +282,8 @@ class GpuSession:
 
     def _read(self, values: Sequence[ort.OrtValue]) -> list[Array]:
         return [self._runtime.memory.read(value) for value in values]
+
+
+def _pad(array: Array, room: int) -> Array:
+    """[1, KV, n, D] -> [1, KV, room, D]."""
+    return np.pad(array, ((0, 0), (0, 0), (0, room - array.shape[2]), (0, 0)))

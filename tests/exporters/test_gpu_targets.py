@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -252,7 +251,7 @@ def test_bound_weight_of_a_projection_is_the_checkpoints_turned(
 def read_bound(bundle: Bundle, part: str) -> dict[str, BoundWeight]:
     model = onnx.load(bundle.find_graph(part), load_external_data=False)
     metadata = {entry.key: entry.value for entry in model.metadata_props}
-    bound = parse_bound_weights(json.loads(metadata[BOUND_WEIGHTS]))
+    bound = parse_bound_weights(metadata[BOUND_WEIGHTS], (bundle.path / WEIGHTS).stat().st_size)
     inputs = {value.name: value.type.tensor_type for value in model.graph.input}
     for name, place in bound.items():
         dims = tuple(d.dim_value for d in inputs[name].shape.dim)

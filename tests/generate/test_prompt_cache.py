@@ -218,3 +218,41 @@ def test_cache_and_session_are_not_taken_together(model: LanguageModel) -> None:
 def test_cache_without_room_for_one_is_refused(model: LanguageModel) -> None:
     with pytest.raises(GenerationError, match="branches is 0"):
         PromptCache(model.runtime, branches=0)
+
+
+def appending_singly(model: LanguageModel) -> LanguageModel:
+    """The same, where several tokens cannot be appended."""
+    able = Capabilities(
+        appends_many=False, rewinds=True, max_batch_size=0, scores_all=True, tokens_per_step=4
+    )
+    runtime = model.runtime
+    assert isinstance(runtime, FakeRuntime)
+    model.runtime = FakeRuntime(
+        runtime.next_logits, vocab_size=VOCAB, context_length=2000, capabilities=able
+    )
+    return model
+
+
+def test_short_turn_goes_on_token_by_token_where_several_cannot_be_appended(
+    model: LanguageModel,
+) -> None:
+    model = appending_singly(model)
+    cache = PromptCache(model.runtime)
+    first = ask(model, A, cache)
+    ids = [*A, *first.token_ids, 300]
+    second = ask(model, ids, cache)
+    assert prefilled(model) == [A, [first.token_ids[-1]], [300]]
+    same_as_alone(model, ids, second)
+
+
+def test_long_turns_of_one_conversation_keep_one_branch_though_read_anew(
+    model: LanguageModel,
+) -> None:
+    # Each took a branch of its own, and drove out other conversations.
+    model = appending_singly(model)
+    cache, ids = PromptCache(model.runtime), list(A)
+    for turn in range(4):
+        answer = ask(model, ids, cache)
+        same_as_alone(model, ids, answer)
+        ids = [*ids, *answer.token_ids, *range(400 + 50 * turn, 440 + 50 * turn)]
+    assert len(cache._branches) == 1

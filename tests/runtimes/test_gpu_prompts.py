@@ -28,16 +28,23 @@ def test_prompts_that_come_out_right_stay_in_one_piece(runtime: GpuRuntime) -> N
     assert runtime.info.notes == ()
 
 
-@pytest.mark.parametrize(("wrong_from", "size"), [(32, 16), (9, 1)])
+@pytest.mark.parametrize(("wrong_calls", "size"), [(32, 16), (9, 1)])
+@pytest.mark.parametrize("lane", [8, 32, 64])
 def test_prompts_that_come_out_wrong_are_cut_into_pieces_that_do_not(
-    wrong_from: int, size: int, runtime: GpuRuntime, monkeypatch: pytest.MonkeyPatch
+    wrong_calls: int, size: int, lane: int, runtime: GpuRuntime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     call, counts = GpuSession._call, []
 
     def spoil(self: GpuSession, ids: Any, wanted: Any) -> FloatArray:
+        """Wrong from some position of the row on, in calls of so many tokens, as was seen."""
         counts.append(len(ids))
-        logits = call(self, ids, wanted)
-        return logits + np.float32(0.5) if len(ids) >= wrong_from else logits
+        logits = call(self, ids, wanted).copy()
+        if len(ids) >= wrong_calls:
+            # Small pieces are compared with singles in the first 32 positions only.
+            first = lane if wrong_calls > 16 else 8
+            places = self.lengths[0] + np.asarray(wanted)
+            logits[places >= first] += 0.05 * np.abs(logits).max()
+        return logits
 
     monkeypatch.setattr(GpuSession, "_call", spoil)
     check_prompts(runtime)

@@ -424,3 +424,25 @@ def test_graph_that_onnxruntime_refuses_is_one_line(
     with pytest.raises(Exception, match=r"cannot load .*on the CPU.*export the model again") as e:
         find_runtime(target)(broken, device="cpu")
     assert "\n" not in str(e.value)
+
+
+def test_session_goes_on_after_the_device_had_no_room(
+    bundle_of: Callable[..., Bundle], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The size was noted before the buffers were there, and every later call failed.
+    monkeypatch.setattr("runtimes.gpu_shapes._FIRST_ROOM", 8)
+    runtime = find_runtime("webgpu")(bundle_of("dense", "fp32", "webgpu"), device="cpu")
+    session, other = runtime.open(1, 64), runtime.open(1, 64)
+    for each in (session, other):
+        each.prefill([[1, 2, 3, 4, 5, 6]])
+    upload = runtime.memory.upload
+
+    def refuse(array: object) -> None:
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(runtime.memory, "upload", refuse)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        session.prefill([[7, 8, 9, 10]])
+    monkeypatch.setattr(runtime.memory, "upload", upload)
+    assert session.lengths == (6,)
+    assert np.array_equal(session.prefill([[7, 8, 9, 10]]), other.prefill([[7, 8, 9, 10]]))
