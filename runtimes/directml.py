@@ -18,7 +18,7 @@ from pathlib import Path
 import onnxruntime as ort
 
 from lfm2_deploy.bundle import Bundle
-from lfm2_deploy.errors import BundleError
+from lfm2_deploy.errors import BundleError, RuntimeUnavailableError
 from lfm2_deploy.gpu_graphs import STEPS
 from runtimes.gpu_capture import check_capture
 from runtimes.gpu_graph import Loader
@@ -43,7 +43,8 @@ def load(bundle: Bundle, *, threads: int | None = None, device: str | None = Non
     Args:
         bundle: the opened bundle.
         threads: threads of the CPU provider, where that was asked for.
-        device: a GPU by index ("directml.1") or name ("nvidia"), None or "gpu" for the first;
+        device: a GPU by index ("directml.1") or name ("nvidia"), None or "gpu" for the first
+            that is no emulation;
             "cpu" for the same graphs on the CPU.
 
     Raises:
@@ -54,7 +55,13 @@ def load(bundle: Bundle, *, threads: int | None = None, device: str | None = Non
     if device == "cpu":
         on_cpu = partial(load_graph_on_cpu, threads=threads)
         return make_runtime(bundle, on_cpu, DeviceMemory("cpu"), "cpu")
-    chosen = find_device(PROVIDER, None if device == "gpu" else device)
+    asked = None if device in ("gpu", "directml") else device
+    chosen = find_device(PROVIDER, asked)
+    if chosen.is_software and asked is None:
+        raise RuntimeUnavailableError(
+            f"DirectML finds no GPU here but {chosen.describe()}, which computes on the CPU: "
+            f"install the GPU's driver, or ask for it by number (--device dml.{chosen.index})"
+        )
     return _load_on(bundle, chosen)
 
 

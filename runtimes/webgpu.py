@@ -21,10 +21,9 @@ from runtimes.gpu_model import GpuRuntime, check_runtime, make_info
 from runtimes.gpu_prompts import check_prompts, send_singly
 from runtimes.gpu_provider import load_graph, load_graph_on_cpu, make_gpu_options
 from runtimes.gpu_shapes import AnyLength
-from runtimes.ort_plugins import ProviderDevice, find_device
 from runtimes.vulkan import examine_vulkan
+from runtimes.webgpu_device import PROVIDER, Chosen, choose_device
 
-PROVIDER = "WebGpuExecutionProvider"
 _RUNTIME = "webgpu"
 # Commands of a whole token are recorded once and replayed; not in onnxruntime-webgpu 1.27.0,
 # whose Python cannot write into a buffer on the device.
@@ -37,8 +36,7 @@ def load(bundle: Bundle, *, threads: int | None = None, device: str | None = Non
     Args:
         bundle: the opened bundle.
         threads: threads of the CPU provider, where that was asked for.
-        device: a GPU by index ("webgpu.1") or name ("nvidia"), None or "gpu" for the first;
-            "cpu" for the same graphs on the CPU.
+        device: see `webgpu_device.choose_device`; "cpu" for the same graphs on the CPU.
 
     Raises:
         RuntimeUnavailableError: the bundle is for another runtime, or there is no such device.
@@ -49,16 +47,15 @@ def load(bundle: Bundle, *, threads: int | None = None, device: str | None = Non
         info = make_info(_RUNTIME, "cpu", appends_many=True)
         on_cpu = partial(load_graph_on_cpu, threads=threads)
         return GpuRuntime(bundle, AnyLength(bundle, on_cpu), DeviceMemory("cpu"), info)
-    chosen = find_device(PROVIDER, None if device == "gpu" else device)
-    return _load_on(bundle, chosen)
+    return _load_on(bundle, choose_device(device))
 
 
-def _load_on(bundle: Bundle, device: ProviderDevice) -> GpuRuntime:
-    is_plugin = device.handle is not None
-    settings = _CAPTURE if is_plugin else {}
+def _load_on(bundle: Bundle, chosen: Chosen) -> GpuRuntime:
+    is_plugin = chosen.device.handle is not None
+    settings = {**chosen.settings, **(_CAPTURE if is_plugin else {})}
 
     def load_one(path: Path, dims: Mapping[str, int]) -> ort.InferenceSession:
-        return load_graph(path, device, make_gpu_options(dims), settings)
+        return load_graph(path, chosen.device, make_gpu_options(dims), settings)
 
     try:
         graphs = AnyLength(bundle, load_one)
@@ -66,9 +63,8 @@ def _load_on(bundle: Bundle, device: ProviderDevice) -> GpuRuntime:
         _explain_vulkan(error)
         raise
     memory: Memory = DeviceMemory("webgpu") if is_plugin else SessionMemory(PROVIDER, "webgpu")
-    info = make_info(_RUNTIME, device.describe(), appends_many=True)
-    if device.is_software:
-        info = replace(info, notes=(f"{info.device} computes on the CPU: to check, not for speed",))
+    info = make_info(_RUNTIME, chosen.description, appends_many=True)
+    info = replace(info, notes=chosen.notes)
     runtime = GpuRuntime(bundle, graphs, memory, info, captures=is_plugin)
     check_capture(runtime)
     if bundle.config.moe is not None and bundle.manifest.precision in ("int8", "int4"):

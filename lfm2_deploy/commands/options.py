@@ -40,8 +40,8 @@ Device = Annotated[
     str | None,
     typer.Option(
         metavar="NAME",
-        help="Run on npu, gpu or cpu, or on a GPU by number or name (webgpu.1, nvidia), "
-        "and nowhere else.",
+        help="Run on npu, gpu or cpu, or on one of several GPUs (gpu.1, dml.1, nvidia; webgpu: "
+        "low-power), and nowhere else.",
         show_default="where the bundle was made for",
     ),
 ]
