@@ -31,8 +31,9 @@ from runtimes.ort_plugins import ProviderDevice, find_device
 PROVIDER = "DmlExecutionProvider"
 _RUNTIME = "directml"
 # Tokens of a prompt that take as long as one alone, by counting bytes and operations at 100 GB/s
-# and 5 TFLOPS: every weight is read for one token; of experts a prompt's tokens compute more.
-_TOKENS_PER_STEP = {"dense": 16, "moe": 4}
+# and 5 TFLOPS (benchmarks/experts.py): every weight is read for one token. Of a mixture it is 6 in
+# a prompt of 64 and 20 in one of 512.
+_TOKENS_PER_STEP = {"dense": 16, "moe": 10}
 # Where Windows tells which adapter a device is; DirectML counts them alike.
 _ADAPTER = "DxgiAdapterNumber"
 
