@@ -79,7 +79,7 @@ def _is_hardware(device: ProviderDevice) -> bool:
 
 
 def _probe_provider(provider: str, fits: Callable[[ProviderDevice], bool]) -> Probe:
-    from runtimes.device_check import run_tiny_graph, shorten_reason
+    from runtimes.device_check import find_half_lack, run_tiny_graph, shorten_reason
     from runtimes.ort_plugins import list_devices
 
     try:
@@ -98,6 +98,9 @@ def _probe_provider(provider: str, fits: Callable[[ProviderDevice], bool]) -> Pr
     except Exception as error:
         reason = f"listed, but does not run: {shorten_reason(str(error))}"
         return Probe(False, fit[0].describe(), reason, "tried a graph")
+    lack = find_half_lack(fit[0])
+    if lack is not None:
+        return Probe(False, fit[0].describe(), lack, checked)
     return Probe(True, fit[0].describe(), checked, checked)
 
 
