@@ -116,6 +116,18 @@ def test_qualcomm_emulator_is_passed_over(machine: Any) -> None:
     assert not probes.probe_qnn().available
 
 
+@pytest.mark.parametrize("kind", ["gpu", "cpu", "unknown"])
+def test_qualcomm_device_that_is_no_npu_is_passed_over(machine: Any, kind: str) -> None:
+    machine.devices = [device(kind, False, "Adreno X1-85")]
+    found = probes.probe_qnn()
+    assert not found.available
+    assert found.reason == "that is no NPU"
+    machine.devices.append(device("npu", False, "Hexagon"))
+    found = probes.probe_qnn()
+    assert found.available
+    assert "Hexagon" in found.device
+
+
 def test_device_that_fails_says_why(machine: Any) -> None:
     machine.adapters, machine.devices = [RADEON], [device("gpu", False)]
     machine.outcome = RuntimeError("[X] : 1 : FAIL : device lost")
