@@ -16,7 +16,8 @@ from packaging.version import InvalidVersion, Version
 from lfm2_deploy.errors import RuntimeUnavailableError
 
 PACKAGE = "lfm2-deploy"
-_EXTRAS = ("", "export", "openvino", "qnn", "ray")
+# What users install; "dev" pins what only our own tests are held to.
+_EXTRAS = ("", "bench", "export", "openvino", "qnn", "ray", "webgpu")
 # An import error in one of these is a bug of ours, not a broken installation.
 _OWN = {"lfm2_deploy", "exporters", "runtimes"}
 
