@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from types import ModuleType
@@ -16,7 +17,8 @@ from packaging.version import InvalidVersion, Version
 from lfm2_deploy.errors import RuntimeUnavailableError
 
 PACKAGE = "lfm2-deploy"
-_EXTRAS = ("", "export", "openvino", "qnn", "ray")
+# What users install; "dev" pins what only our own tests are held to.
+_EXTRAS = ("", "bench", "export", "openvino", "qnn", "ray", "webgpu")
 # An import error in one of these is a bug of ours, not a broken installation.
 _OWN = {"lfm2_deploy", "exporters", "runtimes"}
 
@@ -81,12 +83,17 @@ class Entry:
             found: Any = importlib.import_module(self.module)
             for name in filter(None, self.attribute.split(".")):
                 found = getattr(found, name)
-        except Exception as error:
-            raise RuntimeUnavailableError(
-                f"{self.summary} cannot be imported ({type(error).__name__}: "
-                f"{' '.join(str(error).split())}): {self.install}, or uninstall {self.package}"
-            ) from error
+        except (Exception, SystemExit) as error:  # a module may call sys.exit
+            why = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            raise RuntimeUnavailableError(self.explain_fault(why)) from error
         return found
+
+    def explain_fault(self, why: str) -> str:
+        """The line about somebody else's part that cannot be imported."""
+        return (
+            f"{self.summary} cannot be imported ({why}): {self.install}, or uninstall "
+            f"{self.package}"
+        )
 
     def _import(self) -> ModuleType:
         try:
@@ -99,6 +106,19 @@ class Entry:
                 f"{self.summary} needs {among}{', '.join(self.needs)}, which is installed but "
                 f"does not load ({' '.join(str(error).split())}): {self.install} --force-reinstall"
             ) from error
+
+
+def find_plugin_fault(place: Mapping[str, str]) -> str | None:
+    """Why an entry of somebody else's cannot be loaded; None where it can. For a child process.
+
+    Args:
+        place: module, attribute, install, summary and package of the entry.
+    """
+    try:
+        Entry(needs=(), **place).load()
+    except RuntimeUnavailableError as error:
+        return str(error)
+    return None
 
 
 def _is_own(error: ImportError | OSError) -> bool:

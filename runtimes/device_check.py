@@ -26,6 +26,8 @@ CPU = "CPUExecutionProvider"
 # What onnxruntime puts before the words that say something: codes, source files, functions.
 _PREAMBLE = re.compile(r".*(?:\bFAIL\b|\bwas false\.|\bERROR\b|lambda\(\)>?)\s*:?\s*", re.DOTALL)
 _MOST_WORDS = 200
+# Provider -> target, of those whose bundles compute in float16, but for fp32.
+HALF = {"WebGpuExecutionProvider": "webgpu", "DmlExecutionProvider": "directml"}
 # What a provider cannot do without.
 _OPTIONS = {"QNNExecutionProvider": {"backend_type": "htp"}}
 
@@ -68,14 +70,15 @@ def _record(device: ProviderDevice) -> dict[str, Any]:
 
 
 def check_device(provider: str, index: int = 0) -> dict[str, Any]:
-    """Run the tiny graph on a device, and nowhere else.
+    """Run the tiny graph on a device, and nowhere else; for GPUs in float16, too.
 
     Args:
         provider: such as "WebGpuExecutionProvider".
         index: among that provider's devices.
 
     Returns:
-        `runs`, and `reason`: why it does not, or how it is known that it does.
+        `runs`: in float32, and `reason`: why it does not, or how it is known that it does, and
+        whether it lacks float16.
     """
     try:
         devices = list_devices(provider)
@@ -88,11 +91,33 @@ def check_device(provider: str, index: int = 0) -> dict[str, Any]:
         reason = run_tiny_graph(device)
     except Exception as error:
         return {"runs": False, "reason": shorten_reason(str(error))}
-    return {"runs": True, "reason": reason}
+    lack = find_half_lack(device)
+    return {"runs": True, "reason": reason if lack is None else f"{reason}; it {lack}"}
 
 
-def run_tiny_graph(device: ProviderDevice) -> str:
+def find_half_lack(device: ProviderDevice) -> str | None:
+    """Why a device that runs the float32 graph does not serve most bundles, with the way on.
+
+    None where it runs the float16 graph, or its provider's bundles need none.
+    """
+    if device.provider not in HALF:
+        return None
+    try:
+        run_tiny_graph(device, half=True)
+    except Exception as error:
+        return (
+            "computes float32 but not float16, which every precision but fp32 needs: export with "
+            f"--target {HALF[device.provider]} --precision fp32 ({shorten_reason(str(error))})"
+        )
+    return None
+
+
+def run_tiny_graph(device: ProviderDevice, half: bool = False) -> str:
     """Run the tiny graph on a device.
+
+    Args:
+        device: where it must run.
+        half: in float16; else in float32.
 
     Returns:
         How it is known to have run there.
@@ -100,15 +125,16 @@ def run_tiny_graph(device: ProviderDevice) -> str:
     Raises:
         RuntimeError: it ran elsewhere, or computed something else. Others are onnxruntime's.
     """
-    session = _open(device)
-    (result,) = session.run([tiny_graph.OUTPUT], {tiny_graph.INPUT: tiny_graph.make_input()})
+    session = _open(device, tiny_graph.HALF_GRAPH if half else tiny_graph.GRAPH)
+    given = tiny_graph.make_half_input() if half else tiny_graph.make_input()
+    (result,) = session.run([tiny_graph.OUTPUT], {tiny_graph.INPUT: given})
     fault = tiny_graph.find_fault(result)
     if fault is not None:
         raise RuntimeError(fault)
     return _check_placement(session, device.provider)
 
 
-def _open(device: ProviderDevice) -> ort.InferenceSession:
+def _open(device: ProviderDevice, graph: bytes) -> ort.InferenceSession:
     options = ort.SessionOptions()
     # Warnings say why a provider failed; they are kept by whoever started this process.
     options.log_severity_level = 2
@@ -121,11 +147,9 @@ def _open(device: ProviderDevice) -> ort.InferenceSession:
         options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
     if device.handle is None:
         chosen = [(device.provider, _OPTIONS.get(device.provider, {}))]
-        return ort.InferenceSession(
-            tiny_graph.GRAPH, options, providers=chosen, enable_fallback=False
-        )
+        return ort.InferenceSession(graph, options, providers=chosen, enable_fallback=False)
     options.add_provider_for_devices([device.handle], _OPTIONS.get(device.provider, {}))
-    return ort.InferenceSession(tiny_graph.GRAPH, options, enable_fallback=False)
+    return ort.InferenceSession(graph, options, enable_fallback=False)
 
 
 def _check_placement(session: ort.InferenceSession, provider: str) -> str:

@@ -67,7 +67,7 @@ def probe_webgpu() -> Probe:
 
 def probe_qnn() -> Probe:
     """Qualcomm's NPU. Not checked on a device."""
-    return _probe_provider("QNNExecutionProvider", _is_hardware)
+    return _probe_provider("QNNExecutionProvider", _is_npu)
 
 
 def _is_any(device: ProviderDevice) -> bool:
@@ -78,8 +78,13 @@ def _is_hardware(device: ProviderDevice) -> bool:
     return device.is_software is False
 
 
+def _is_npu(device: ProviderDevice) -> bool:
+    # As `qnn_device.find_device`: its bundles hold graphs for the NPU, which no GPU loads.
+    return device.kind == "npu" and _is_hardware(device)
+
+
 def _probe_provider(provider: str, fits: Callable[[ProviderDevice], bool]) -> Probe:
-    from runtimes.device_check import run_tiny_graph, shorten_reason
+    from runtimes.device_check import find_half_lack, run_tiny_graph, shorten_reason
     from runtimes.ort_plugins import list_devices
 
     try:
@@ -91,14 +96,21 @@ def _probe_provider(provider: str, fits: Callable[[ProviderDevice], bool]) -> Pr
     fit = [device for device in devices if fits(device)]
     if not fit:
         first = devices[0]
-        reason = _SOFTWARE if first.is_software else "whether that is a GPU is not known"
+        reason = _SOFTWARE if first.is_software else _explain_misfit(fits)
         return Probe(False, first.describe(), reason, NOT_RUN)
     try:
         checked = run_tiny_graph(fit[0])
     except Exception as error:
         reason = f"listed, but does not run: {shorten_reason(str(error))}"
         return Probe(False, fit[0].describe(), reason, "tried a graph")
+    lack = find_half_lack(fit[0])
+    if lack is not None:
+        return Probe(False, fit[0].describe(), lack, checked)
     return Probe(True, fit[0].describe(), checked, checked)
+
+
+def _explain_misfit(fits: Callable[[ProviderDevice], bool]) -> str:
+    return "that is no NPU" if fits is _is_npu else "whether that is a GPU is not known"
 
 
 def probe_igpu() -> Probe:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from importlib.util import module_from_spec, spec_from_file_location
@@ -189,6 +191,7 @@ def test_name_of_two_packages_is_an_error_that_names_both(install: Install) -> N
         ("import no_such_module_at_all\n", "ModuleNotFoundError: No module named"),
         ("def load(:\n", "SyntaxError"),
         ("raise RuntimeError('no\\n  licence')\n", "RuntimeError: no licence"),
+        ("import sys\nsys.exit(7)\n", "SystemExit: 7"),
         ("x = 1\n", "AttributeError"),
     ],
 )
@@ -237,6 +240,52 @@ def test_broken_plugins_do_not_break_doctor(install: Install) -> None:
     assert "acme       broken" in result.stdout
     assert "lfm2-deploy has a runtime of that name" in result.stdout
     assert "ort        ready" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ("import sys\nsys.exit(7)\n", "(SystemExit: 7)"),
+        ("import os\nos._exit(0)\n", "(the process ended with code 0x0: it said nothing)"),
+        pytest.param(
+            "import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)\n",
+            "(the process crashed (SIGSEGV): it said nothing)",
+            marks=pytest.mark.skipif(sys.platform == "win32", reason="Windows has no signals"),
+        ),
+        ("import time\ntime.sleep(60)\n", "(it did not answer within 3 s)"),
+    ],
+)
+def test_plugin_that_ends_the_process_costs_doctor_one_line(
+    source: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a process of its own, which the plugin would end."""
+    site = tmp_path / "site"
+    points = {RUNTIMES: {"acme": "acme_run:load"}}
+    write_package(site, "acme-lfm2", points, {"acme_run": source})
+    # What this process finds, the new one finds as well.
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(site), *filter(None, sys.path)]))
+    code = (
+        "import sys\n"
+        "from lfm2_deploy.cli import main\n"
+        "from lfm2_deploy.commands import doctor, doctor_devices\n"
+        # The package has the command under the module's name.
+        "module = sys.modules['lfm2_deploy.commands.doctor']\n"
+        f"module._PLUGIN_SECONDS = {3.0 if 'sleep' in source else 60.0}\n"
+        "doctor_devices.examine_auto = list\n"
+        "doctor_devices.examine_ort = lambda vulkan: None\n"
+        "sys.argv[1:] = ['doctor', '--json']\n"
+        "main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    acme = report["runtimes"]["acme"]
+    assert acme["available"] is False
+    assert acme["fault"] == (
+        f"runtime 'acme' of package acme-lfm2 1.0 cannot be imported {words}: "
+        "pip install --upgrade acme-lfm2, or uninstall acme-lfm2"
+    )
+    assert report["runtimes"]["ort"]["available"] is True
 
 
 def test_package_of_a_name_is_found(acme: None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import tomllib
 from collections.abc import Callable
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from lfm2_deploy import entry as entry_module
 from lfm2_deploy import registry
 from lfm2_deploy.errors import RuntimeUnavailableError
 from lfm2_deploy.registry import (
@@ -29,6 +31,7 @@ from lfm2_deploy.registry import (
     find_target,
 )
 
+ROOT = Path(__file__).parents[1]
 EXPORT_COMMAND = "pip install 'lfm2-deploy[export]' (in a clone: '.[export]')"
 ENTRIES = [
     *(*RUNTIMES.values(), *TARGETS.values(), *PROBES.values(), EXPORTER, EXPORT_OPTIONS),
@@ -108,6 +111,20 @@ def test_version_that_is_not_taken_is_named(
     with pytest.raises(RuntimeUnavailableError) as caught:
         entry.load()
     assert str(caught.value) == f"exporting needs {words}: {EXPORT_COMMAND}"
+
+
+def test_versions_of_every_extra_that_users_install_are_compared() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = {"", *project["optional-dependencies"]} - {"dev"}
+    assert set(entry_module._EXTRAS) == extras
+
+
+def test_wrong_version_of_the_webgpu_package_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    declared = ['onnxruntime-ep-webgpu<0.5; extra == "webgpu"']
+    monkeypatch.setattr("importlib.metadata.requires", lambda _: declared)
+    monkeypatch.setattr("importlib.metadata.version", lambda _: "0.9.0")
+    entry = replace(RUNTIMES["webgpu"], needs=("onnxruntime_ep_webgpu",))
+    assert entry.mismatched() == ("onnxruntime-ep-webgpu<0.5, found 0.9.0",)
 
 
 @pytest.mark.parametrize("asked", ["importlib.metadata.requires", "importlib.metadata.version"])

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from lfm2_deploy.child import call_in_child
 from lfm2_deploy.commands.console import print_json
 from lfm2_deploy.commands.options import AsJson
 from lfm2_deploy.commands.ort_wheels import PURPOSES, find_conflicts
@@ -45,6 +46,8 @@ _RARE_PACKAGES = (
 )
 _HUB = "https://huggingface.co"
 _HUB_SECONDS = 5
+# Importing torch, as targets do, takes seconds where nothing of it is cached.
+_PLUGIN_SECONDS = 60.0
 
 
 def doctor(
@@ -154,14 +157,16 @@ def _describe_entry(entry: Entry) -> dict[str, Any]:
 
 
 def _try_plugin(entry: Entry) -> str | None:
-    """Why somebody else's part cannot be used; what it needs, it alone knows."""
-    from lfm2_deploy.errors import RuntimeUnavailableError
+    """Why somebody else's part cannot be used; what it needs, it alone knows.
 
-    try:
-        entry.load()
-    except RuntimeUnavailableError as error:
-        return str(error)
-    return None
+    It is tried in a process of its own: what it loads may end or crash that.
+    """
+    place = {key: value for key, value in asdict(entry).items() if key != "needs"}
+    answer = call_in_child("lfm2_deploy.entry", "find_plugin_fault", place, seconds=_PLUGIN_SECONDS)
+    if answer.failure is not None:
+        return entry.explain_fault(answer.failure)
+    fault: str | None = answer.value
+    return fault
 
 
 def _reach_hub() -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,11 +18,28 @@ from runtimes.device_check import check_device, run_tiny_graph, shorten_reason
 from runtimes.ort_plugins import list_devices
 
 CPU, WEBGPU = "CPUExecutionProvider", "WebGpuExecutionProvider"
+# For a child: a provider's library is loaded once a process.
+HALF_CHECK = """
+from runtimes.device_check import run_tiny_graph
+from runtimes.ort_plugins import list_devices
+
+
+def run_half():
+    return run_tiny_graph(list_devices("WebGpuExecutionProvider")[0], half=True)
+"""
 HAS_WEBGPU = importlib.util.find_spec("onnxruntime_ep_webgpu") is not None
 
 
-def test_tiny_graph_is_what_onnx_builds() -> None:
-    weights = np.array([[1, -1], [2, -2], [3, -3], [4, -4]], dtype=np.float32)
+@pytest.mark.parametrize(
+    ("kind", "literal", "make_input"),
+    [
+        (TensorProto.FLOAT, tiny_graph.GRAPH, tiny_graph.make_input),
+        (TensorProto.FLOAT16, tiny_graph.HALF_GRAPH, tiny_graph.make_half_input),
+    ],
+)
+def test_tiny_graph_is_what_onnx_builds(kind: int, literal: bytes, make_input: Any) -> None:
+    dtype = helper.tensor_dtype_to_np_dtype(kind)
+    weights = np.array([[1, -1], [2, -2], [3, -3], [4, -4]], dtype=dtype)
     nodes = [
         helper.make_node("MatMul", ["x", "w"], ["p"], name="multiply"),
         helper.make_node("Relu", ["p"], ["y"], name="clip"),
@@ -29,16 +47,17 @@ def test_tiny_graph_is_what_onnx_builds() -> None:
     graph = helper.make_graph(
         nodes,
         "probe",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [2, 4])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [2, 2])],
+        [helper.make_tensor_value_info("x", kind, [2, 4])],
+        [helper.make_tensor_value_info("y", kind, [2, 2])],
         [numpy_helper.from_array(weights, "w")],
     )
     opsets = [helper.make_opsetid("", 17)]
     model = helper.make_model(graph, ir_version=8, opset_imports=opsets)
     onnx.checker.check_model(model)
-    assert model.SerializeToString() == tiny_graph.GRAPH
+    assert model.SerializeToString() == literal
     assert tuple(node.op_type for node in nodes) == tiny_graph.OPERATORS
-    expected = np.maximum(tiny_graph.make_input() @ weights, 0)
+    expected = np.maximum(make_input() @ weights, 0)
+    assert expected.dtype == dtype
     assert tiny_graph.find_fault(expected) is None
 
 
@@ -66,13 +85,13 @@ def test_node_that_ran_elsewhere_is_an_error(monkeypatch: pytest.MonkeyPatch) ->
     """A provider that takes part of the graph only, as the CPU takes the rest."""
 
     (cpu,) = list_devices(CPU)
-    real = device_check._open(cpu)
+    real = device_check._open(cpu, tiny_graph.GRAPH)
     session = SimpleNamespace(
         run=real.run,
         get_providers=lambda: ["FakeExecutionProvider", CPU],
         get_provider_graph_assignment_info=real.get_provider_graph_assignment_info,
     )
-    monkeypatch.setattr(device_check, "_open", lambda device: session)
+    monkeypatch.setattr(device_check, "_open", lambda device, graph: session)
     fake: Any = SimpleNamespace(provider="FakeExecutionProvider")
     with pytest.raises(RuntimeError, match="part of the graph ran on CPUExecutionProvider"):
         run_tiny_graph(fake)
@@ -80,10 +99,41 @@ def test_node_that_ran_elsewhere_is_an_error(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_provider_left_out_of_the_session_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     (cpu,) = list_devices(CPU)
-    monkeypatch.setattr(device_check, "_open", lambda device, real=device_check._open: real(cpu))
+    real = device_check._open
+    monkeypatch.setattr(device_check, "_open", lambda device, graph: real(cpu, graph))
     fake: Any = SimpleNamespace(provider="FakeExecutionProvider")
     with pytest.raises(RuntimeError, match="left it out of the session and used the CPU"):
         run_tiny_graph(fake)
+
+
+def refuse_half(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a GPU without shader-f16: the float16 graph makes no session."""
+    real = device_check._open
+
+    def open_float32(device: Any, graph: bytes) -> Any:
+        if graph == tiny_graph.HALF_GRAPH:
+            raise RuntimeError("[X] : 1 : FAIL : shader-f16 is not supported")
+        return real(device, graph)
+
+    monkeypatch.setattr(device_check, "_open", open_float32)
+
+
+def test_gpu_without_float16_runs_and_says_what_serves(monkeypatch: pytest.MonkeyPatch) -> None:
+    refuse_half(monkeypatch)
+    monkeypatch.setattr(device_check, "HALF", {CPU: "acme"})
+    assert check_device(CPU) == {
+        "runs": True,
+        "reason": "ran a graph, all of it placed there; it computes float32 but not float16, which "
+        "every precision but fp32 needs: export with --target acme --precision fp32 (shader-f16 "
+        "is not supported)",
+    }
+
+
+def test_provider_whose_bundles_need_no_float16_is_not_asked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    refuse_half(monkeypatch)
+    assert check_device(CPU) == {"runs": True, "reason": "ran a graph, all of it placed there"}
 
 
 @pytest.mark.parametrize(
@@ -110,7 +160,7 @@ def test_reason_is_what_says_something(message: str, words: str) -> None:
 
 
 @pytest.mark.skipif(not HAS_WEBGPU, reason="onnxruntime-ep-webgpu is not installed")
-def test_software_webgpu_runs_the_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_software_webgpu_runs_both_graphs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     vulkan = call_in_child("runtimes.vulkan", "examine_vulkan", seconds=60.0).value
     if not any(adapter["is_software"] for adapter in vulkan["adapters"]):
         pytest.skip("there is no software Vulkan adapter (package mesa-vulkan-drivers)")
@@ -120,3 +170,8 @@ def test_software_webgpu_runs_the_graph(monkeypatch: pytest.MonkeyPatch) -> None
     assert device["is_software"] is True
     answer = call_in_child("runtimes.device_check", "check_device", WEBGPU, 0, seconds=60.0)
     assert answer.value == {"runs": True, "reason": "ran a graph, all of it placed there"}
+    (tmp_path / "half_check.py").write_text(HALF_CHECK, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    # In float16 alone, so that its placement is seen, too.
+    half = call_in_child("half_check", "run_half", seconds=60.0)
+    assert half.value == "ran a graph, all of it placed there", half.failure

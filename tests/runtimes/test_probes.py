@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -27,12 +28,13 @@ def device(kind: str, is_software: bool | None, name: str = "some GPU") -> Provi
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch) -> Any:
     """A machine to furnish: what Vulkan lists, which devices, and what comes of running."""
-    here = SimpleNamespace(adapters=[], problems=[], devices=[], outcome="ran a graph")
+    here = SimpleNamespace(adapters=[], problems=[], devices=[], outcome="ran a graph", half=None)
 
-    def run(found: ProviderDevice) -> str:
-        if isinstance(here.outcome, Exception):
-            raise here.outcome
-        return here.outcome
+    def run(found: ProviderDevice, half: bool = False) -> str:
+        outcome = here.half if half and here.half is not None else here.outcome
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
 
     def list_devices(provider: str) -> list[ProviderDevice]:
         if isinstance(here.devices, Exception):
@@ -114,12 +116,38 @@ def test_qualcomm_emulator_is_passed_over(machine: Any) -> None:
     assert not probes.probe_qnn().available
 
 
+@pytest.mark.parametrize("kind", ["gpu", "cpu", "unknown"])
+def test_qualcomm_device_that_is_no_npu_is_passed_over(machine: Any, kind: str) -> None:
+    machine.devices = [device(kind, False, "Adreno X1-85")]
+    found = probes.probe_qnn()
+    assert not found.available
+    assert found.reason == "that is no NPU"
+    machine.devices.append(device("npu", False, "Hexagon"))
+    found = probes.probe_qnn()
+    assert found.available
+    assert "Hexagon" in found.device
+
+
 def test_device_that_fails_says_why(machine: Any) -> None:
     machine.adapters, machine.devices = [RADEON], [device("gpu", False)]
     machine.outcome = RuntimeError("[X] : 1 : FAIL : device lost")
     found = probes.probe_webgpu()
     assert not found.available
     assert found.reason == "listed, but does not run: device lost"
+
+
+@pytest.mark.parametrize("name", ["webgpu", "directml"])
+def test_gpu_without_float16_is_not_available_and_fp32_is_named(machine: Any, name: str) -> None:
+    provider = {"webgpu": WEBGPU, "directml": "DmlExecutionProvider"}[name]
+    machine.adapters = [RADEON]
+    machine.devices = [replace(device("gpu", False), provider=provider)]
+    machine.half = RuntimeError("[X] : 1 : FAIL : shader-f16 is not supported")
+    found = getattr(probes, f"probe_{name}")()
+    assert (found.available, found.checked) == (False, "ran a graph")
+    assert found.reason == (
+        "computes float32 but not float16, which every precision but fp32 needs: export with "
+        f"--target {name} --precision fp32 (shader-f16 is not supported)"
+    )
 
 
 def test_provider_that_is_not_installed_says_how_to_get_it(machine: Any) -> None:
