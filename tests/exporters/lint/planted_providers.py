@@ -31,6 +31,21 @@ def _(bad: bool) -> Sketch:
     return attention(QK_NORM if bad else f"{QK_NORM} norm", do_rotary=1)
 
 
+@plant("webgpu/attention-softcap")
+def _(bad: bool) -> Sketch:
+    return attention(softcap=0.1 if bad else 0.0)
+
+
+@plant("webgpu/attention-causal")
+def _(bad: bool) -> Sketch:
+    return attention(causal=int(not bad))
+
+
+@plant("webgpu/attention-cache-type")
+def _(bad: bool) -> Sketch:
+    return attention(cache="float16" if bad else "float32")
+
+
 @plant("webgpu/causal-conv")
 def _(bad: bool) -> Sketch:
     return conv(ndim=1, state_window=int(bad))
