@@ -193,8 +193,8 @@ WEBGPU = RuleSet(
     open_questions=(
         "onnxruntime-webgpu 1.27.0, which is older: kernels are those of the plugin 0.4.0",
         "whether the adapter has float16 (shader-f16): without it nodes of float16 fail",
-        "flash attention on adapters with small subgroups: wrong for several tokens at once where they "
-        "are 4 and 8 wide (seen on lavapipe; this package's runtime tries it at load)",
+        "flash attention on adapters with small subgroups: wrong for several tokens at once where "
+        "they are 4 and 8 wide (seen on lavapipe; this package's runtime tries it at load)",
         "SwiftShader as an adapter: it computes QMoE wrongly (seen with onnxruntime-webgpu 1.27.0)",
     ),
 )
