@@ -41,7 +41,7 @@ def _(bad: bool) -> Sketch:
     return attention(causal=int(not bad))
 
 
-@plant("webgpu/attention-cache-type")
+@plant("webgpu/attention-cache-type", "directml/attention-cache-type")
 def _(bad: bool) -> Sketch:
     return attention(cache="float16" if bad else "float32")
 
@@ -76,7 +76,7 @@ def _(bad: bool) -> Sketch:
     return experts(swiglu_fusion=0 if bad else 1)
 
 
-@plant("cpu/matmul-form")
+@plant("cpu/matmul-form", "directml/matmul-block-size")
 def _(bad: bool) -> Sketch:
     return matmul(block=8 if bad else 32)
 
