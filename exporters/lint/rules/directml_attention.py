@@ -78,7 +78,7 @@ def attention_refused(graph: Graph) -> Iterator[Fault]:
 def attention_cache_type(graph: Graph) -> Iterator[Fault]:
     """GroupQueryAttention is one operation of one type, chosen by the query. The type of past
     keys and values is not part of what the kernel is registered for, so a graph with another
-    one comes to DirectML all the same."""
+    one comes to DirectML all the same. That it is refused there is expected, and was not tried."""
     for node, seen, expected in find_other_caches(graph):
         yield Fault(seen, expected, node)
 
