@@ -21,19 +21,29 @@ def map_makers(graph: Graph) -> Mapping[str, Node]:
 
 
 def find_maker(value: Value | None, made_by: Mapping[str, Node]) -> Node | None:
-    """The node that made a value's elements, behind casts and changes of shape."""
-    maker = made_by.get(value.name) if value is not None else None
-    while maker is not None and maker.op in PASSING:
-        before = maker.input(0)
-        maker = made_by.get(before.name) if before is not None else None
-    return maker
+    """The node that made a value's elements, behind casts and changes of shape.
+
+    None as well where values are made of each other in a circle: no such graph can run.
+    """
+    source = _follow(value, made_by, PASSING)
+    return made_by.get(source.name) if source is not None else None
 
 
 def trace(value: Value | None, made_by: Mapping[str, Node]) -> Value | None:
-    """The value that another's elements came from, behind casts and changes of shape."""
-    while value is not None and value.name in made_by:
-        maker = made_by[value.name]
-        if maker.op not in (*PASSING, "Multiply", "Subtract"):
-            return value
+    """The value that another's elements came from, behind casts and changes of shape.
+
+    None where there is none, or where values are made of each other in a circle.
+    """
+    return _follow(value, made_by, PASSING | {"Multiply", "Subtract"})
+
+
+def _follow(
+    value: Value | None, made_by: Mapping[str, Node], passing: frozenset[str]
+) -> Value | None:
+    met: set[str] = set()
+    while value is not None and (maker := made_by.get(value.name)) and maker.op in passing:
+        if value.name in met:
+            return None
+        met.add(value.name)
         value = maker.input(0)
     return value

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from exporters.lint.graph import Graph
 from exporters.lint.rule import Fault, rule
-from exporters.lint.rules.shared import list_given, list_set
+from exporters.lint.rules.shared import find_other_caches, list_given, list_set
 from lfm2_deploy.findings import Outcome
 
 _SOURCE = "Operators/DmlOperatorGroupQueryAttention.cpp, onnxruntime 1.30.0"
@@ -70,6 +70,20 @@ def attention_refused(graph: Graph) -> Iterator[Fault]:
 
 
 @rule(
+    "directml/attention-cache-type",
+    Outcome.REFUSED,
+    advice="keep past keys and values in the query's type",
+    source=f"{_SOURCE}; OperatorRegistration.cpp lists types of T alone; read, not run",
+)
+def attention_cache_type(graph: Graph) -> Iterator[Fault]:
+    """GroupQueryAttention is one operation of one type, chosen by the query. The type of past
+    keys and values is not part of what the kernel is registered for, so a graph with another
+    one comes to DirectML all the same. That it is refused there is expected, and was not tried."""
+    for node, seen, expected in find_other_caches(graph):
+        yield Fault(seen, expected, node)
+
+
+@rule(
     "directml/attention-chunk",
     Outcome.WRONG,
     advice="append tokens one at a time, or compute the whole text again",
@@ -123,6 +137,7 @@ ATTENTION_RULES = (
     attention_packed,
     attention_ignored,
     attention_refused,
+    attention_cache_type,
     attention_chunk,
     attention_append,
     attention_total,

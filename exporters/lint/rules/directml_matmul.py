@@ -32,6 +32,23 @@ def matmul_blocks(graph: Graph) -> Iterator[Fault]:
 
 
 @rule(
+    "directml/matmul-block-size",
+    Outcome.WRONG,
+    advice="store blocks of 16, 32, 64 or 128",
+    source="the operator's definition in core/graph/contrib_ops/contrib_defs.cc and "
+    f"{_MATMUL}; read, not run",
+)
+def matmul_block_size(graph: Graph) -> Iterator[Fault]:
+    """MatMulNBits is defined for blocks of a power of two from 16 on. DirectML's code does not
+    look, so nothing refuses others, and what comes of them is not defined; the CPU refuses to
+    load them."""
+    for node in graph.find_fused("MatMulNBits"):
+        block = node.integer("block_size", 32)
+        if block < 16 or block & (block - 1):
+            yield Fault(f"block_size={block}", "a power of two, 16 or more", node)
+
+
+@rule(
     "directml/matmul-inputs",
     Outcome.REFUSED,
     advice="add the bias with Add, and order rows before quantizing instead of by g_idx",
@@ -129,6 +146,7 @@ def rotary_scale(graph: Graph) -> Iterator[Fault]:
 
 MATMUL_RULES = (
     matmul_blocks,
+    matmul_block_size,
     matmul_inputs,
     matmul_float_zero_points,
     matmul_odd_zero_points,

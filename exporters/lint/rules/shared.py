@@ -163,3 +163,18 @@ def list_set(node: Node, defaults: dict[str, object]) -> list[str]:
         for name, default in defaults.items()
         if node.attributes.get(name, default) != default
     ]
+
+
+def find_other_caches(graph: Graph) -> Iterator[tuple[Node, str, str]]:
+    """Attention whose past keys or values are of another type than its query.
+
+    Returns:
+        The node, what is seen, and what is taken.
+    """
+    for node in graph.find_fused("GroupQueryAttention"):
+        query = node.input(0)
+        for index, name in ((3, "past_key"), (4, "past_value")):
+            past = node.input(index)
+            types = [value.type for value in (query, past) if value is not None and value.type]
+            if len(types) == 2 and types[0] != types[1]:
+                yield node, f"{name} of {types[1]}, query of {types[0]}", "one type"

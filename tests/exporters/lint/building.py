@@ -19,6 +19,8 @@ _TYPES = {
     "int64": TensorProto.INT64,
     "int32": TensorProto.INT32,
     "uint8": TensorProto.UINT8,
+    "uint16": TensorProto.UINT16,
+    "int16": TensorProto.INT16,
     "int4": TensorProto.INT4,
     "bool": TensorProto.BOOL,
 }

@@ -31,6 +31,21 @@ def _(bad: bool) -> Sketch:
     return attention(QK_NORM if bad else f"{QK_NORM} norm", do_rotary=1)
 
 
+@plant("webgpu/attention-softcap")
+def _(bad: bool) -> Sketch:
+    return attention(softcap=0.1 if bad else 0.0)
+
+
+@plant("webgpu/attention-causal")
+def _(bad: bool) -> Sketch:
+    return attention(causal=int(not bad))
+
+
+@plant("webgpu/attention-cache-type", "directml/attention-cache-type")
+def _(bad: bool) -> Sketch:
+    return attention(cache="float16" if bad else "float32")
+
+
 @plant("webgpu/causal-conv")
 def _(bad: bool) -> Sketch:
     return conv(ndim=1, state_window=int(bad))
@@ -61,7 +76,7 @@ def _(bad: bool) -> Sketch:
     return experts(swiglu_fusion=0 if bad else 1)
 
 
-@plant("cpu/matmul-form")
+@plant("cpu/matmul-form", "directml/matmul-block-size")
 def _(bad: bool) -> Sketch:
     return matmul(block=8 if bad else 32)
 
@@ -100,3 +115,27 @@ def _(bad: bool) -> Sketch:
     whole = {"row": ("float32", [1, 1, 1, 55])}
     scores = {"x": ("float32", [1, 2, 7, 55])}
     return Sketch(nodes, scores | (given if bad else whole), {"s": ("float32", [])})
+
+
+@plant("qnn/int4-zero-points")
+def _(bad: bool) -> Sketch:
+    nodes = [op("DequantizeLinear", "w s" if bad else "w s z", "d"), op("MatMul", "x d")]
+    numbers = {"w": ("int4", [8, 8]), "s": ("float32", []), "z": ("int4", [])}
+    return Sketch(nodes, {"x": ("float32", [1, 8])}, numbers)
+
+
+def product(second: str, constant: bool = False) -> Sketch:
+    """A product of two quantized matrices, the first of uint16."""
+    nodes = [
+        op("DequantizeLinear", "a s", "x"),
+        op("DequantizeLinear", "b s", "w"),
+        op("MatMul", "x w"),
+    ]
+    matrix = {"b": (second, [8, 8])}
+    given = {"a": ("uint16", [1, 8])} | ({} if constant else matrix)
+    return Sketch(nodes, given, {"s": ("float32", [])} | (matrix if constant else {}))
+
+
+@plant("qnn/second-factor")
+def _(bad: bool) -> Sketch:
+    return product("uint16" if bad else "int16")

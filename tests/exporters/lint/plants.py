@@ -43,7 +43,8 @@ def attention(
     inputs: str = "q k v pk pv len total",
     tokens: int | str = "n",
     computed: bool = False,
-    **more: int,
+    cache: str = "float32",
+    **more: float,
 ) -> Sketch:
     """One GroupQueryAttention of four heads over two, in buffers of 128 tokens."""
     node = op("ms.GroupQueryAttention", inputs, "y nk nv", num_heads=4, kv_num_heads=2, **more)
@@ -52,8 +53,8 @@ def attention(
         "q": ("float32", [1, tokens, 64]),
         "k": ("float32", [1, tokens, 32]),
         "v": ("float32", [1, tokens, 32]),
-        "pk": ("float32", [1, 2, 128, 16]),
-        "pv": ("float32", [1, 2, 128, 16]),
+        "pk": (cache, [1, 2, 128, 16]),
+        "pv": (cache, [1, 2, 128, 16]),
         "len": ("int32", [1]),
     }
     given |= {} if computed else {"total": ("int32", [1])}
