@@ -1,7 +1,6 @@
 """What lint says of WebGPU is what the plugin does, on whatever adapter there is.
 
-Skipped without the plugin onnxruntime-ep-webgpu, or without an adapter. A software one will do:
-ORT_WEBGPU_EP_ALLOW_SOFTWARE_ADAPTER=1 and Mesa's lavapipe.
+Skipped without the plugin onnxruntime-ep-webgpu, or without an adapter. A software one will do.
 """
 
 from __future__ import annotations
@@ -20,6 +19,7 @@ from exporters.lint.rule import Rule
 from exporters.lint.rules.webgpu import WEBGPU
 from lfm2_deploy.findings import Outcome
 
+from ...runtimes.webgpu_here import choose_adapter  # noqa: TID252
 from .planted import PLANTED
 
 pytestmark = pytest.mark.skipif(
@@ -97,9 +97,10 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> Answers:
 def ask(paths: list[str], compared: list[str]) -> list[str]:
     """One line of JSON for each graph; some of them compared with the CPU."""
     command = [sys.executable, "-c", ASK, json.dumps(paths), json.dumps(compared)]
-    done = subprocess.run(command, capture_output=True, text=True, env=os.environ, check=False)
+    environment = {**os.environ, **choose_adapter()}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     if done.stderr.strip().endswith("no adapter"):
-        pytest.skip("no WebGPU adapter: set VK_ICD_FILENAMES and the variable above")
+        pytest.skip("NOT RUN: no WebGPU adapter; sudo scripts/set_up_software_vulkan.sh")
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()
 
