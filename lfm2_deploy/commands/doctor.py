@@ -15,7 +15,6 @@ from lfm2_deploy.child import call_in_child
 from lfm2_deploy.commands.console import print_json
 from lfm2_deploy.commands.options import AsJson
 from lfm2_deploy.commands.ort_wheels import PURPOSES, find_conflicts
-from lfm2_deploy.contracts import NOT_RUN
 from lfm2_deploy.machine import describe_machine
 
 if TYPE_CHECKING:
@@ -76,6 +75,7 @@ def doctor(
 
 def _examine(online: bool) -> dict[str, Any]:
     from lfm2_deploy.commands.doctor_devices import examine_auto, examine_ort, examine_vulkan
+    from lfm2_deploy.contracts import NOT_RUN
     from lfm2_deploy.registry import list_entries
 
     vulkan, auto = examine_vulkan(), examine_auto()

@@ -74,7 +74,8 @@ def examine(bundle_for: Callable[..., Bundle]) -> Examine:
     @functools.cache
     def run(kind: str, precision: str) -> dict[str, Any]:
         folder = str(bundle_for(kind, precision).path)
-        found: dict[str, Any] = work("examine", folder, make_prompt(kind), COUNT)
+        # Of the demo model, which is larger and slow on software, tokens and logits alone.
+        found: dict[str, Any] = work("examine", folder, make_prompt(kind), COUNT, kind != "demo")
         return found
 
     return run
@@ -152,7 +153,7 @@ def assert_close(precision: str, typical: float, largest: float) -> None:
     ["one by one", "in pieces", "appended", "in growing buffers", "after going back",
      "in another session"],
 )  # fmt: skip
-@each_case
+@pytest.mark.parametrize(("kind", "precision"), [case for case in CASES if case[0] != "demo"])
 def test_logits_do_not_depend_on_how_tokens_were_appended(
     examine: Examine, kind: str, precision: str, way: str
 ) -> None:
