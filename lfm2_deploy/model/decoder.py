@@ -39,13 +39,20 @@ class DecoderLayer(nn.Module):
         self, x: Tensor, states: Sequence[Tensor], past_lengths: Tensor, new_lengths: Tensor
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """x [B,S,H], this layer's states, lengths [B] -> y [B,S,H], new states."""
+        mixed, present = self.mix(x, states, past_lengths, new_lengths)
+        x = x + mixed
+        return x + self.feed_forward(self.ffn_norm(x)), present
+
+    def mix(
+        self, x: Tensor, states: Sequence[Tensor], past_lengths: Tensor, new_lengths: Tensor
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """The layer's first half, without its residual: what is added to x, and new states."""
         normed = self.operator_norm(x)
         if self.is_attention:
             mixed, *present = self.self_attn(normed, *states, past_lengths, new_lengths)
         else:
             mixed, *present = self.conv(normed, *states, new_lengths)
-        x = x + mixed
-        return x + self.feed_forward(self.ffn_norm(x)), tuple(present)
+        return mixed, tuple(present)
 
 
 class Decoder(nn.Module):

@@ -45,6 +45,10 @@ class Experts(nn.ModuleList):
         """The experts by number."""
         return cast("list[SwiGLU]", list(self))
 
+    def expert(self, number: int) -> nn.Module:
+        """One of them: [N, H] -> [N, H]."""
+        return self[number]
+
     def forward(self, x: Tensor, scores: Tensor, probabilities: Tensor) -> Tensor:
         """x [..., H], scores and probabilities [..., E] -> [..., H]."""
         tokens = x.flatten(0, -2)
@@ -54,10 +58,12 @@ class Experts(nn.ModuleList):
             weights = weights / (weights.sum(-1, keepdim=True) + NORM_EPS)
         weights = (weights * self.moe.routed_scaling_factor).to(x.dtype)
         y = torch.zeros_like(tokens)
-        for number, expert in enumerate(self.in_order()):
+        for number in range(self.moe.num_experts):
             token, slot = (chosen == number).nonzero(as_tuple=True)
-            part = expert(tokens[token]) * weights[token, slot, None]
-            y = y.index_add(0, token, part.to(x.dtype))
+            if not len(token):
+                continue
+            part = self.expert(number)(tokens[token]) * weights[token, slot, None]
+            y.index_add_(0, token, part.to(x.dtype))
         return y.view_as(x)
 
 

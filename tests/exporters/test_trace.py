@@ -135,6 +135,7 @@ def test_failing_tracer_is_one_error_with_layer_and_version(
     def fail(*args: object, **options: object) -> None:
         raise RuntimeError("no such op")
 
+    trace_layer.cache_clear()  # another test may have traced this very layer
     monkeypatch.setattr(torch.export, "export", fail)
     with pytest.raises(ExportError) as caught:
         trace_layer(checkpoint.config, ATTENTION_DENSE)
