@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -41,7 +42,9 @@ def test_scaled_checkpoint_computes_the_same(model: str) -> None:
                 width = checkpoint.read(name).shape[1]
                 scaler.scale_down(name.removesuffix(".w2.weight"), spread(40, width))
     scaled = sum(
-        not torch.equal(torch.from_numpy(folded.read(name)), torch.from_numpy(checkpoint.read(name)))
+        not torch.equal(
+            torch.from_numpy(folded.read(name)), torch.from_numpy(checkpoint.read(name))
+        )
         for name in plan
     )
     assert scaled > 2 * checkpoint.config.num_hidden_layers  # it did scale
