@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from exporters.lowering import build_drafts
 from exporters.options import ExportOptions
 from exporters.passes.qnn.weights import encode_turned
-from exporters.pipeline import build_drafts
 from exporters.quantize.layerwise import Job
 from exporters.quantize.methods import METHODS
 from exporters.quantize.pack import unpack
