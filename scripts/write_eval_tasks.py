@@ -30,7 +30,10 @@ _LEAST_WORDS = 50
 _ITEMS = 120
 _CHOICES = 4
 _PASSAGE_CHARACTERS = 1_500
-_SENTENCE_END = re.compile(r"(?<=[.!?])[”’]*\s+(?=[“‘A-Z])")
+# Typographic quotation marks, named because they look alike.
+_OPENING, _CLOSING = "\u201c\u2018", "\u201d\u2019"
+_SENTENCE_END = re.compile(rf"(?<=[.!?])[{_CLOSING}]*\s+(?=[{_OPENING}A-Z])")
+_LAST_WORD = re.compile(rf"(.*\s)([A-Za-z]{{4,}})[.!?][{_CLOSING}]*")
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,7 @@ class Passage:
 def list_sentences(document: str) -> list[str]:
     """The sentences of a document, headings left out."""
     paragraphs = [" ".join(part.split()) for part in document.split("\n\n")]
-    prose = [part for part in paragraphs if part.endswith((".", "!", "?", "”", "’"))]
+    prose = [part for part in paragraphs if part.endswith((".", "!", "?", *_CLOSING))]
     marked = _SENTENCE_END.sub(lambda match: match.group().rstrip() + "\n", " ".join(prose))
     return marked.split("\n")
 
@@ -61,7 +64,7 @@ def cut_passages(sentences: list[str]) -> Iterator[Passage]:
 
 def make_last_word(passage: Passage) -> dict[str, Any] | None:
     """An item, where the last word is long enough and occurred before."""
-    match = re.fullmatch(r"(.*\s)([A-Za-z]{4,})[.!?][”’]*", passage.last)
+    match = _LAST_WORD.fullmatch(passage.last)
     if match is None or len(match.group(1).split()) < 4:
         return None
     context, word = f"{passage.before} {match.group(1).rstrip()}", match.group(2)
@@ -72,7 +75,7 @@ def make_last_word(passage: Passage) -> dict[str, Any] | None:
 def make_ending(passage: Passage) -> dict[str, Any] | None:
     """An item without its wrong choices, where the last clause is neither short nor long."""
     # A closing quotation mark would give away which ending belongs to a speech.
-    head, comma, clause = passage.last.rstrip("”’").rpartition(", ")
+    head, comma, clause = passage.last.rstrip(_CLOSING).rpartition(", ")
     if not comma or not 4 <= len(clause.split()) <= 14 or not head:
         return None
     return {"context": f"{passage.before} {head},", "ending": clause}

@@ -70,7 +70,8 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]  # the library has no type
     def prefix_token_id(self) -> int:
         """What stands before a text that has no context: the start token."""
         start = self._model.tokenizer.encode("", add_special_tokens=True)
-        return start[0] if start else self._model.runtime.config.bos_token_id
+        named = self._model.runtime.config.bos_token_id
+        return start[0] if start else self.eot_token_id if named is None else named
 
     @property
     def tokenizer_name(self) -> str:
@@ -253,11 +254,10 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]  # the library has no type
         special = self._model.tokenizer.special_ids
         ids = [self._model.tokenizer.token_id(stop) for stop in stops]
         defaults = self._model.defaults
-        options = defaults.with_overrides(
+        return defaults.with_overrides(
             max_new_tokens=given["max_gen_toks"],
             temperature=float(given.get("temperature", 1.0)) if given["do_sample"] else 0.0,
             stop=tuple(stops),
             stop_token_ids=(*defaults.stop_token_ids, *(i for i in ids if i in special)),
             **{name: given.get(name) for name in _SAMPLING},
         )
-        return options

@@ -13,7 +13,7 @@ import random
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stdout
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from fnmatch import fnmatchcase
 from functools import partialmethod
 from importlib.metadata import version
@@ -31,6 +31,7 @@ from lfm2_deploy.evaluation.adapter import HarnessModel
 from lfm2_deploy.evaluation.catalog import choose_names, list_local_tasks
 from lfm2_deploy.evaluation.local_data import TASK_FOLDER
 from lfm2_deploy.evaluation.result import Evaluation, read_results
+from lfm2_deploy.evaluation.settings import Settings
 from lfm2_deploy.generate import LanguageModel
 
 # The harness's own defaults, so that few-shot examples are the ones others get.
@@ -40,32 +41,36 @@ _SEEDS = {"random_seed": 0, "numpy_seed": 1234, "fewshot_seed": 1234}
 _BOOTSTRAP_DRAWS = 1000
 # Words in errors of `datasets`, `huggingface_hub` and what they call, where there is no network.
 _OFFLINE = ("connect", "offline", "resolve", "timeout", "proxy", "couldn't reach", "localentry")
+_UNSAFE = (
+    "{} runs code that the model writes, which is not offered here: use lm-evaluation-harness "
+    "itself, in a sandbox"
+)
 _QUIET_LOGGERS = ("lm_eval", "datasets", "evaluate", "huggingface_hub", "httpx", "urllib3")
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """How to run tasks.
+def load_tasks(
+    tasks: Sequence[str], folder: Path | None = None, progress: Progress = ignore_progress
+) -> Mapping[str, Any]:
+    """Tasks with their data, as the harness's `TaskDict`; no model is needed for it.
 
     Args:
-        limit: at most so many questions of each task; all when None.
-        few_shot: examples in front of each question; as each task says when None.
-        batch_size: rows that generate together.
-        chat: lay prompts out by the model's chat template.
-    """
+        tasks: names of tasks, groups or tags; `*` and `?` stand for any characters.
+        folder: where to look for tasks besides this package and the harness.
+        progress: told that it takes a while.
 
-    limit: int | None = None
-    few_shot: int | None = None
-    batch_size: int = 1
-    chat: bool = False
+    Raises:
+        EvaluationError: a task is unknown, cannot be loaded, or asks for what is not offered.
+    """
+    with quiet():
+        progress("reading tasks", 0, 0)
+        return _load(tasks, folder)
 
 
 def evaluate(
     model: LanguageModel,
     name: str,
-    tasks: Sequence[str],
+    tasks: Mapping[str, Any],
     settings: Settings,
-    task_folder: Path | None = None,
     progress: Progress = ignore_progress,
 ) -> Evaluation:
     """Run tasks on a model.
@@ -73,22 +78,19 @@ def evaluate(
     Args:
         model: the loaded bundle.
         name: the bundle's, for the harness's records.
-        tasks: names of tasks, groups or tags; `*` and `?` stand for any characters.
+        tasks: what `load_tasks` gave.
         settings: how to run them.
-        task_folder: where to look for tasks besides this package and the harness.
         progress: told of each request.
 
     Raises:
-        EvaluationError: a task is unknown, cannot be loaded, or asks for what is not offered.
+        EvaluationError: a task asks for what is not offered, or for more context than there is.
         GenerationError, TemplateError: the model cannot do what a task asks.
     """
     started = time.perf_counter()
     with quiet():
-        progress("reading tasks", 0, 0)
-        loaded = _load(tasks, task_folder)
-        _set_up(loaded["tasks"], settings)
+        _set_up(tasks["tasks"], settings)
         adapter = HarnessModel(model, name, settings.batch_size, progress, _SEEDS["random_seed"])
-        raw = _run(adapter, loaded, settings)
+        raw = _run(adapter, tasks, settings)
     return Evaluation(
         tasks=read_results(raw),
         notes=tuple(adapter.notes),
@@ -140,8 +142,7 @@ def _index(folder: Path | None, everything: bool) -> TaskManager:
     return TaskManager(include_path=folders, include_defaults=everything)
 
 
-def _load(asked: Sequence[str], folder: Path | None) -> dict[str, Any]:
-    """The harness's `TaskDict` of all tasks asked for."""
+def _load(asked: Sequence[str], folder: Path | None) -> Mapping[str, Any]:
     here = [task.name for task in list_local_tasks()]
     here += [] if folder is None else [task.name for task in list_local_tasks(folder)]
     only_here = all(any(fnmatchcase(name, task) for name in here) for task in asked)
@@ -158,16 +159,15 @@ def _load(asked: Sequence[str], folder: Path | None) -> dict[str, Any]:
 
 
 def _load_one(manager: TaskManager, name: str) -> Mapping[str, Any]:
+    if (manager.task_index[name].cfg or {}).get("unsafe_code"):
+        raise EvaluationError(_UNSAFE.format(name))
     try:
         loaded: Mapping[str, Any] = manager.load([name])
     except Exception as error:  # its YAML, its code, its data and the network can all fail
         raise EvaluationError(_explain(name, error)) from error
-    for task in loaded["tasks"].values():
+    for task in loaded["tasks"].values():  # of a group
         if getattr(task, "UNSAFE_CODE", False):
-            raise EvaluationError(
-                f"{task.task_name} runs code that the model writes, which is not offered here: "
-                "use lm-evaluation-harness itself, in a sandbox"
-            )
+            raise EvaluationError(_UNSAFE.format(task.task_name))
     return loaded
 
 
@@ -185,8 +185,8 @@ def _explain(name: str, error: BaseException) -> str:
             return f"task {name} needs {link.name}, which is not installed ({what}): install it"
     if any(word in words for word in _OFFLINE):
         return (
-            f"task {name} downloads its data, and the Hub cannot be reached ({what}): go online, or "
-            "choose tasks that need no download (lfm2-deploy eval --list)"
+            f"task {name} downloads its data, and the Hub cannot be reached ({what}): go online, "
+            "or choose tasks that need no download (lfm2-deploy eval --list)"
         )
     return f"task {name} cannot be loaded ({what}): see what its makers say of it"
 
@@ -204,12 +204,12 @@ def _set_up(tasks: Mapping[str, Any], settings: Settings) -> None:
         task.set_fewshot_seed(seed=_SEEDS["fewshot_seed"])
 
 
-def _run(adapter: HarnessModel, loaded: dict[str, Any], settings: Settings) -> Mapping[str, Any]:
+def _run(adapter: HarnessModel, tasks: Mapping[str, Any], settings: Settings) -> Mapping[str, Any]:
     # Not `simple_evaluate`: it also asks pip for every installed package, which takes seconds.
     try:
         raw: Mapping[str, Any] = run_harness(
             lm=adapter,
-            task_dict=loaded,
+            task_dict=tasks,
             limit=settings.limit,
             bootstrap_iters=_BOOTSTRAP_DRAWS,
             log_samples=False,
@@ -218,5 +218,5 @@ def _run(adapter: HarnessModel, loaded: dict[str, Any], settings: Settings) -> M
         )
     except (ValueError, ImportError) as error:  # what a task says of its own demands
         what = " ".join(str(error).split())
-        raise EvaluationError(f"the harness cannot run {', '.join(loaded['tasks'])}: {what}") from error
+        raise EvaluationError(f"cannot run {', '.join(tasks['tasks'])}: {what}") from error
     return raw
