@@ -20,7 +20,10 @@ from lfm2_deploy.generate import choose_slice
 
 # Logits that are in memory at once: 128 tokens of a vocabulary of 65,536 are 34 MB.
 _LOGITS_BYTES = 2**25
-# The same, where a prompt cannot be read in pieces.
+# What logits of a token and their normalizing cost, beside reading the token: measured on the
+# 350M's shape in int4, 64 tokens in 366 ms of CPU, with all their logits in 459.
+_LOGITS_SHARE = 0.25
+# As `_LOGITS_BYTES`, where a prompt cannot be read in pieces.
 _LARGEST_WHOLE_BYTES = 2**28
 
 
@@ -236,8 +239,9 @@ class _Walk:
     def _read_pieces(
         self, ids: Sequence[int], start: int, first: int, end: int
     ) -> Iterator[tuple[int, FloatArray]]:
-        apart = self._cost(first + 1 - start) + self._cost(end - first - 1)
-        if apart <= self._cost(end - start) or end - start > self._piece:
+        few, all_ = end - first - 1, end - start
+        apart = self._cost(first + 1 - start) + self._cost(few) + few * _LOGITS_SHARE
+        if apart <= self._cost(all_) + all_ * _LOGITS_SHARE or all_ > self._piece:
             yield first, self._prefill(ids[start : first + 1])
             start = first + 1
         for begin in range(start, end, self._piece):
