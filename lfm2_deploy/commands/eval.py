@@ -183,8 +183,13 @@ def _name(metric: Metric) -> str:
 
 
 def _format(metric: Metric) -> tuple[str, str]:
-    error = "" if metric.stderr is None else f"± {metric.stderr:.4f}"
-    return f"{metric.value:.4f}", error
+    error = "" if metric.stderr is None else f"± {_shorten(metric.stderr)}"
+    return _shorten(metric.value), error
+
+
+def _shorten(value: float) -> str:
+    """Perplexities can be large, and then nobody needs their fractions."""
+    return f"{value:.4f}" if abs(value) < 1000 else f"{value:,.0f}"
 
 
 def _describe(bundle: Bundle, model: LanguageModel, found: Evaluation) -> dict[str, Any]:
