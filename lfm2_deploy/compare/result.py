@@ -93,6 +93,8 @@ class SubjectInfo:
         device: where it really ran.
         size_bytes: on disk; None where it has no size of its own.
         notes: what its runtime says of itself.
+        origin: the checkpoint it was made from, with its revision; "" where that is not known.
+        driver: version of the device's driver; "" where there is none or it does not tell.
     """
 
     name: str
@@ -105,6 +107,8 @@ class SubjectInfo:
     device: str
     size_bytes: int | None
     notes: tuple[str, ...] = ()
+    origin: str = ""
+    driver: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -321,11 +325,15 @@ class Verdict:
         passed: none failed, and none is over a limit.
         rule: the limits, for people; "" where none was given.
         reasons: one line for each subject that did not pass.
+        most_kld: the limit of the mean KL divergence, in nats; None where none was given.
+        failed: names of the subjects that did not pass.
     """
 
     passed: bool
     rule: str
     reasons: tuple[str, ...] = ()
+    most_kld: float | None = None
+    failed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -341,6 +349,7 @@ class Report:
         machine: processor, memory and system, by label.
         versions: package -> version.
         created: ISO 8601, in UTC.
+        command: what was typed; "" where it was called from Python.
     """
 
     reference: ReferenceInfo
@@ -351,6 +360,7 @@ class Report:
     machine: Mapping[str, str]
     versions: Mapping[str, str]
     created: str
+    command: str = ""
 
 
 def describe(report: Report) -> dict[str, Any]:
