@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -28,8 +29,37 @@ def find_environment(package: str) -> jinja2.Environment:
         lstrip_blocks=True,
         finalize=_finalize,
     )
-    environment.filters |= {"number": format_number, "share": format_share, "token": show_token}
+    environment.filters |= _FILTERS
     return environment
+
+
+def format_count(count: int, thing: str) -> str:
+    """(1, "window") -> "1 window", (16320, "position") -> "16,320 positions"."""
+    return f"{count:,} {thing}{'s' * (count != 1)}"
+
+
+def format_percent(place: float) -> str:
+    """0 to 1 -> a length of CSS or SVG."""
+    return f"{round(100 * place, 2):g}%"
+
+
+def _keep_ending(text: str, most: int = 160) -> str:
+    return text if len(text) <= most else f"…{text[-most:]}"
+
+
+def _keep_beginning(text: str, most: int = 160) -> str:
+    return text if len(text) <= most else f"{text[:most]}…"
+
+
+_FILTERS: dict[str, Callable[..., str]] = {
+    "beginning": _keep_beginning,
+    "count_of": format_count,
+    "ending": _keep_ending,
+    "number": format_number,
+    "percent": format_percent,
+    "share": format_share,
+    "token": show_token,
+}
 
 
 def _finalize(value: Any) -> Any:

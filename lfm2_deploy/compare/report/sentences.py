@@ -1,0 +1,167 @@
+"""What a report says in words: its headline, its verdict, where errors begin."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+
+from lfm2_deploy.charts.numbers import UNKNOWN, format_number
+from lfm2_deploy.compare.result import (
+    Estimate,
+    GreedyRun,
+    Report,
+    StateErrors,
+    SubjectResult,
+)
+
+# A run's greedy choices are a near tie up to this margin: 10 % in probability.
+_NEAR_TIE_NATS = math.log(1.1)
+_CLEAR_NATS = math.log(2.0)
+_KINDS: Mapping[str, str] = {"conv": "convolution state", "key": "keys", "value": "values"}
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """The verdict as the page shows it."""
+
+    tone: Literal["good", "bad", "plain"]
+    word: str
+    sentence: str
+    reasons: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RunGroup:
+    """Greedy runs of one prompt: (number of the subject, its name, its run)."""
+
+    prompt: str
+    runs: tuple[tuple[int, str, GreedyRun], ...]
+
+
+def write_headline(report: Report) -> str:
+    """What was compared with what."""
+    names = [subject.info.name for subject in report.subjects]
+    what = names[0] if len(names) == 1 else f"{len(names)} subjects"
+    return f"{what} against {report.reference.name}"
+
+
+def judge(report: Report) -> Judgement:
+    """The verdict in words."""
+    verdict, count = report.verdict, len(report.subjects)
+    ran = sum(not subject.failure for subject in report.subjects)
+    if not verdict.passed:
+        if ran < count and not verdict.rule:
+            return Judgement("bad", "Failed", f"{ran} of {count} subjects ran to the end.", ())
+        word, bad = "Failed", len(verdict.failed) or len(verdict.reasons)
+        sentence = f"{bad} of {count} did not pass. {_name_rule(verdict.rule)}".strip()
+        return Judgement("bad", word, sentence, verdict.reasons)
+    if verdict.rule:
+        every = "It passed." if count == 1 else f"All {count} passed."
+        return Judgement("good", "Passed", f"{every} {_name_rule(verdict.rule)}", ())
+    sentence = "No limit was asked for, so nothing is judged; --max-kld sets one."
+    return Judgement("plain", "Measured", sentence, ())
+
+
+def _name_rule(rule: str) -> str:
+    return f"The limit: {rule}." if rule else ""
+
+
+def tell_outcome(report: Report, subject: SubjectResult) -> Literal["good", "bad", "plain"]:
+    """Whether one subject passed; plain where nothing was asked."""
+    if subject.failure or subject.info.name in report.verdict.failed:
+        return "bad"
+    return "good" if report.verdict.rule else "plain"
+
+
+def write_estimate(estimate: Estimate | None) -> str:
+    """ "0.0213 ± 0.0004": as many digits as the error warrants, two of it."""
+    if estimate is None or not math.isfinite(estimate.value):
+        return UNKNOWN
+    value, error = estimate.value, estimate.error
+    if not math.isfinite(error) or error <= 0:
+        return format_number(value)
+    power = 0 if abs(value) >= 1e-3 or value == 0 else math.floor(math.log10(abs(value)))
+    scale = 10.0**power
+    decimals = min(8, max(0, 1 - math.floor(math.log10(error / scale))))
+    text = f"{value / scale:,.{decimals}f} ± {error / scale:.{decimals}f}".replace("-", "−")
+    return text if power == 0 else f"({text})×{format_number(scale, 1).split('×')[1]}"
+
+
+def write_date(created: str) -> str:
+    """ISO 8601 -> "26 November 2026, 05:44 UTC"; what is no date stays as it is."""
+    try:
+        when = datetime.fromisoformat(created)
+    except ValueError:
+        return created
+    return f"{when.day} {when:%B %Y, %H:%M} UTC"
+
+
+def describe_start(states: StateErrors | None) -> str:
+    """Where the error of the states begins, in a sentence."""
+    if states is None:
+        return "Not measured."
+    if not states.rows:
+        return f"Not measured: {states.absent}."
+    if states.start is None:
+        errors = [error.error for error in states.rows[-1].errors]
+        first, most = format_number(errors[0], 2), format_number(max(errors), 2)
+        return f"No layer stands out: the error grows from {first} in the first to {most} at most."
+    start = states.start
+    where = f"It starts in the {_KINDS[start.kind]} of layer {start.layer}"
+    before = f", after at most {format_number(start.before, 2)} before" if start.layer else ""
+    return f"{where}: {format_number(start.error, 2)}{before}. {start.advice}".rstrip(". ") + "."
+
+
+def describe_margin(run: GreedyRun) -> str:
+    """How much the first difference of a greedy run matters."""
+    if run.margin is None:
+        return ""
+    if run.margin <= _NEAR_TIE_NATS:
+        return "a near tie: any rounding may turn it"
+    times = f"the reference holds its own {format_number(math.exp(run.margin), 2)} times as likely"
+    return times if run.margin < _CLEAR_NATS else f"no near tie: {times}"
+
+
+def group_runs(report: Report) -> list[RunGroup]:
+    """Greedy runs by prompt, so that subjects stand under each other."""
+    groups: dict[str, list[tuple[int, str, GreedyRun]]] = {}
+    for number, subject in enumerate(report.subjects):
+        for run in subject.greedy:
+            groups.setdefault(run.prompt, []).append((number, subject.info.name, run))
+    return [RunGroup(prompt, tuple(runs)) for prompt, runs in groups.items()]
+
+
+def list_facts(subject: SubjectResult) -> list[tuple[str, str]]:
+    """What a subject is, by label; what is not known is left out."""
+    info = subject.info
+    facts = {
+        "given as": info.given,
+        "model": info.model,
+        "made from": info.origin,
+        "precision": info.precision,
+        "target": info.target,
+        "runtime": info.runtime,
+        "device": info.device,
+        "driver": info.driver,
+    }
+    return [(label, value) for label, value in facts.items() if value]
+
+
+def list_protocol(report: Report) -> list[tuple[str, str]]:
+    """What subjects were held against, and how."""
+    reference, protocol = report.reference, report.protocol
+    end = max(protocol.first, protocol.length - 2)
+    facts = [
+        ("reference", reference.name),
+        ("computed by", reference.detail + (" (from the cache)" if reference.cached else "")),
+        ("text", protocol.text),
+        ("windows", f"{protocol.windows:,} of {protocol.length:,} tokens, each from empty states"),
+        ("scored", f"positions {protocol.first} to {end} of each, {protocol.positions:,} in all"),
+        ("standard errors over", protocol.error_over),
+    ]
+    if protocol.begin_id is not None:
+        facts.append(("first token of each window", f"replaced by {protocol.begin_id}"))
+    return facts + [("remark", remark) for remark in protocol.remarks]

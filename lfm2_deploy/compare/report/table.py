@@ -1,0 +1,95 @@
+"""The table of a report: a column for each figure that any subject has."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from lfm2_deploy.charts.numbers import UNKNOWN, format_number, format_share
+from lfm2_deploy.compare.report.sentences import write_estimate
+from lfm2_deploy.compare.result import Estimate, Report, Scores, SubjectResult
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """A figure: as people read it, and as a script sorts it."""
+
+    text: str
+    number: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A figure of every subject, in their order."""
+
+    name: str
+    hint: str
+    cells: tuple[Cell, ...]
+
+
+def list_columns(report: Report) -> list[Column]:
+    """The columns of which at least one cell is known."""
+    made = [
+        Column(name, hint, tuple(make(subject) for subject in report.subjects))
+        for name, hint, make in _COLUMNS
+    ]
+    return [column for column in made if any(cell.text != UNKNOWN for cell in column.cells)]
+
+
+def _score(pick: Callable[[Scores], Estimate | float]) -> Callable[[SubjectResult], Cell]:
+    def make(subject: SubjectResult) -> Cell:
+        if subject.scores is None:
+            return Cell(UNKNOWN, None)
+        value = pick(subject.scores)
+        if isinstance(value, Estimate):
+            return Cell(write_estimate(value), value.value)
+        return Cell(format_number(value), value)
+
+    return make
+
+
+def _share(pick: Callable[[Scores], Estimate]) -> Callable[[SubjectResult], Cell]:
+    def make(subject: SubjectResult) -> Cell:
+        value = None if subject.scores is None else pick(subject.scores).value
+        return Cell(format_share(value), value)
+
+    return make
+
+
+def _size(subject: SubjectResult) -> Cell:
+    size = subject.info.size_bytes
+    return Cell(format_bytes(size), size)
+
+
+def format_bytes(size: int | None) -> str:
+    """1536000 -> "1.54 MB"; units are powers of 1000."""
+    if size is None:
+        return UNKNOWN
+    value, units = float(size), iter(("kB", "MB", "GB", "TB"))
+    unit = "B"
+    while value >= 999.5 and unit != "TB":
+        value, unit = value / 1000, next(units)
+    return f"{value:.3g} {unit}"
+
+
+def _decode(subject: SubjectResult) -> Cell:
+    rate = None if subject.cost is None else subject.cost.decode
+    return Cell(format_number(rate), rate)
+
+
+_COLUMNS: tuple[tuple[str, str, Callable[[SubjectResult], Cell]], ...] = (
+    (
+        "KL divergence",
+        "mean ± standard error, nats; 0 is exact",
+        _score(lambda s: s.divergence.mean),
+    ),
+    ("median", "KL divergence, nats", _score(lambda s: s.divergence.median)),
+    ("99 %", "99 % of positions are below, nats", _score(lambda s: s.divergence.p99)),
+    ("largest", "KL divergence, nats", _score(lambda s: s.divergence.most)),
+    ("same top", "positions with the same likeliest token", _share(lambda s: s.same_top)),
+    ("top-5 overlap", "of the five likeliest tokens", _share(lambda s: s.top5_overlap)),
+    ("perplexity", "of the text", _score(lambda s: s.perplexity)),
+    ("ratio", "of perplexity to the reference's", _score(lambda s: s.perplexity_ratio)),
+    ("size", "on disk", _size),
+    ("decode", "tokens a second", _decode),
+)
