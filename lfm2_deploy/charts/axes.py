@@ -6,12 +6,14 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from lfm2_deploy.charts.numbers import format_power
+from lfm2_deploy.charts.numbers import format_number, format_power
 
 # Steps between ticks are one of these times a power of ten.
 _STEPS = (1, 2, 2.5, 5, 10)
 # Of an axis whose values are all zero, or that has none.
 _EMPTY_DECADES = (-6, 0)
+# A narrower span has too few powers of ten to read values off.
+_FEW_DECADES = 1.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,34 +43,41 @@ class Axis:
     logarithmic: bool = False
 
     def place(self, value: float) -> float:
-        """Where a value lies; on a logarithmic axis zero and less lie at its low end."""
+        """Where a value lies; what is beyond an end, or not a number, lies at it."""
+        if math.isnan(value) or value >= self.high:
+            return 1.0
+        if value <= self.low:
+            return 0.0
         if not self.logarithmic:
             return (value - self.low) / (self.high - self.low)
-        ratio = math.log(max(value, self.low) / self.low)
-        return ratio / math.log(self.high / self.low)
+        return math.log(value / self.low) / math.log(self.high / self.low)
 
 
 def linear_axis(
-    label: str, values: Iterable[float], *, most_ticks: int = 6, from_zero: bool = True
+    label: str, values: Iterable[float], *, most_ticks: int = 6, tight: bool = False
 ) -> Axis:
-    """An axis of equal steps, with round ticks.
+    """An axis of equal steps from 0, with round ticks.
 
     Args:
         label: what it measures.
         values: what must lie on it; those that are not finite are passed over.
         most_ticks: how many ticks at most.
-        from_zero: whether it begins at 0.
+        tight: whether it ends where the values do, at both ends, instead of at 0 and a tick.
     """
     finite = [value for value in values if math.isfinite(value)]
-    low = 0.0 if from_zero else min(finite, default=0.0)
+    low = min(finite, default=0.0) if tight else 0.0
     high = max(finite, default=1.0)
     if high <= low:
         high = low + (abs(low) or 1.0)
     step = _find_step((high - low) / max(1, most_ticks - 1))
-    low, high = math.floor(low / step + 1e-9) * step, math.ceil(high / step - 1e-9) * step
-    count = round((high - low) / step)
-    decimals = max(0, -math.floor(math.log10(step) + 1e-9) + (step * 10 % 5 == 2.5))
-    marks = [low + step * i for i in range(count + 1)]
+    first, last = math.ceil(low / step - 1e-9), math.ceil(high / step - 1e-9)
+    if tight:
+        last = math.floor(high / step + 1e-9)
+    else:
+        high = last * step
+    decimals = max(0, -math.floor(math.log10(step) + 1e-9))
+    decimals += f"{step:e}".startswith("2.5") and step < 25
+    marks = [step * i for i in range(first, last + 1)]
     ticks = [Tick((m - low) / (high - low), f"{m:,.{decimals}f}") for m in marks]
     return Axis(label, low, high, tuple(ticks))
 
@@ -79,7 +88,7 @@ def _find_step(least: float) -> float:
 
 
 def log_axis(label: str, values: Iterable[float], *, most_ticks: int = 6) -> Axis:
-    """An axis of whole decades.
+    """An axis of whole decades, or of thirds of them where the values lie close together.
 
     Args:
         label: what it measures.
@@ -87,15 +96,31 @@ def log_axis(label: str, values: Iterable[float], *, most_ticks: int = 6) -> Axi
         most_ticks: how many ticks at most.
     """
     logs = [math.log10(value) for value in values if value > 0 and math.isfinite(value)]
+    if logs and max(logs) - min(logs) < _FEW_DECADES:
+        return _make_fine_axis(label, min(logs), max(logs))
     low, high = _EMPTY_DECADES
     if logs:
         low, high = math.floor(min(logs) + 1e-9), math.ceil(max(logs) - 1e-9)
-        low -= low == high
     every = math.ceil((high - low) / max(1, most_ticks - 1))
     # Counted from the high end, which is where the bad values are.
     exponents = range(high, low - 1, -every)
     ticks = [Tick((e - low) / (high - low), format_power(e)) for e in reversed(exponents)]
     return Axis(label, 10.0**low, 10.0**high, tuple(ticks), logarithmic=True)
+
+
+def _make_fine_axis(label: str, low: float, high: float) -> Axis:
+    """Ticks at 1, 2 and 5 in each decade; `low` and `high` are logarithms."""
+    decades = range(math.floor(low) - 1, math.ceil(high) + 2)
+    marks = [digit * 10.0**decade for decade in decades for digit in (1, 2, 5)]
+    first = max(i for i, mark in enumerate(marks) if math.log10(mark) <= low + 1e-9)
+    last = min(i for i, mark in enumerate(marks) if math.log10(mark) >= high - 1e-9)
+    last += first == last
+    width = math.log10(marks[last] / marks[first])
+    ticks = [
+        Tick(math.log10(mark / marks[first]) / width, format_number(mark, 1))
+        for mark in marks[first : last + 1]
+    ]
+    return Axis(label, marks[first], marks[last], tuple(ticks), logarithmic=True)
 
 
 def step_axis(label: str, names: Sequence[str], *, most_ticks: int = 12) -> Axis:

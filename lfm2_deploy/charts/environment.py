@@ -59,6 +59,7 @@ _FILTERS: dict[str, Callable[..., str]] = {
     "percent": format_percent,
     "share": format_share,
     "token": show_token,
+    "visible": make_visible,
 }
 
 

@@ -6,20 +6,22 @@ import math
 
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 # Smaller ones are written as powers of ten.
-_LEAST_PLAIN = 1e-3
+_LEAST_PLAIN = 1e-4
 _MOST_PLAIN = 1e6
 UNKNOWN = "–"
 
 
 def format_number(value: float | None, digits: int = 3) -> str:
-    """0.02134 -> "0.0213", 4.27e-6 -> "4.27×10⁻⁶"; a dash for what is not known or not finite.
+    """0.02134 -> "0.0213", 4.27e-6 -> "4.27×10⁻⁶"; a dash for what is not known.
 
     Args:
         value: any number.
         digits: significant ones.
     """
-    if value is None or not math.isfinite(value):
+    if value is None:
         return UNKNOWN
+    if not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "∞" if value > 0 else "−∞"
     if value == 0:
         return "0"
     rounded = float(f"{value:.{digits - 1}e}")
@@ -39,8 +41,10 @@ def format_power(exponent: int) -> str:
 
 def format_share(value: float | None) -> str:
     """0.98765 -> "98.8 %"; near 1, as many digits as tell it from 1."""
-    if value is None or not math.isfinite(value):
+    if value is None:
         return UNKNOWN
+    if not math.isfinite(value):
+        return "NaN"
     for decimals in (1, 2, 3):
         text = f"{100 * value:.{decimals}f}"
         if value >= 1 or float(text) < 100:

@@ -128,14 +128,14 @@ def _make_worst(rng: np.random.Generator, scale: float, index: int) -> WorstPosi
 
     def rank(order: list[str]) -> tuple[Candidate, ...]:
         shares = np.sort(rng.dirichlet([2.0] * 8))[::-1]
-        return tuple(Candidate(7 + i, t, float(p)) for i, (t, p) in enumerate(zip(order, shares)))[:5]
+        return tuple(Candidate(words.index(t), t, float(p)) for t, p in zip(order, shares, strict=False))[:4]
 
     return WorstPosition(
         int(rng.integers(64)),
         int(rng.integers(256, 511)),
         float(scale * (40 - 5 * index)),
         CONTEXT,
-        Candidate(9, " surrounding", 0.18),
+        Candidate(6, " surrounding", 0.18),
         0.021,
         rank(chosen),
         rank(chosen[2:] + chosen[:2]),

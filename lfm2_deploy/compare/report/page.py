@@ -60,6 +60,7 @@ def render_page(report: Report) -> str:
         runs=sentences.group_runs(report),
         sentences=sentences,
         render_chart=render_chart,
+        facts=sentences.list_facts(report),
         shown=_SHOWN,
         colour=lambda number: f"s{number % COLOURS}",
     )

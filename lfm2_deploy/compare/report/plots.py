@@ -137,7 +137,9 @@ def _name_all(scored: _Scored) -> tuple[tuple[int, str], ...]:
 
 def _plot_survival(scored: _Scored) -> Figure:
     lines = tuple(Line(name, number, _survive(d)) for number, name, d in scored)
-    x = log_axis("KL divergence, nats", _floor([p for line in lines for p, _ in line.points]))
+    # The nearest twentieth of the positions would take half of the axis and says nothing.
+    shown = [kld for line in lines for kld, share in line.points if share <= 0.95]
+    x = log_axis("KL divergence, nats", _floor(shown))
     y = log_axis("share of positions above", [1e-3, 1], most_ticks=4)
     return Figure(
         "How the divergence is spread",
@@ -160,7 +162,7 @@ def _plot_positions(report: Report, scored: _Scored) -> Figure:
     first = report.protocol.first
     lines = tuple(Line(n, k, _bin(d.by_position, first)) for k, n, d in scored)
     last = first + max(len(d.by_position) for _, _, d in scored)
-    x = linear_axis("tokens read before", [first, last], from_zero=False)
+    x = linear_axis("position", [first, last - 1], tight=True)
     return Figure(
         "By position in the window",
         "The mean over all windows. Flat is good. A rise to the right is an error that builds up "
@@ -172,7 +174,7 @@ def _plot_positions(report: Report, scored: _Scored) -> Figure:
 
 def _plot_windows(scored: _Scored) -> Figure:
     lines = tuple(Line(n, k, _bin(d.by_window, 0)) for k, n, d in scored)
-    x = linear_axis("window", [0, max(len(d.by_window) for _, _, d in scored) - 1])
+    x = linear_axis("window", [0, max(len(d.by_window) for _, _, d in scored) - 1], tight=True)
     return Figure(
         "By window of the text",
         "The mean of each window, in the order of the text. Lines that rise and fall together "
@@ -314,7 +316,7 @@ _PANELS: tuple[
     ("Decode", "longer is better", lambda s: s.cost and s.cost.decode, _write_rate),
     ("Prefill", "longer is better", lambda s: s.cost and s.cost.prefill, _write_rate),
     (
-        "Most memory",
+        "Peak memory",
         "shorter is better",
         lambda s: s.cost and s.cost.peak_bytes,
         lambda value: format_bytes(int(value)),

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
-from lfm2_deploy.charts.numbers import UNKNOWN, format_number
+from lfm2_deploy.charts.numbers import format_number
 from lfm2_deploy.compare.result import (
     Estimate,
     GreedyRun,
@@ -76,18 +76,19 @@ def tell_outcome(report: Report, subject: SubjectResult) -> Literal["good", "bad
     return "good" if report.verdict.rule else "plain"
 
 
-def write_estimate(estimate: Estimate | None) -> str:
-    """ "0.0213 ± 0.0004": as many digits as the error warrants, two of it."""
-    if estimate is None or not math.isfinite(estimate.value):
-        return UNKNOWN
+def write_value(estimate: Estimate) -> str:
+    """The mean, with as many digits as its error warrants, and at least three."""
     value, error = estimate.value, estimate.error
-    if not math.isfinite(error) or error <= 0:
+    if not (math.isfinite(value) and math.isfinite(error) and value and 0 < error < abs(value)):
         return format_number(value)
-    power = 0 if abs(value) >= 1e-3 or value == 0 else math.floor(math.log10(abs(value)))
-    scale = 10.0**power
-    decimals = min(8, max(0, 1 - math.floor(math.log10(error / scale))))
-    text = f"{value / scale:,.{decimals}f} ± {error / scale:.{decimals}f}".replace("-", "−")
-    return text if power == 0 else f"({text})×{format_number(scale, 1).split('×')[1]}"
+    digits = 2 + math.floor(math.log10(abs(value))) - math.floor(math.log10(error))
+    return format_number(value, min(7, max(3, digits)))
+
+
+def write_error(estimate: Estimate) -> str:
+    """ "± 0.0004"; "" where it is not known."""
+    known = math.isfinite(estimate.error) and math.isfinite(estimate.value)
+    return f"± {format_number(estimate.error, 2)}" if known else ""
 
 
 def write_date(created: str) -> str:
@@ -106,23 +107,28 @@ def describe_start(states: StateErrors | None) -> str:
     if not states.rows:
         return f"Not measured: {states.absent}."
     if states.start is None:
-        errors = [error.error for error in states.rows[-1].errors]
-        first, most = format_number(errors[0], 2), format_number(max(errors), 2)
-        return f"No layer stands out: the error grows from {first} in the first to {most} at most."
+        errors = states.rows[-1].errors
+        most = max(errors, key=lambda error: error.error)
+        first, last = format_number(errors[0].error, 2), format_number(most.error, 2)
+        return f"No layer stands out: {first} in the first, {last} at most, in layer {most.layer}."
     start = states.start
     where = f"It starts in the {_KINDS[start.kind]} of layer {start.layer}"
     before = f", after at most {format_number(start.before, 2)} before" if start.layer else ""
-    return f"{where}: {format_number(start.error, 2)}{before}. {start.advice}".rstrip(". ") + "."
+    advice = start.advice[:1].upper() + start.advice[1:].rstrip(".")
+    return f"{where}: {format_number(start.error, 2)}{before}. {advice}."
 
 
-def describe_margin(run: GreedyRun) -> str:
-    """How much the first difference of a greedy run matters."""
-    if run.margin is None:
-        return ""
-    if run.margin <= _NEAR_TIE_NATS:
-        return "a near tie: any rounding may turn it"
-    times = f"the reference holds its own {format_number(math.exp(run.margin), 2)} times as likely"
-    return times if run.margin < _CLEAR_NATS else f"no near tie: {times}"
+def name_margin(margin: float) -> str:
+    """How much the first difference of a greedy run matters; `margin` in nats."""
+    if margin <= _NEAR_TIE_NATS:
+        return "A near tie, which any rounding may turn"
+    times = f"the reference holds its own {format_number(math.exp(margin), 2)} times as likely"
+    return f"No near tie: {times}" if margin >= _CLEAR_NATS else times.capitalize()
+
+
+def list_rest(run: GreedyRun) -> str:
+    """What a subject wrote after the token that differs."""
+    return run.subject_text.removeprefix(run.subject_choice.text if run.subject_choice else "")
 
 
 def group_runs(report: Report) -> list[RunGroup]:
@@ -134,20 +140,22 @@ def group_runs(report: Report) -> list[RunGroup]:
     return [RunGroup(prompt, tuple(runs)) for prompt, runs in groups.items()]
 
 
-def list_facts(subject: SubjectResult) -> list[tuple[str, str]]:
-    """What a subject is, by label; what is not known is left out."""
-    info = subject.info
-    facts = {
-        "given as": info.given,
-        "model": info.model,
-        "made from": info.origin,
-        "precision": info.precision,
-        "target": info.target,
-        "runtime": info.runtime,
-        "device": info.device,
-        "driver": info.driver,
-    }
-    return [(label, value) for label, value in facts.items() if value]
+def list_facts(report: Report) -> dict[str, list[str]]:
+    """What subjects are: label -> a value of each; what is known of none is left out."""
+    rows = [
+        {
+            "given as": info.given,
+            "made from": info.origin or info.model,
+            "precision": info.precision,
+            "target": info.target,
+            "runtime": info.runtime,
+            "device": info.device,
+            "driver": info.driver,
+        }
+        for info in (subject.info for subject in report.subjects)
+    ]
+    columns = {label: [row[label] for row in rows] for label in rows[0]} if rows else {}
+    return {label: values for label, values in columns.items() if any(values)}
 
 
 def list_protocol(report: Report) -> list[tuple[str, str]]:

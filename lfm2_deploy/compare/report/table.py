@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from lfm2_deploy.charts.numbers import UNKNOWN, format_number, format_share
-from lfm2_deploy.compare.report.sentences import write_estimate
+from lfm2_deploy.compare.report.sentences import write_error, write_value
 from lfm2_deploy.compare.result import Estimate, Report, Scores, SubjectResult
 
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """A figure: as people read it, and as a script sorts it."""
+    """A figure: as people read it, its standard error or "", and as a script sorts it."""
 
     text: str
     number: float | None
+    error: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +44,7 @@ def _score(pick: Callable[[Scores], Estimate | float]) -> Callable[[SubjectResul
             return Cell(UNKNOWN, None)
         value = pick(subject.scores)
         if isinstance(value, Estimate):
-            return Cell(write_estimate(value), value.value)
+            return Cell(write_value(value), value.value, write_error(value))
         return Cell(format_number(value), value)
 
     return make
@@ -50,8 +52,11 @@ def _score(pick: Callable[[Scores], Estimate | float]) -> Callable[[SubjectResul
 
 def _share(pick: Callable[[Scores], Estimate]) -> Callable[[SubjectResult], Cell]:
     def make(subject: SubjectResult) -> Cell:
-        value = None if subject.scores is None else pick(subject.scores).value
-        return Cell(format_share(value), value)
+        if subject.scores is None:
+            return Cell(UNKNOWN, None)
+        share = pick(subject.scores)
+        error = f"± {100 * share.error:.2f}" if math.isfinite(share.error) else ""
+        return Cell(format_share(share.value), share.value, error)
 
     return make
 
@@ -72,11 +77,6 @@ def format_bytes(size: int | None) -> str:
     return f"{value:.3g} {unit}"
 
 
-def _decode(subject: SubjectResult) -> Cell:
-    rate = None if subject.cost is None else subject.cost.decode
-    return Cell(format_number(rate), rate)
-
-
 _COLUMNS: tuple[tuple[str, str, Callable[[SubjectResult], Cell]], ...] = (
     (
         "KL divergence",
@@ -91,5 +91,4 @@ _COLUMNS: tuple[tuple[str, str, Callable[[SubjectResult], Cell]], ...] = (
     ("perplexity", "of the text", _score(lambda s: s.perplexity)),
     ("ratio", "of perplexity to the reference's", _score(lambda s: s.perplexity_ratio)),
     ("size", "on disk", _size),
-    ("decode", "tokens a second", _decode),
 )
