@@ -4,9 +4,9 @@ matplotlib's SVG has fixed colours and a fixed width, weighs ten
 times as much, and is an extra. These need jinja2 alone, which chat templates need anyway.
 """
 
-from lfm2_deploy.charts.axes import Axis, Tick, linear_axis, log_axis
+from lfm2_deploy.charts.axes import Axis, Tick, linear_axis, log_axis, step_axis
 from lfm2_deploy.charts.chart import Band, Chart, Dot, Guide, Label, Line
-from lfm2_deploy.charts.svg import render_chart, write_chart
+from lfm2_deploy.charts.svg import Panel, render_chart, write_panels
 
 __all__ = [
     "Axis",
@@ -16,9 +16,11 @@ __all__ = [
     "Guide",
     "Label",
     "Line",
+    "Panel",
     "Tick",
     "linear_axis",
     "log_axis",
     "render_chart",
-    "write_chart",
+    "step_axis",
+    "write_panels",
 ]

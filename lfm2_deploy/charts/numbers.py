@@ -8,11 +8,12 @@ _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 # Smaller ones are written as powers of ten.
 _LEAST_PLAIN = 1e-4
 _MOST_PLAIN = 1e6
-UNKNOWN = "–"
+UNKNOWN = "\N{EN DASH}"
+_MINUS, _TIMES = "\N{MINUS SIGN}", "\N{MULTIPLICATION SIGN}"
 
 
 def format_number(value: float | None, digits: int = 3) -> str:
-    """0.02134 -> "0.0213", 4.27e-6 -> "4.27×10⁻⁶"; a dash for what is not known.
+    """0.02134 -> "0.0213", 4.27e-6 -> 4.27 times a power of ten; a dash for what is not known.
 
     Args:
         value: any number.
@@ -21,15 +22,15 @@ def format_number(value: float | None, digits: int = 3) -> str:
     if value is None:
         return UNKNOWN
     if not math.isfinite(value):
-        return "NaN" if math.isnan(value) else "∞" if value > 0 else "−∞"
+        return "NaN" if math.isnan(value) else "∞" if value > 0 else f"{_MINUS}∞"
     if value == 0:
         return "0"
     rounded = float(f"{value:.{digits - 1}e}")
     if _LEAST_PLAIN <= abs(rounded) < _MOST_PLAIN:
         decimals = max(0, digits - 1 - math.floor(math.log10(abs(rounded))))
-        return f"{rounded:,.{decimals}f}".replace("-", "−")
+        return f"{rounded:,.{decimals}f}".replace("-", _MINUS)
     mantissa, exponent = f"{rounded:.{digits - 1}e}".split("e")
-    return f"{mantissa}×10{str(int(exponent)).translate(_SUPERSCRIPTS)}".replace("-", "−")
+    return f"{mantissa}{_TIMES}10{str(int(exponent)).translate(_SUPERSCRIPTS)}".replace("-", _MINUS)
 
 
 def format_power(exponent: int) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from markupsafe import Markup
@@ -25,6 +26,8 @@ _UNITS = 1000
 # Labels closer than this share of the height are moved apart.
 _LABEL_GAP = 0.075
 _PACKAGE = "lfm2_deploy.charts"
+# Of a file, in pixels.
+_FIRST_PANEL, _LINE_HEIGHT, _AROUND_PANEL = 78, 19, 124
 
 
 def render_chart(chart: Chart, height: int = 240) -> Markup:
@@ -43,20 +46,51 @@ def render_chart(chart: Chart, height: int = 240) -> Markup:
     return Markup(text.strip())
 
 
-def write_chart(chart: Chart, file: Path, remarks: Sequence[str] = ()) -> None:
-    """Write a chart as an SVG file of its own.
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """A chart in a file of its own.
 
     Args:
-        chart: what to draw.
-        file: where to.
+        heading: what it shows.
+        legend: (series, name).
+        drawing: its SVG element.
+        height: of that, in pixels.
+    """
+
+    heading: str
+    legend: tuple[tuple[int, str], ...]
+    drawing: Markup
+    height: int
+
+
+def write_panels(title: str, remarks: Sequence[str], panels: Sequence[Panel], file: Path) -> None:
+    """Write charts under each other as an SVG file, which follows a viewer's dark mode.
+
+    Args:
+        title: over all of them.
         remarks: lines under the title.
+        panels: from above.
+        file: where to; an existing file is replaced.
 
     Raises:
         OSError: it cannot be written.
     """
-    template = find_environment(_PACKAGE).get_template("file.svg.jinja")
-    inner = render_chart(chart, 300)
-    text = template.render(chart=chart, inner=inner, remarks=remarks, colour=lambda s: f"s{s % 8}")
+    tops, top = [], _FIRST_PANEL + _LINE_HEIGHT * len(remarks)
+    for panel in panels:
+        tops.append(top)
+        top += panel.height + _AROUND_PANEL
+    text = (
+        find_environment(_PACKAGE)
+        .get_template("file.svg.jinja")
+        .render(
+            title=title,
+            remarks=remarks,
+            panels=list(zip(tops, panels, strict=True)),
+            height=top,
+            line_height=_LINE_HEIGHT,
+            colour=lambda series: f"s{series % COLOURS}",
+        )
+    )
     file.write_text(text, encoding="utf-8")
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, fields, is_dataclass
 from functools import cache
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from lfm2_deploy.quantization_record import LayerError
 from lfm2_deploy.states import StateKind
 
 # Of the JSON; raised where a reader of an older one would be misled.
@@ -305,6 +306,7 @@ class SubjectResult:
         worst: the worst positions, worst first.
         greedy: its greedy runs.
         remarks: what was measured otherwise than for the others, or not at all, and why.
+        rounding: what its exporter measured of each layer; empty where it did not.
     """
 
     info: SubjectInfo
@@ -315,6 +317,7 @@ class SubjectResult:
     states: StateErrors | None = None
     cost: Cost | None = None
     remarks: tuple[str, ...] = ()
+    rounding: tuple[LayerError, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

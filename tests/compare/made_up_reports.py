@@ -1,4 +1,4 @@
-"""Reports with made-up numbers: four subjects, from exact to broken, or as hostile as text can be."""
+"""Reports with made-up numbers: of subjects from exact to broken, or with hostile texts."""
 
 from __future__ import annotations
 
@@ -25,11 +25,12 @@ from lfm2_deploy.compare.result import (
     Verdict,
     WorstPosition,
 )
+from lfm2_deploy.quantization_record import LayerError
 
 LAYERS = tuple("full_attention" if i in (2, 5, 8, 10, 12, 14) else "conv" for i in range(16))
 CONTEXT = (
-    " must be in want of a wife.\n\nHowever little known the feelings or views of such a man may be "
-    "on his first entering a neighbourhood, this truth is so well fixed in the minds of the"
+    " must be in want of a wife.\n\nHowever little known the feelings or views of such a man may "
+    "be on his first entering a neighbourhood, this truth is so well fixed in the minds of the"
 )
 
 
@@ -68,7 +69,10 @@ def make_report(kinds: tuple[str, ...] = ("int8", "int4", "npu", "broken")) -> R
 
 
 SCALES = {"fp32": 1e-9, "int8": 8e-4, "int4": 0.021, "npu": 0.048, "broken": 2.6, "failed": 1.0}
-PLACES = {"npu": ("npu", "openvino", "Intel(R) AI Boost, NPU 4000"), "broken": ("directml", "ort", "GPU")}
+PLACES = {
+    "npu": ("npu", "openvino", "Intel(R) AI Boost, NPU 4000"),
+    "broken": ("directml", "ort", "GPU"),
+}
 
 
 def make_subject(kind: str, number: int) -> SubjectResult:
@@ -79,11 +83,23 @@ def make_subject(kind: str, number: int) -> SubjectResult:
     size = {"fp32": 1_420_000_000, "int8": 372_000_000}.get(kind, 214_000_000 + number * 9_000_000)
     notes = ("weights are read from the disk cache",) if kind == "npu" else ()
     info = SubjectInfo(
-        name, f"./LFM2-350M-{name}", "bundle", "LFM2-350M", precision, target, runtime, device, size, notes,
-        "LiquidAI/LFM2-350M, revision 4f1c2d9", "32.0.100.4297" if kind in ("npu", "broken") else "",
+        name,
+        f"./LFM2-350M-{name}",
+        "bundle",
+        "LFM2-350M",
+        precision,
+        target,
+        runtime,
+        device,
+        size,
+        notes,
+        "LiquidAI/LFM2-350M, revision 4f1c2d9",
+        "32.0.100.4297" if kind in ("npu", "broken") else "",
     )
     if kind == "failed":
-        return SubjectResult(info, "the device was lost while window 12 of 64 was read (D3D12: 0x887A0005)")
+        return SubjectResult(
+            info, "the device was lost while window 12 of 64 was read (D3D12: 0x887A0005)"
+        )
     rng = np.random.default_rng(number)
     scale = SCALES[kind]
     return SubjectResult(
@@ -92,9 +108,20 @@ def make_subject(kind: str, number: int) -> SubjectResult:
         worst=tuple(_make_worst(rng, scale, i) for i in range(6)),
         greedy=(_make_greedy(kind, "It is a truth universally acknowledged, that a single man"),),
         states=_make_states(rng, kind, scale),
-        cost=Cost(512, 180.0 / (1 + number), 47.3 / (1 + 0.3 * number), 2700.0, 0.42, 310_000_000, 498_000_000),
+        cost=Cost(
+            512,
+            180.0 / (1 + number),
+            47.3 / (1 + 0.3 * number),
+            2700.0,
+            0.42,
+            310_000_000,
+            498_000_000,
+        ),
         remarks=("scored one position at a time: the device gives only the last logits",)
         if kind == "npu"
+        else (),
+        rounding=tuple(LayerError(i, 0.3 * scale**0.5 * (1 + 0.2 * i)) for i in range(16))
+        if kind in ("int8", "int4")
         else (),
     )
 
@@ -128,7 +155,9 @@ def _make_worst(rng: np.random.Generator, scale: float, index: int) -> WorstPosi
 
     def rank(order: list[str]) -> tuple[Candidate, ...]:
         shares = np.sort(rng.dirichlet([2.0] * 8))[::-1]
-        return tuple(Candidate(words.index(t), t, float(p)) for t, p in zip(order, shares, strict=False))[:4]
+        return tuple(
+            Candidate(words.index(t), t, float(p)) for t, p in zip(order, shares, strict=False)
+        )[:4]
 
     return WorstPosition(
         int(rng.integers(64)),
@@ -144,7 +173,9 @@ def _make_worst(rng: np.random.Generator, scale: float, index: int) -> WorstPosi
 
 def _make_greedy(kind: str, prompt: str) -> GreedyRun:
     if kind in ("fp32", "int8"):
-        common = " in possession of a good fortune, must be in want of a wife.\n\n“My dear Mr. Bennet,”"
+        common = (
+            " in possession of a good fortune, must be in want of a wife.\n\n“My dear Mr. Bennet,”"
+        )
         return GreedyRun(prompt, 32, 32, common, "", None, None, None, 1.0)
     garbage = kind == "broken"
     return GreedyRun(
@@ -152,7 +183,9 @@ def _make_greedy(kind: str, prompt: str) -> GreedyRun:
         32,
         2 if garbage else 9,
         " in" if garbage else " in possession of a good fortune, must be",
-        " the the the the of of of the the the of the the the of" if garbage else " looking for a wife, and that",
+        " the the the the of of of the the the of the the the of"
+        if garbage
+        else " looking for a wife, and that",
         Candidate(12, " possession" if garbage else " in", 0.61 if garbage else 0.34),
         Candidate(3, " the" if garbage else " looking", 0.004 if garbage else 0.31),
         5.03 if garbage else 0.092,
@@ -176,7 +209,11 @@ def _make_states(rng: np.random.Generator, kind: str, scale: float) -> StateErro
         rows.append(StateRow(tokens, tuple(errors)))
     if kind == "broken":
         start = ErrorStart(
-            5, "key", 0.55, 0.0023, "look at the keys of layer 5: rotary embedding, head norm, the row they are written to"
+            5,
+            "key",
+            0.55,
+            0.0023,
+            "look at the keys of layer 5: rotary embedding, head norm, the row they are written to",
         )
     return StateErrors(tuple(rows), start)
 

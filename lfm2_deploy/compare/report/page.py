@@ -17,7 +17,7 @@ from markupsafe import Markup
 from lfm2_deploy.charts import render_chart
 from lfm2_deploy.charts.environment import find_environment
 from lfm2_deploy.charts.svg import COLOURS
-from lfm2_deploy.compare.report import plots, sentences, table
+from lfm2_deploy.compare.report import bars, plots, sentences, state_plots, table
 from lfm2_deploy.compare.result import Report, describe
 
 _PACKAGE = "lfm2_deploy.compare.report"
@@ -53,9 +53,10 @@ def render_page(report: Report) -> str:
         script_hash=_hash(script),
         data=Markup(_embed(report)),
         figures=plots.plot_scores(report),
-        state_figures=plots.plot_states(report),
-        strips=plots.plot_strips(report),
-        panels=plots.list_panels(report),
+        state_figures=state_plots.plot_states(report),
+        rounding=state_plots.plot_rounding(report),
+        strips=bars.plot_strips(report),
+        panels=bars.list_panels(report),
         columns=table.list_columns(report),
         runs=sentences.group_runs(report),
         sentences=sentences,

@@ -59,8 +59,8 @@ def judge(report: Report) -> Judgement:
         sentence = f"{bad} of {count} did not pass. {_name_rule(verdict.rule)}".strip()
         return Judgement("bad", word, sentence, verdict.reasons)
     if verdict.rule:
-        every = "It passed." if count == 1 else f"All {count} passed."
-        return Judgement("good", "Passed", f"{every} {_name_rule(verdict.rule)}", ())
+        every = {1: "", 2: "Both passed. "}.get(count, f"All {count} passed. ")
+        return Judgement("good", "Passed", f"{every}{_name_rule(verdict.rule)}", ())
     sentence = "No limit was asked for, so nothing is judged; --max-kld sets one."
     return Judgement("plain", "Measured", sentence, ())
 
