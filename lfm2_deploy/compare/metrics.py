@@ -46,7 +46,8 @@ def _diverge(p: DoubleArray, q: DoubleArray) -> DoubleArray:
 
 def negative_log_likelihood(logits: FloatArray, targets: IntArray) -> DoubleArray:
     """-log p(target) at each position: logits [N, V], targets [N] -> float64 [N]."""
-    likelihood: DoubleArray = -_pick(log_softmax(logits), targets)
+    chosen = _pick(log_softmax(logits), targets)
+    likelihood: DoubleArray = -chosen
     return likelihood
 
 
