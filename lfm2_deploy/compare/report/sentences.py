@@ -17,9 +17,9 @@ from lfm2_deploy.compare.result import (
     SubjectResult,
 )
 
-# A run's greedy choices are a near tie up to this margin: 10 % in probability.
-_NEAR_TIE_NATS = math.log(1.1)
-_CLEAR_NATS = math.log(2.0)
+# As the terminal has them: rounding to 4 bits moves a choice by tenths of a nat, a fault by
+# whole ones.
+_NEAR_TIE_NATS, _FAULT_NATS = 0.25, 1.0
 _KINDS: Mapping[str, str] = {"conv": "convolution state", "key": "keys", "value": "values"}
 
 
@@ -121,9 +121,9 @@ def describe_start(states: StateErrors | None) -> str:
 def name_margin(margin: float) -> str:
     """How much the first difference of a greedy run matters; `margin` in nats."""
     if margin <= _NEAR_TIE_NATS:
-        return "A near tie, which any rounding may turn"
+        return "A near tie, which rounding may turn"
     times = f"the reference holds its own {format_number(math.exp(margin), 2)} times as likely"
-    return f"No near tie: {times}" if margin >= _CLEAR_NATS else times.capitalize()
+    return f"No tie, so a fault or much lost: {times}" if margin >= _FAULT_NATS else f"T{times[1:]}"
 
 
 def list_rest(run: GreedyRun) -> str:

@@ -92,9 +92,9 @@ def plot_rounding(report: Report) -> Figure | None:
     names = [str(layer) for layer in range(len(report.layer_types))]
     chart = Chart("Error of rounding by layer", step_axis("layer", names), y, lines, dots)
     caption = (
-        "What rounding the weights does to the output of each layer, as the exporter measured "
-        "it in float32, with all layers before it rounded too. States that are much further off "
-        "than this are not rounding's fault."
+        "What rounding the weights does to the output of each layer, as the exporter measured it "
+        "in float32, with all layers before it rounded too. States much further off than this "
+        "have another cause: arithmetic in fewer bits, or a fault."
     )
     legend = tuple((line.series, line.name) for line in lines)
     return Figure("What rounding alone explains", caption, chart, legend)
