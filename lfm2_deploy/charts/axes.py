@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lfm2_deploy.charts.numbers import format_number, format_power
 
@@ -12,6 +12,8 @@ from lfm2_deploy.charts.numbers import format_number, format_power
 _STEPS = (1, 2, 2.5, 5, 10)
 # Of an axis whose values are all zero, or that has none.
 _EMPTY_DECADES = (-6, 0)
+# Ticks nearer than this share of the axis to another are left out.
+_APART = 0.06
 # A narrower span has too few powers of ten to read values off.
 _FEW_DECADES = 1.5
 
@@ -87,15 +89,28 @@ def _find_step(least: float) -> float:
     return next(step * power for step in _STEPS if step * power >= least * (1 - 1e-9))
 
 
-def log_axis(label: str, values: Iterable[float], *, most_ticks: int = 6) -> Axis:
+def log_axis(
+    label: str, values: Iterable[float], *, least: float = 0.0, most_ticks: int = 6
+) -> Axis:
     """An axis of whole decades, or of thirds of them where the values lie close together.
 
     Args:
         label: what it measures.
         values: what must lie on it; zero, less, and what is not finite are passed over.
+        least: smaller values lie at the low end, whose tick says so.
         most_ticks: how many ticks at most.
     """
-    logs = [math.log10(value) for value in values if value > 0 and math.isfinite(value)]
+    given = [value for value in values if math.isfinite(value)]
+    logs = [math.log10(max(value, least)) for value in given if max(value, least) > 0]
+    axis = _make_log_axis(label, logs, most_ticks)
+    if any(value < least for value in given):
+        first = axis.ticks[1:] if axis.ticks[0].at == 0 else axis.ticks
+        lowest = Tick(0.0, f"≤{format_number(axis.low, 1)}")
+        axis = replace(axis, ticks=(lowest, *(tick for tick in first if tick.at > _APART)))
+    return axis
+
+
+def _make_log_axis(label: str, logs: Sequence[float], most_ticks: int) -> Axis:
     if logs and max(logs) - min(logs) < _FEW_DECADES:
         return _make_fine_axis(label, min(logs), max(logs))
     low, high = _EMPTY_DECADES

@@ -8,6 +8,7 @@ _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 # Smaller ones are written as powers of ten.
 _LEAST_PLAIN = 1e-4
 _MOST_PLAIN = 1e6
+_LEAST_SHARE = 1e-4
 UNKNOWN = "\N{EN DASH}"
 _MINUS, _TIMES = "\N{MINUS SIGN}", "\N{MULTIPLICATION SIGN}"
 
@@ -41,13 +42,15 @@ def format_power(exponent: int) -> str:
 
 
 def format_share(value: float | None) -> str:
-    """0.98765 -> "98.8 %"; near 1, as many digits as tell it from 1."""
+    """0.98765 -> "98.8 %"; near 0 and 1, as many digits as tell it from them."""
     if value is None:
         return UNKNOWN
     if not math.isfinite(value):
         return "NaN"
+    if 0 < value < _LEAST_SHARE:
+        return f"<{100 * _LEAST_SHARE:g} %"
     for decimals in (1, 2, 3):
         text = f"{100 * value:.{decimals}f}"
-        if value >= 1 or float(text) < 100:
+        if value in (0, 1) or ((value > 0.01 or decimals > 1) and float(text) < 100):
             break
     return f"{text} %"

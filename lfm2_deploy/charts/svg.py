@@ -117,6 +117,8 @@ def _spread_labels(chart: Chart) -> list[dict[str, str]]:
     last = -1.0
     for label in sorted(chart.labels, key=lambda label: -chart.y.place(label.y)):
         x, top = chart.x.place(label.x), 1 - chart.y.place(label.y)
+        # At the bottom it would stand on the axis.
+        top = min(top, 1 - _LABEL_GAP)
         top = last = max(top, last + _LABEL_GAP)
         right = x > 0.55
         placed.append(

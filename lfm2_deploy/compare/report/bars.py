@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import isfinite
 
 from lfm2_deploy.charts import Axis, log_axis
 from lfm2_deploy.charts.numbers import format_number
-from lfm2_deploy.compare.report.plots import floor_divergences, list_divergences
-from lfm2_deploy.compare.report.table import format_bytes
+from lfm2_deploy.compare.report.plots import list_divergences
+from lfm2_deploy.compare.report.values import LEAST_KLD
 from lfm2_deploy.compare.result import Cost, Divergence, Report, SubjectResult
+from lfm2_deploy.units import format_bytes
 
 
 @dataclass(frozen=True, slots=True)
 class Strip:
-    """One subject's KL divergences on the axis all share; places are 0 to 1."""
+    """One subject's KL divergences on the axis all share; places are 0 to 1.
+
+    `known` is false where the mean is not a number.
+    """
 
     number: int
     name: str
@@ -23,6 +28,7 @@ class Strip:
     p99: float
     most: float
     tip: str
+    known: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +66,7 @@ def plot_strips(report: Report) -> Strips | None:
         return None
     limit = report.verdict.most_kld
     values = [v for _, _, d in scored for v in (d.median, d.mean.value, d.p99, d.most)]
-    axis = log_axis("nats", floor_divergences(values + ([limit] if limit else [])))
+    axis = log_axis("nats", values + ([limit] if limit else []), least=LEAST_KLD)
     return Strips(
         axis,
         tuple(_make_strip(axis, *one) for one in scored),
@@ -73,7 +79,7 @@ def _make_strip(axis: Axis, number: int, name: str, divergence: Divergence) -> S
     values = {"mean": d.mean.value, "median": d.median, "99 %": d.p99, "largest": d.most}
     told = ", ".join(f"{label} {format_number(value)}" for label, value in values.items())
     mean, median, p99, most = (axis.place(value) for value in values.values())
-    return Strip(number, name, mean, median, p99, most, f"{name}: {told}")
+    return Strip(number, name, mean, median, p99, most, f"{name}: {told}", isfinite(d.mean.value))
 
 
 def list_panels(report: Report) -> list[Panel]:

@@ -17,7 +17,7 @@ from markupsafe import Markup
 from lfm2_deploy.charts import render_chart
 from lfm2_deploy.charts.environment import find_environment
 from lfm2_deploy.charts.svg import COLOURS
-from lfm2_deploy.compare.report import bars, plots, sentences, state_plots, table
+from lfm2_deploy.compare.report import bars, plots, sentences, state_plots, table, values
 from lfm2_deploy.compare.result import Report, describe
 
 _PACKAGE = "lfm2_deploy.compare.report"
@@ -60,6 +60,7 @@ def render_page(report: Report) -> str:
         columns=table.list_columns(report),
         runs=sentences.group_runs(report),
         sentences=sentences,
+        values=values,
         render_chart=render_chart,
         facts=sentences.list_facts(report),
         shown=_SHOWN,

@@ -18,11 +18,10 @@ from lfm2_deploy.charts import (
     log_axis,
 )
 from lfm2_deploy.charts.numbers import format_number
-from lfm2_deploy.compare.report.table import format_bytes
+from lfm2_deploy.compare.report.values import LEAST_KLD
 from lfm2_deploy.compare.result import PERCENTS, Divergence, Report
+from lfm2_deploy.units import format_bytes
 
-# Less is rounding, whatever the subject; it would stretch the axis for nothing.
-LEAST_KLD = 1e-7
 _MOST_POINTS = 64
 
 
@@ -55,11 +54,6 @@ def list_divergences(report: Report) -> Iterator[tuple[int, str, Divergence]]:
             yield number, subject.info.name, subject.scores.divergence
 
 
-def floor_divergences(values: Sequence[float]) -> list[float]:
-    """The values, none below `LEAST_KLD`; what an axis must span."""
-    return [max(value, LEAST_KLD) for value in values]
-
-
 _Scored = Sequence[tuple[int, str, Divergence]]
 
 
@@ -71,7 +65,7 @@ def _plot_survival(scored: _Scored) -> Figure:
     lines = tuple(Line(name, number, _survive(d)) for number, name, d in scored)
     # The nearest twentieth of the positions would take half of the axis and says nothing.
     shown = [kld for line in lines for kld, share in line.points if share <= 0.95]
-    x = log_axis("KL divergence, nats", floor_divergences(shown))
+    x = log_axis("KL divergence, nats", shown, least=LEAST_KLD)
     y = log_axis("share of positions above", [1e-3, 1], most_ticks=4)
     return Figure(
         "How the divergence is spread",
@@ -86,8 +80,8 @@ def _plot_survival(scored: _Scored) -> Figure:
 def _survive(divergence: Divergence) -> tuple[tuple[float, float], ...]:
     """(KL divergence, share of positions above it), from all positions to one in a thousand."""
     steps = zip(divergence.percentiles[:PERCENTS], range(PERCENTS), strict=True)
-    body = [(max(value, LEAST_KLD), 1 - percent / PERCENTS) for value, percent in steps]
-    return (*body, (max(divergence.p999, LEAST_KLD), 1e-3))
+    body = [(value, 1 - percent / PERCENTS) for value, percent in steps]
+    return (*body, (divergence.p999, 1e-3))
 
 
 def _plot_positions(report: Report, scored: _Scored) -> Figure:
@@ -118,7 +112,7 @@ def _plot_windows(scored: _Scored) -> Figure:
 
 def _make_kld_axis(lines: Sequence[Line]) -> Axis:
     return log_axis(
-        "mean KL divergence, nats", floor_divergences([y for li in lines for _, y in li.points])
+        "mean KL divergence, nats", [y for line in lines for _, y in line.points], least=LEAST_KLD
     )
 
 
@@ -127,8 +121,7 @@ def _bin(values: Sequence[float], first: int) -> tuple[tuple[float, float], ...]
     count = min(len(values), _MOST_POINTS)
     edges = [i * len(values) // count for i in range(count + 1)] if count else []
     return tuple(
-        (first + (start + end - 1) / 2, max(fmean(values[start:end]), LEAST_KLD))
-        for start, end in pairwise(edges)
+        (first + (start + end - 1) / 2, fmean(values[start:end])) for start, end in pairwise(edges)
     )
 
 
@@ -138,7 +131,7 @@ def _plot_sizes(report: Report) -> Figure | None:
     for number, name, divergence in list_divergences(report):
         size, kld = report.subjects[number].info.size_bytes, divergence.mean.value
         if size is not None:
-            megabytes, kld = size / 1e6, max(kld, LEAST_KLD)
+            megabytes = size / 1e6
             tip = f"{name}: {format_bytes(size)}, {format_number(kld)} nats"
             dots.append(Dot(number, megabytes, kld, tip))
             labels.append(Label(number, megabytes, kld, name))
@@ -147,7 +140,7 @@ def _plot_sizes(report: Report) -> Figure | None:
     x = linear_axis("size on disk, MB", [dot.x for dot in dots], most_ticks=5)
     limit = report.verdict.most_kld
     values = [dot.y for dot in dots] + ([limit] if limit else [])
-    y = log_axis("mean KL divergence, nats", floor_divergences(values))
+    y = log_axis("mean KL divergence, nats", values, least=LEAST_KLD)
     guides = (Guide("y", limit, "limit"),) if limit else ()
     chart = Chart("Size against KL divergence", x, y, (), tuple(dots), guides, (), tuple(labels))
     caption = "Down and to the left is better: a smaller bundle that is nearer to the reference."

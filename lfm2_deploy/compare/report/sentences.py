@@ -9,12 +9,13 @@ from datetime import datetime
 from typing import Literal
 
 from lfm2_deploy.charts.numbers import format_number
+from lfm2_deploy.compare.report.values import LEAST_KLD
 from lfm2_deploy.compare.result import (
-    Estimate,
     GreedyRun,
     Report,
     StateErrors,
     SubjectResult,
+    WorstPosition,
 )
 
 # As the terminal has them: rounding to 4 bits moves a choice by tenths of a nat, a fault by
@@ -33,12 +34,22 @@ class Judgement:
     reasons: tuple[str, ...]
 
 
+_Run = tuple[int, str, GreedyRun]
+
+
 @dataclass(frozen=True, slots=True)
 class RunGroup:
-    """Greedy runs of one prompt: (number of the subject, its name, its run)."""
+    """Greedy runs of one prompt: (number of the subject, its name, its run).
+
+    Args:
+        prompt: what they continue.
+        alike: those that say what the reference says.
+        parted: the others.
+    """
 
     prompt: str
-    runs: tuple[tuple[int, str, GreedyRun], ...]
+    alike: tuple[_Run, ...]
+    parted: tuple[_Run, ...]
 
 
 def write_headline(report: Report) -> str:
@@ -74,21 +85,6 @@ def tell_outcome(report: Report, subject: SubjectResult) -> Literal["good", "bad
     if subject.failure or subject.info.name in report.verdict.failed:
         return "bad"
     return "good" if report.verdict.rule else "plain"
-
-
-def write_value(estimate: Estimate) -> str:
-    """The mean, with as many digits as its error warrants, and at least three."""
-    value, error = estimate.value, estimate.error
-    if not (math.isfinite(value) and math.isfinite(error) and value and 0 < error < abs(value)):
-        return format_number(value)
-    digits = 2 + math.floor(math.log10(abs(value))) - math.floor(math.log10(error))
-    return format_number(value, min(7, max(3, digits)))
-
-
-def write_error(estimate: Estimate) -> str:
-    """ "± 0.0004"; "" where it is not known."""
-    known = math.isfinite(estimate.error) and math.isfinite(estimate.value)
-    return f"± {format_number(estimate.error, 2)}" if known else ""
 
 
 def write_date(created: str) -> str:
@@ -133,11 +129,23 @@ def list_rest(run: GreedyRun) -> str:
 
 def group_runs(report: Report) -> list[RunGroup]:
     """Greedy runs by prompt, so that subjects stand under each other."""
-    groups: dict[str, list[tuple[int, str, GreedyRun]]] = {}
+    groups: dict[str, list[_Run]] = {}
     for number, subject in enumerate(report.subjects):
         for run in subject.greedy:
             groups.setdefault(run.prompt, []).append((number, subject.info.name, run))
-    return [RunGroup(prompt, tuple(runs)) for prompt, runs in groups.items()]
+    return [
+        RunGroup(
+            prompt,
+            tuple(run for run in runs if run[2].reference_choice is None),
+            tuple(run for run in runs if run[2].reference_choice is not None),
+        )
+        for prompt, runs in groups.items()
+    ]
+
+
+def list_worst(subject: SubjectResult) -> list[WorstPosition]:
+    """The worst positions, but for those where nothing differs that could be shown."""
+    return [place for place in subject.worst if not place.divergence < LEAST_KLD]
 
 
 def list_facts(report: Report) -> dict[str, list[str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import inf, isnan
 
 from lfm2_deploy.charts import Axis, Band, Chart, Dot, Line, log_axis, step_axis
 from lfm2_deploy.charts.chart import Shape
@@ -25,7 +26,7 @@ def plot_states(report: Report) -> list[Figure]:
         for row in subject.states.rows
         for error in row.errors
     ]
-    y = log_axis("relative error", [max(error, _LEAST_ERROR) for error in every])
+    y = log_axis("relative error", every, least=_LEAST_ERROR)
     return [_plot_state_row(report, tokens, y) for tokens in counts]
 
 
@@ -63,7 +64,7 @@ def _trace_states(
     name, worst = subject.info.name, dict[int, float]()
     dots: list[Dot] = []
     for error in errors:
-        value = max(error.error, _LEAST_ERROR)
+        value = inf if isnan(error.error) else error.error
         worst[error.layer] = max(value, worst.get(error.layer, 0.0))
         tip = f"{name}, layer {error.layer}, {error.kind}: {format_number(error.error)}"
         dots.append(Dot(number, error.layer, value, tip, _SHAPES[error.kind]))

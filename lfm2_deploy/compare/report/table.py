@@ -7,8 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from lfm2_deploy.charts.numbers import UNKNOWN, format_number, format_share
-from lfm2_deploy.compare.report.sentences import write_error, write_value
+from lfm2_deploy.compare.report.values import write_error, write_value
 from lfm2_deploy.compare.result import Estimate, Report, Scores, SubjectResult
+from lfm2_deploy.units import format_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,18 +64,7 @@ def _share(pick: Callable[[Scores], Estimate]) -> Callable[[SubjectResult], Cell
 
 def _size(subject: SubjectResult) -> Cell:
     size = subject.info.size_bytes
-    return Cell(format_bytes(size), size)
-
-
-def format_bytes(size: int | None) -> str:
-    """1536000 -> "1.54 MB"; units are powers of 1000."""
-    if size is None:
-        return UNKNOWN
-    value, units = float(size), iter(("kB", "MB", "GB", "TB"))
-    unit = "B"
-    while value >= 999.5 and unit != "TB":
-        value, unit = value / 1000, next(units)
-    return f"{value:.3g} {unit}"
+    return Cell(UNKNOWN if size is None else format_bytes(size), size)
 
 
 _COLUMNS: tuple[tuple[str, str, Callable[[SubjectResult], Cell]], ...] = (
