@@ -105,9 +105,15 @@ def log_axis(
     axis = _make_log_axis(label, logs, most_ticks)
     if any(value < least for value in given):
         first = axis.ticks[1:] if axis.ticks[0].at == 0 else axis.ticks
-        lowest = Tick(0.0, f"≤{format_number(axis.low, 1)}")
+        lowest = Tick(0.0, f"≤{_format_mark(axis.low)}")
         axis = replace(axis, ticks=(lowest, *(tick for tick in first if tick.at > _APART)))
     return axis
+
+
+def _format_mark(value: float) -> str:
+    exponent = round(math.log10(value))
+    exact = math.isclose(value, 10.0**exponent)
+    return format_power(exponent) if exact else format_number(value, 1)
 
 
 def _make_log_axis(label: str, logs: Sequence[float], most_ticks: int) -> Axis:
@@ -132,7 +138,7 @@ def _make_fine_axis(label: str, low: float, high: float) -> Axis:
     last += first == last
     width = math.log10(marks[last] / marks[first])
     ticks = [
-        Tick(math.log10(mark / marks[first]) / width, format_number(mark, 1))
+        Tick(math.log10(mark / marks[first]) / width, _format_mark(mark))
         for mark in marks[first : last + 1]
     ]
     return Axis(label, marks[first], marks[last], tuple(ticks), logarithmic=True)

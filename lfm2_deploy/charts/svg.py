@@ -23,6 +23,8 @@ from lfm2_deploy.charts.text import make_visible
 COLOURS = 8
 # Of the coordinate system of lines: enough that a step is no wider than a pixel.
 _UNITS = 1000
+# Characters of a label beside a mark.
+_MOST_LABEL = 28
 # Labels closer than this share of the height are moved apart.
 _LABEL_GAP = 0.075
 _PACKAGE = "lfm2_deploy.charts"
@@ -111,6 +113,11 @@ def _cut(chart: Chart, line: Line) -> Iterator[str]:
             piece = []
 
 
+def _shorten(text: str) -> str:
+    """A text that does not wrap, made to fit."""
+    return text if len(text) <= _MOST_LABEL else f"{text[:_MOST_LABEL]}…"
+
+
 def _spread_labels(chart: Chart) -> list[dict[str, str]]:
     """Where labels stand: beside their marks, moved down where they would overlap."""
     placed: list[dict[str, str]] = []
@@ -128,7 +135,7 @@ def _spread_labels(chart: Chart) -> list[dict[str, str]]:
                 "dx": "-10" if right else "10",
                 "anchor": "end" if right else "start",
                 "colour": f"s{label.series % COLOURS}",
-                "text": make_visible(label.text),
+                "text": _shorten(make_visible(label.text)),
             }
         )
     return placed

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Literal
 
@@ -26,12 +27,21 @@ _KINDS: Mapping[str, str] = {"conv": "convolution state", "key": "keys", "value"
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """The verdict as the page shows it."""
+    """The verdict as the page shows it.
+
+    Args:
+        tone: its colour.
+        word: the verdict.
+        sentence: what it was held against.
+        reasons: a line for each subject that did not pass.
+        notices: what no limit asks for, and a reader must not miss.
+    """
 
     tone: Literal["good", "bad", "plain"]
     word: str
     sentence: str
-    reasons: tuple[str, ...]
+    reasons: tuple[str, ...] = ()
+    notices: tuple[str, ...] = ()
 
 
 _Run = tuple[int, str, GreedyRun]
@@ -56,24 +66,42 @@ def write_headline(report: Report) -> str:
     """What was compared with what."""
     names = [subject.info.name for subject in report.subjects]
     what = names[0] if len(names) == 1 else f"{len(names)} subjects"
-    return f"{what} against {report.reference.name}"
+    name = report.reference.name
+    # A Hub's id has a slash as well, but does not begin like this.
+    if re.match(r"[./\\~]|[A-Za-z]:[/\\]", name):
+        name = re.split(r"[/\\]", name.rstrip("/\\"))[-1] or name
+    return f"{what} against {name}"
 
 
 def judge(report: Report) -> Judgement:
     """The verdict in words."""
+    return replace(_judge_limits(report), notices=tuple(_list_notices(report)))
+
+
+def _list_notices(report: Report) -> Iterator[str]:
+    for subject in report.subjects:
+        start = subject.states.start if subject.states else None
+        if start is not None:
+            where = f"the error of its states jumps in layer {start.layer}"
+            yield f"{subject.info.name}: {where}, as a fault does and rounding does not."
+
+
+def _judge_limits(report: Report) -> Judgement:
     verdict, count = report.verdict, len(report.subjects)
     ran = sum(not subject.failure for subject in report.subjects)
     if not verdict.passed:
         if ran < count and not verdict.rule:
-            return Judgement("bad", "Failed", f"{ran} of {count} subjects ran to the end.", ())
+            return Judgement(
+                "bad", "Failed", f"{ran} of {count} subjects ran to the end.", verdict.reasons
+            )
         word, bad = "Failed", len(verdict.failed) or len(verdict.reasons)
         sentence = f"{bad} of {count} did not pass. {_name_rule(verdict.rule)}".strip()
         return Judgement("bad", word, sentence, verdict.reasons)
     if verdict.rule:
         every = {1: "", 2: "Both passed. "}.get(count, f"All {count} passed. ")
-        return Judgement("good", "Passed", f"{every}{_name_rule(verdict.rule)}", ())
+        return Judgement("good", "Passed", f"{every}{_name_rule(verdict.rule)}")
     sentence = "No limit was asked for, so nothing is judged; --max-kld sets one."
-    return Judgement("plain", "Measured", sentence, ())
+    return Judgement("plain", "Measured", sentence)
 
 
 def _name_rule(rule: str) -> str:
