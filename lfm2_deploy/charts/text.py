@@ -14,8 +14,7 @@ _HIDDEN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 _MARKS = frozenset({"Mn", "Me"})
 # Stacked higher, marks are drawn over the lines above.
 _MOST_MARKS = 3
-_NAMED = {"\n": "⏎", "\r": "␍", "\t": "⇥", "\x7f": "␡"}
-_PICTURES = 0x2400
+_NAMED = {"\n": "⏎", "\t": "⇥"}
 
 
 def make_visible(text: str, keep: str = "") -> str:
@@ -52,7 +51,4 @@ def _show_blanks(text: str) -> str:
 
 
 def _write_out(character: str) -> str:
-    if character in _NAMED:
-        return _NAMED[character]
-    code = ord(character)
-    return chr(_PICTURES + code) if code < 0x20 else f"⟨U+{code:04X}⟩"
+    return _NAMED.get(character, f"⟨U+{ord(character):04X}⟩")

@@ -9,8 +9,8 @@
     link.download = "report.json";
     link.click();
   });
-  const body = document.querySelector(".figures-table tbody");
-  document.querySelectorAll(".figures-table thead th").forEach((head, column) => {
+  const body = document.querySelector("#figures tbody");
+  document.querySelectorAll("#figures thead th").forEach((head, column) => {
     if (!column) return;
     const button = document.createElement("button");
     button.append(...head.childNodes);
