@@ -6,12 +6,14 @@ nothing back.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
+from transformers.utils import logging
 
 from lfm2_deploy.config import Lfm2Config, parse_config, read_config
 from lfm2_deploy.contracts import Capabilities, FloatArray, Mark, RuntimeInfo, Snapshot
@@ -103,10 +105,11 @@ class TransformersSession:
         """Append tokens, with logits after each; see `contracts.Session.score`."""
         check_rows(rows, self.lengths, self.capacity, self._runtime.config.vocab_size)
         check_some_tokens(rows)
-        given = self._runtime.model(
-            input_ids=torch.tensor([list(rows[0])]), past_key_values=self._cache, use_cache=True
-        )
-        self._cache = given.past_key_values
+        with _quietly():
+            given = self._runtime.model(
+                input_ids=torch.tensor([list(rows[0])]), cache=self._cache, use_cache=True
+            )
+        self._cache = given.cache
         self._tokens += rows[0]
         logits: FloatArray = given.logits[0].float().numpy()
         return [logits]
@@ -134,6 +137,17 @@ class TransformersSession:
     def restore(self, snapshot: Snapshot) -> None:
         """See `contracts.Session.restore`."""
         raise _refuse("restore")
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Without transformers' advice on faster kernels, which would be in the way of results."""
+    before = logging.get_verbosity()
+    logging.set_verbosity(logging.ERROR)
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
 
 
 def _refuse(what: str) -> GenerationError:

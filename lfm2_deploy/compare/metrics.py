@@ -57,7 +57,8 @@ def top_ids(scores: FloatArray | DoubleArray, count: int = TOP) -> IntArray:
     found = np.argpartition(-scores, count - 1, axis=-1)[:, :count].astype(np.int64)
     # argpartition keeps no order, and argmax, which greedy choice goes by, takes the lower id.
     found.sort(axis=-1)
-    order = np.argsort(-np.take_along_axis(scores, found, axis=-1), axis=-1, kind="stable")
+    chances = np.take_along_axis(scores, found, axis=-1)
+    order = np.argsort(np.negative(chances), axis=-1, kind="stable")
     found = np.take_along_axis(found, order, axis=-1)
     found[:, 0] = scores.argmax(-1)
     return found
