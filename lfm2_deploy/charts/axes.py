@@ -14,6 +14,8 @@ _STEPS = (1, 2, 2.5, 5, 10)
 _EMPTY_DECADES = (-6, 0)
 # Ticks nearer than this share of the axis to another are left out.
 _APART = 0.06
+# Errors whose ratio is less are drawn from 0, where heights compare.
+_ALIKE = 5.0
 # A narrower span has too few powers of ten to read values off.
 _FEW_DECADES = 1.5
 
@@ -142,6 +144,13 @@ def _make_fine_axis(label: str, low: float, high: float) -> Axis:
         for mark in marks[first : last + 1]
     ]
     return Axis(label, marks[first], marks[last], tuple(ticks), logarithmic=True)
+
+
+def error_axis(label: str, values: Iterable[float]) -> Axis:
+    """An axis of errors: from 0 where they are of one size, of decades where they are not."""
+    positive = [value for value in values if value > 0 and math.isfinite(value)]
+    alike = bool(positive) and max(positive) < _ALIKE * min(positive)
+    return linear_axis(label, positive) if alike else log_axis(label, positive)
 
 
 def step_axis(label: str, names: Sequence[str], *, most_ticks: int = 12) -> Axis:

@@ -8,15 +8,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lfm2_deploy.charts.axes import log_axis, step_axis
+from lfm2_deploy.charts.axes import error_axis, step_axis
 from lfm2_deploy.charts.chart import Chart, Dot, Line
 from lfm2_deploy.charts.heat import ROW_HEIGHT, Cell, HeatMap, render_heat_map
 from lfm2_deploy.charts.numbers import format_number
 from lfm2_deploy.charts.svg import Panel, render_chart, write_panels
 from lfm2_deploy.quantization_record import LayerError, QuantizationRecord, TensorError
 
-# Errors outside are shown as the least and the most.
-_LEAST_ERROR, _MOST_ERROR = 1e-3, 0.3
+# Shades span at least this ratio of errors, so that near ones look alike.
+_LEAST_SPAN = 4.0
 _LAYER = re.compile(r"model\.layers\.(\d+)\.(.+?)(?:\.weight)?")
 _CHART_HEIGHT = 240
 _HIDDEN, _OWN = 0, 1
@@ -122,7 +122,7 @@ def _chart_layers(
             worst[place.layer] = place
     own = [(ranks[n], p.tensor.error, _tell_tensor(p)) for n, p in sorted(worst.items())]
     series = [(_HIDDEN, hidden), (_OWN, own)]
-    y = log_axis("relative error", [error for _, points in series for _, error, _ in points])
+    y = error_axis("relative error", [error for _, points in series for _, error, _ in points])
     names = [str(layer) for layer in ranks]
     return Chart(
         "Relative error of rounding by layer",
@@ -160,12 +160,14 @@ def _rank_unit(unit: str) -> int:
 def _map_tensors(places: Sequence[_Place], ranks: dict[int, int]) -> HeatMap:
     found = sorted(dict.fromkeys(place.unit for place in places), key=_rank_unit)
     units = {unit: row for row, unit in enumerate(found)}
-    span = math.log(_MOST_ERROR / _LEAST_ERROR)
+    errors = [place.tensor.error for place in places if place.tensor.error > 0] or [1.0]
+    most = max(errors)
+    least = min(*errors, most / _LEAST_SPAN)
     cells = tuple(
         Cell(
             units[place.unit],
             ranks[place.layer],
-            math.log(min(max(place.tensor.error, _LEAST_ERROR), _MOST_ERROR) / _LEAST_ERROR) / span,
+            math.log(max(place.tensor.error, least) / least) / math.log(most / least),
             str(place.tensor.bits),
             _tell_tensor(place),
         )

@@ -89,6 +89,11 @@ def _draw_rounding(bundle: Bundle, file: Path) -> None:
             f"{bundle.path} has no record of rounding to draw: it holds {manifest.precision} "
             "weights, or was exported before there was one; export the model again in int4 or int8"
         )
+    if not manifest.rounding.tensors and not manifest.rounding.layers:
+        raise BundleError(
+            f"{bundle.path} was rounded by method {manifest.rounding.method}, which measures no "
+            "errors: export with --quantize awq or gptq"
+        )
     if file.suffix.lower() != ".svg":
         raise BundleError(f"--plot writes SVG: name {file} with .svg at its end")
     write_rounding(

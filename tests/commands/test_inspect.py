@@ -145,6 +145,15 @@ def test_plot_without_a_record_says_what_to_do(
     assert not (tmp_path / "plot.svg").exists()
 
 
+def test_plot_of_a_method_that_measures_nothing_names_those_that_do(
+    run: Callable, copied_bundle: Path, tmp_path: Path
+) -> None:
+    record_rounding(copied_bundle, {"method": "search"})
+    result = run("inspect", copied_bundle, "--plot", tmp_path / "plot.svg")
+    assert result.exit_code == 1
+    assert "--quantize awq or gptq" in " ".join(result.stderr.split())
+
+
 def record_rounding(bundle: Path, record: object) -> None:
     file = bundle / "manifest.json"
     manifest = json.loads(file.read_text(encoding="utf-8"))

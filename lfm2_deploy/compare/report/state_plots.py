@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from math import inf, isnan
 
-from lfm2_deploy.charts import Axis, Band, Chart, Dot, Line, log_axis, step_axis
+from lfm2_deploy.charts import Axis, Band, Chart, Dot, Line, error_axis, log_axis, step_axis
 from lfm2_deploy.charts.chart import Shape
 from lfm2_deploy.charts.numbers import format_number
 from lfm2_deploy.compare.report.plots import Figure
@@ -89,7 +89,7 @@ def plot_rounding(report: Report) -> Figure | None:
         for li in lines
         for x, y in li.points
     )
-    y = log_axis("relative error", [value for line in lines for _, value in line.points])
+    y = error_axis("relative error", [value for line in lines for _, value in line.points])
     names = [str(layer) for layer in range(len(report.layer_types))]
     chart = Chart("Error of rounding by layer", step_axis("layer", names), y, lines, dots)
     caption = (
