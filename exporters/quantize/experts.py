@@ -141,10 +141,11 @@ class _States:
     def inner(self, exact: SwiGLU, rounded: SwiGLU) -> Pieces:
         """Pieces of w2."""
         for x, y, weight, _ in self.outer():
-            yield _activate(exact, x), _activate(rounded, y), weight, None
+            yield activate(exact, x), activate(rounded, y), weight, None
 
 
-def _activate(expert: SwiGLU, x: Tensor) -> Tensor:
+def activate(expert: SwiGLU, x: Tensor) -> Tensor:
+    """Inputs of w2, [T, I]."""
     return F.silu(expert.w1(x)).mul_(expert.w3(x))
 
 

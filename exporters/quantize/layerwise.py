@@ -18,13 +18,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from exporters.quantize.experts import Counts, replace, round_experts
+from exporters.quantize.experts import Counts, activate, replace, round_experts
+from exporters.quantize.folding import FoldedCheckpoint
 from exporters.quantize.gptq import Rounded, measure_error, round_feeding_on, round_nearest
 from exporters.quantize.grid import Grid
 from exporters.quantize.methods import Method
 from exporters.quantize.moments import Moments, Pieces
 from exporters.quantize.pack import dequantize, quantize
 from exporters.quantize.plan import TensorPlan
+from exporters.quantize.scaling import LayerScaler, thin_out
 from exporters.quantize.store import LayerWriter, Store
 from exporters.quantize.twin import Twin, run_feed_forward
 from lfm2_deploy.contracts import Checkpoint, Progress
@@ -65,7 +67,8 @@ def round_layers(job: Job, store: Store) -> None:
         CheckpointError: a tensor cannot be read.
         DiskFullError: the store cannot hold it.
     """
-    decoder = StreamedDecoder(job.checkpoint)
+    checkpoint = FoldedCheckpoint(job.checkpoint)
+    decoder = StreamedDecoder(checkpoint)
     total = decoder.config.num_hidden_layers
     job.progress(ROUNDING, store.layers, total)
     if store.layers == total:
@@ -73,7 +76,13 @@ def round_layers(job: Job, store: Store) -> None:
     exact, rounded = _begin(job, store, decoder)
     for number in range(store.layers, total):
         writer = store.write_layer(number)
-        record = _Layer(job, Twin(decoder, number, exact, rounded), writer).round()
+        scaler = LayerScaler(checkpoint, job.plan, number) if job.method.scales else None
+        if scaler is not None:
+            scaler.scale(exact)
+        record = _Layer(job, Twin(decoder, number, exact, rounded), writer, scaler).round()
+        for name in checkpoint.folded:
+            if name.startswith(f"model.layers.{number}.") and name not in writer.names:
+                writer.put_floats(name, checkpoint.read(name))
         if number + 1 < total:
             store.save_hidden(number, exact.numpy(), rounded.numpy())
         writer.finish(record)
@@ -105,8 +114,10 @@ def _begin(job: Job, store: Store, decoder: StreamedDecoder) -> tuple[Tensor, Te
 class _Layer:
     """Rounds one layer."""
 
-    def __init__(self, job: Job, twin: Twin, writer: LayerWriter) -> None:
-        self._job, self._twin, self._writer = job, twin, writer
+    def __init__(
+        self, job: Job, twin: Twin, writer: LayerWriter, scaler: LayerScaler | None
+    ) -> None:
+        self._job, self._twin, self._writer, self._scaler = job, twin, writer, scaler
         self._prefix = f"model.layers.{twin.number}"
         self._errors: dict[str, list[float]] = {}
 
@@ -150,6 +161,12 @@ class _Layer:
         rounded: SwiGLU,
         inputs: Callable[[], Pieces],
     ) -> None:
+        if self._scaler is not None and "w3" in leaves:
+            x = thin_out(activate(exact, x) for x, *_ in inputs())
+            scales = self._scaler.scale_down(f"{self._prefix}.feed_forward.{expert}", x)
+            # Both models' weights are the same memory until they are rounded.
+            exact.w3.weight /= scales[:, None]
+            exact.w2.weight *= scales
         pairs = [(exact.get_submodule(leaf), rounded.get_submodule(leaf)) for leaf in leaves]
         names = [f"{self._prefix}.feed_forward.{expert}.{leaf}.weight" for leaf in leaves]
         self._fit(names, pairs, inputs)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import KeysView, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -141,6 +141,11 @@ class LayerWriter:
         self._store, self._number = store, number
         self._file: BinaryIO = store.data(number).open("wb")
         self._places: dict[str, Place] = {}
+
+    @property
+    def names(self) -> KeysView[str]:
+        """What was written."""
+        return self._places.keys()
 
     def put_levels(self, name: str, levels: FloatArray, steps: FloatArray, bits: int) -> None:
         """Signed levels [N, K], integers, and steps [N, G] that float16 holds."""
