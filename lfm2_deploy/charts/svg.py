@@ -93,7 +93,7 @@ def write_panels(title: str, remarks: Sequence[str], panels: Sequence[Panel], fi
             colour=lambda series: f"s{series % COLOURS}",
         )
     )
-    file.write_text(text, encoding="utf-8")
+    file.write_text(text, encoding="utf-8", newline="\n")
 
 
 def _percent(axis: Axis, value: float, from_top: bool = False) -> str:

@@ -37,14 +37,15 @@ def write_page(report: Report, file: Path) -> None:
     Raises:
         OSError: it cannot be written.
     """
-    file.write_text(render_page(report), encoding="utf-8")
+    file.write_text(render_page(report), encoding="utf-8", newline="\n")
 
 
 def render_page(report: Report) -> str:
     """The HTML of a comparison, encodable as UTF-8 whatever its texts hold."""
     environment = find_environment(_PACKAGE)
     source, _, _ = environment.loader.get_source(environment, "page.js")  # type: ignore[union-attr]
-    script = source.strip()
+    # Browsers hash what they read, and read every end of a line as one character.
+    script = source.strip().replace("\r\n", "\n")
     return environment.get_template("page.html.jinja").render(
         report=report,
         headline=sentences.write_headline(report),
