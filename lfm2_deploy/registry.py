@@ -44,6 +44,17 @@ RUNTIMES: Mapping[str, Entry] = {
         "runtimes.reference", "load", ("torch",), _EXPORT, "the torch reference, in float32"
     ),
 }
+# Not for bundles: what `compare` and `eval` hold them against.
+STREAMED_REFERENCE = Entry(
+    "runtimes.streamed", "StreamedScorer", ("torch",), _EXPORT, "the torch reference, streamed"
+)
+TRANSFORMERS = Entry(
+    "runtimes.transformers_model",
+    "load",
+    ("torch", "transformers"),
+    "pip install 'lfm2-deploy[export]' transformers (in a clone: '.[export,openvino]')",
+    "transformers' own model",
+)
 # What a runtime can keep on disk to load faster: name -> prepare, remove, measure.
 PREPARERS: Mapping[str, Entry] = {
     "ort": Entry("runtimes.prepared", "PREPARER", ("onnxruntime",), _RUN, "preparing weights"),
