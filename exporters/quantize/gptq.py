@@ -58,8 +58,7 @@ def round_nearest(weight: Tensor, moment: Tensor, grid: Grid) -> Rounded:
         moment: float32 [K, K], the mean of x x^T over the inputs.
         grid: the levels.
     """
-    diagonal = moment.diagonal()
-    steps = search_steps(weight, diagonal + DAMPING * diagonal.mean(), grid)
+    steps = search_steps(weight, moment.diagonal(), grid)
     wide = steps.repeat_interleave(grid.group, 1)
     return Rounded(grid.round(divide(weight, wide)), steps)
 
@@ -69,13 +68,14 @@ def round_feeding_on(weight: Tensor, moment: Tensor, grid: Grid) -> Rounded:
 
     Args:
         weight: float32 [N, K].
-        moment: float32 [K, K], the mean of x x^T over the inputs; damped in place.
+        moment: float32 [K, K], the mean of x x^T over the inputs, damped; more in place where
+            that is needed.
         grid: the levels.
 
     Raises:
         ExportError: the moment is not positive definite, whatever is added to its diagonal.
     """
-    diagonal = damp(moment).diagonal()
+    diagonal = moment.diagonal()
     order = torch.argsort(diagonal, descending=True, stable=True)
     steps = search_steps(weight, diagonal, grid)
     levels = _feed_on(weight, factorize(moment, order), steps, grid, order)
