@@ -1,4 +1,4 @@
-"""The library's front door: `export`, `load`, `verify`."""
+"""The library's front door: `export`, `load`, `verify`, `compare_models`."""
 
 from __future__ import annotations
 
@@ -14,8 +14,12 @@ from lfm2_deploy.calibration_text import choose_calibration, choose_text
 from lfm2_deploy.chat import ChatTemplate
 from lfm2_deploy.checkpoint import describe_model, open_checkpoint
 from lfm2_deploy.compare.compare import Comparison, compare_runtimes
+from lfm2_deploy.compare.result import Report
+from lfm2_deploy.compare.run import Settings, run_comparison
+from lfm2_deploy.compare.subjects import BASE, give_names, read_subject
+from lfm2_deploy.compare.truth import choose_truth
 from lfm2_deploy.contracts import Checkpoint, Progress, Runtime, ignore_progress
-from lfm2_deploy.errors import BundleError, ExportError
+from lfm2_deploy.errors import BundleError, ExportError, GenerationError
 from lfm2_deploy.generate import LanguageModel
 from lfm2_deploy.json_file import read_json_object
 from lfm2_deploy.options import GenerationOptions
@@ -334,3 +338,50 @@ def verify(
     reference = find_runtime("reference")(checkpoint, progress)
     tested = _load_runtime(opened, None, threads, device)
     return compare_runtimes(reference, tested, rows, greedy_tokens, progress)
+
+
+def compare_models(
+    subjects: Sequence[str | Path | Bundle],
+    *,
+    reference: str | None = None,
+    adapter: str | Path | None = None,
+    settings: Settings | None = None,
+    threads: int | None = None,
+    device: str | None = None,
+    progress: Progress = ignore_progress,
+) -> Report:
+    """Say how far bundles, devices and implementations are from a reference.
+
+    Args:
+        subjects: each a bundle or its folder, "FOLDER@DEVICE", "torch:MODEL" or
+            "transformers:MODEL".
+        reference: another of these, or "base:FILE" for a base file of llama.cpp; None for the
+            checkpoint that the first bundle was made from, in torch float32, or, where the first
+            is no bundle, the first itself.
+        adapter: the LoRA adapter that was merged into the first bundle.
+        settings: text, windows, what to measure, limits; None for the defaults.
+        threads: threads of one operator; None lets the runtimes choose.
+        device: for bundles that name none; as `load` takes it.
+        progress: told of each step.
+
+    Returns:
+        Everything that was measured. A subject that failed says why and has no scores.
+
+    Raises:
+        GenerationError: a subject cannot be understood, or there is nothing to compare.
+        BundleError, CheckpointError: something named is absent or damaged.
+        Lfm2DeployError: the reference cannot be had, or every subject failed.
+    """
+    if not subjects:
+        raise GenerationError("there is nothing to compare: name at least one bundle")
+    choice = None if device is None else device.lower()
+    read = give_names([read_subject(given, choice, threads) for given in subjects])
+    for subject in read:
+        if subject.kind == BASE:
+            raise GenerationError(
+                f"{subject.given} holds no model that could be compared: it can be the reference "
+                f"(--reference {subject.given})"
+            )
+    merged = None if adapter is None else Path(adapter)
+    truth, left = choose_truth(read, reference, merged, progress)
+    return run_comparison(left, truth, settings or Settings(), progress)

@@ -145,4 +145,5 @@ DIRECTML = Target(
     context_length=CONTEXT,
     state_dtype=compute_dtype,
     compute_dtype=compute_dtype,
+    scale_bytes=2,
 )

@@ -148,4 +148,6 @@ NPU = Target(
     experts=("npu", "gpu", "cpu"),
     compiles=True,
     notes=note_half_precision,
+    groups=(0,),
+    scale_bytes=2,
 )

@@ -75,8 +75,10 @@ def _make_target(name: str) -> Target:
         ir_version=10,
         plan=plan,
         packages=("openvino",),
+        groups=(0, 128),
+        scale_bytes=2,
     )
 
 
 OPENVINO_CPU = _make_target("openvino-cpu")
-IGPU = replace(_make_target("igpu"), plan=plan_for_gpu, notes=note_half_precision)
+IGPU = replace(_make_target("igpu"), plan=plan_for_gpu, notes=note_half_precision, groups=())

@@ -104,6 +104,9 @@ class Target:
         packages: those besides the exporter's own whose versions the manifest records.
         calibrate: finds what `Wanted.ranges` says, before graphs are lowered.
         calibrated: the precisions that need it.
+        groups: how many int4 values may share a scale besides what `plan` says, for sizes that
+            are asked for; 0 means a whole row.
+        scale_bytes: of one scale.
     """
 
     name: str
@@ -125,3 +128,5 @@ class Target:
     compiles: bool = False
     calibrate: Callable[[Calibration], Ranges] | None = None
     calibrated: tuple[Precision, ...] = ()
+    groups: tuple[int, ...] = ()
+    scale_bytes: int = 4

@@ -33,4 +33,6 @@ WEBGPU = Target(
     ir_version=10,
     state_dtype=compute_dtype,
     compute_dtype=compute_dtype,
+    groups=(32, 64, 128),
+    scale_bytes=2,
 )
