@@ -69,15 +69,16 @@ def fit_size(
         options.target.scale_bytes,
     )
     _require_possible(units, fixed, options)
-    units = _measure(checkpoint, options, units, folder / _COSTS, progress)
+    priced = _measure(checkpoint, options, units, folder / _COSTS, progress)
+    budget = most - fixed
     for _ in range(_TRIES):
-        _require_possible(units, fixed, options)
-        changed = replace(options, changed=choose(units, most - fixed).plans)
+        choice = choose(priced, budget)
+        changed = replace(options, changed=choice.plans)
         size = predict(changed)
         if size <= most:
             return changed
         # Graphs and the gaps between tensors depend on the choice, too.
-        fixed += size - most
+        budget = choice.size_bytes - (size - most)
     raise ExportError(f"no choice of bits was found for --max-size {most:,}: ask for some more")
 
 
@@ -137,8 +138,8 @@ def _measure(
         raw = json.loads(kept.read_text(encoding="ascii"))
         if raw["of"] == told:
             return [_price(unit, costs) for unit, costs in zip(units, raw["costs"], strict=True)]
-    rows = options.text.rows[:: -(-len(options.text.rows) // _ROWS)]
-    rows = fit_rows(rows, len(units), checkpoint.config.hidden_size)
+    spread = options.text.rows[:: -(-len(options.text.rows) // _ROWS)]
+    rows = fit_rows(spread, len(units), checkpoint.config.hidden_size)
     found = measure_costs(checkpoint, units, rows, progress)
     costs = [[option.cost for option in unit.options] for unit in found]
     kept.parent.mkdir(exist_ok=True)

@@ -203,7 +203,7 @@ class _Layer:
 
     def _round_matrix(self, weight: Tensor, second: Tensor, grid: Grid) -> Rounded:
         rounder = round_feeding_on if self._job.method.feeds_on else round_nearest
-        return rounder(weight, second.clone(), grid)
+        return rounder(weight, second, grid)
 
     def _note(self, name: str, error: float) -> None:
         line = _EXPERT.sub(".experts.*.", name)

@@ -86,6 +86,7 @@ class Moments:
         if int(fault) or not lost:
             return second, self._weight
         correction = torch.cholesky_solve(missing.T, lower).T
+        del lower
         explained = float((correction * missing).sum()) / lost
         trust = _adjust(explained, self.tokens, len(second))
         return second, self._weight + trust * correction
@@ -94,7 +95,7 @@ class Moments:
 def shrink(second: Tensor, tokens: float) -> Tensor:
     """The mean of x x^T [K, K] over so many tokens, less what chance made of it, in place."""
     diagonal = second.diagonal().clone()
-    squares = float(second.square().sum() - diagonal.square().sum())
+    squares = max(0.0, float(second.norm()) ** 2 - float(diagonal.norm()) ** 2)
     # Variance of a mean of products of normal numbers.
     chance = (float(diagonal.sum()) ** 2 - float(diagonal.square().sum()) + squares) / max(
         tokens, 1.0

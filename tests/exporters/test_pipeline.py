@@ -85,7 +85,7 @@ def export_tiny(
     """Export the tiny model, or one whose options do not reach a traced layer."""
     build = build_drafts
 
-    def build_from_cache(config: Lfm2Config, options: ExportOptions) -> Any:
+    def build_from_cache(config: Lfm2Config, options: ExportOptions, _: BlockTracer) -> Any:
         return build(config, options, lambda _, layer: trace_once(checkpoint.config, layer))
 
     monkeypatch.setattr(exporters.lowering, "build_drafts", build_from_cache)
