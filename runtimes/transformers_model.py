@@ -21,6 +21,8 @@ from lfm2_deploy.errors import CheckpointError, GenerationError
 from lfm2_deploy.session_checks import check_rows, check_session, check_some_tokens
 
 VERSION = transformers.__version__
+# As Python's own logging has it.
+_ERRORS_ONLY = 40
 
 
 def load(model: str) -> TransformersRuntime:
@@ -143,7 +145,7 @@ class TransformersSession:
 def _quietly() -> Iterator[None]:
     """Without transformers' advice on faster kernels, which would be in the way of results."""
     before = logging.get_verbosity()
-    logging.set_verbosity(logging.ERROR)
+    logging.set_verbosity(_ERRORS_ONLY)
     try:
         yield
     finally:
