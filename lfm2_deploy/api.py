@@ -10,7 +10,7 @@ from typing import Any
 
 from lfm2_deploy.auto import AUTO, Choice, Wish, choose
 from lfm2_deploy.bundle import GENERATION, Bundle, check_destination, open_bundle
-from lfm2_deploy.calibration_text import choose_calibration
+from lfm2_deploy.calibration_text import choose_calibration, choose_text
 from lfm2_deploy.chat import ChatTemplate
 from lfm2_deploy.checkpoint import describe_model, open_checkpoint
 from lfm2_deploy.compare.compare import Comparison, compare_runtimes
@@ -57,6 +57,7 @@ def export(
     resume: bool = False,
     cluster: str | None = None,
     calibrate: str | Path | None = None,
+    quantize: str | None = None,
     progress: Progress = ignore_progress,
 ) -> Bundle:
     """Make a bundle from a checkpoint.
@@ -82,8 +83,10 @@ def export(
             did; the bundle is the same, byte for byte.
         cluster: encode weights on a Ray cluster: "local", or an address as `ray.init` takes
             it. A folder must be reachable under the same path on every node.
-        calibrate: a text to find the ranges of activations with, where a target rounds them
-            ("qnn"); None for a page of Austen.
+        calibrate: a text to round weights on, where `quantize` calibrates, and to find the ranges
+            of activations with, where a target rounds them ("qnn"); None for one that is built in.
+        quantize: how int8 and int4 weights are rounded: "rtn", "search" (the default), and with
+            a calibration text "awq", "gptq" or "awq+gptq".
         progress: told of each step.
 
     Raises:
@@ -109,7 +112,13 @@ def export(
         experts,
         _make_graph_compiler(target, compile_for),
         remarks,
+        quantize=quantize,
     )
+    if cluster is not None and options.method.calibrates:
+        raise ExportError(
+            f"--quantize {quantize} goes through the layers in order, on one machine: leave "
+            "--cluster out, or choose rtn or search"
+        )
     # Before a download of gigabytes, not after it.
     check_destination(Path(out), overwrite)
     checkpoint = open_checkpoint(model, revision=revision, adapter=adapter, progress=progress)
@@ -119,7 +128,7 @@ def export(
     if cluster is not None:
         recipe = CLUSTER_RECIPE.load()(
             _make_absolute(model), revision, _make_absolute(adapter), target, precision,
-            context_length, chunk, experts,
+            context_length, chunk, experts, quantize,
         )  # fmt: skip
         encoder = CLUSTER.load()(cluster, recipe)
     bundle: Bundle = EXPORTER.load()(checkpoint, Path(out), options, progress, encoder)
@@ -132,13 +141,16 @@ def _add_calibration(options: Any, checkpoint: Checkpoint, text: str | Path | No
     Raises:
         ExportError: a text was given for nothing, or cannot be used.
     """
-    if options.precision in options.target.calibrated:
-        rows = choose_calibration(checkpoint, None if text is None else Path(text))
-        return replace(options, calibration=rows)
-    if text is not None:
+    file = None if text is None else Path(text)
+    needs_ranges = options.precision in options.target.calibrated
+    if needs_ranges:
+        options = replace(options, calibration=choose_calibration(checkpoint, file))
+    if options.method.calibrates:
+        options = replace(options, text=choose_text(checkpoint, file))
+    elif file is not None and not needs_ranges:
         raise ExportError(
-            f"target {options.target.name} rounds no activations in {options.precision}: leave "
-            "--calibrate out"
+            f"nothing is calibrated: target {options.target.name} rounds no activations in "
+            f"{options.precision}; leave --calibrate out, or add --quantize gptq"
         )
     return options
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated
@@ -181,6 +184,7 @@ def compare(
             device=device,
             progress=progress,
         )
+    report = replace(report, command=shlex.join(["lfm2-deploy", *sys.argv[1:]]))
     if html is not None:
         # It brings templates, which nobody else waits for.
         import_module("lfm2_deploy.compare.report").write_page(report, html)

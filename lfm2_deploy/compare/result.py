@@ -14,6 +14,7 @@ from dataclasses import dataclass, fields, is_dataclass
 from functools import cache
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from lfm2_deploy.quantization_record import LayerError
 from lfm2_deploy.states import StateKind
 
 # Of the JSON; raised where a reader of an older one would be misled.
@@ -93,6 +94,8 @@ class SubjectInfo:
         device: where it really ran.
         size_bytes: on disk; None where it has no size of its own.
         notes: what its runtime says of itself.
+        origin: the checkpoint it was made from, with its revision; "" where that is not known.
+        driver: version of the device's driver; "" where there is none or it does not tell.
     """
 
     name: str
@@ -105,6 +108,8 @@ class SubjectInfo:
     device: str
     size_bytes: int | None
     notes: tuple[str, ...] = ()
+    origin: str = ""
+    driver: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -301,6 +306,7 @@ class SubjectResult:
         worst: the worst positions, worst first.
         greedy: its greedy runs.
         remarks: what was measured otherwise than for the others, or not at all, and why.
+        rounding: what its exporter measured of each layer; empty where it did not.
     """
 
     info: SubjectInfo
@@ -311,6 +317,7 @@ class SubjectResult:
     states: StateErrors | None = None
     cost: Cost | None = None
     remarks: tuple[str, ...] = ()
+    rounding: tuple[LayerError, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -321,11 +328,15 @@ class Verdict:
         passed: none failed, and none is over a limit.
         rule: the limits, for people; "" where none was given.
         reasons: one line for each subject that did not pass.
+        most_kld: the limit of the mean KL divergence, in nats; None where none was given.
+        failed: names of the subjects that did not pass.
     """
 
     passed: bool
     rule: str
     reasons: tuple[str, ...] = ()
+    most_kld: float | None = None
+    failed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -341,6 +352,7 @@ class Report:
         machine: processor, memory and system, by label.
         versions: package -> version.
         created: ISO 8601, in UTC.
+        command: what was typed; "" where it was called from Python.
     """
 
     reference: ReferenceInfo
@@ -351,6 +363,7 @@ class Report:
     machine: Mapping[str, str]
     versions: Mapping[str, str]
     created: str
+    command: str = ""
 
 
 def describe(report: Report) -> dict[str, Any]:

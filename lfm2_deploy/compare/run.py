@@ -212,6 +212,7 @@ def _assemble(
     remarks = list(measured.remarks)
     if measured.written and not oracle.has_model:
         remarks.append("greedy texts are not judged: there is no model behind a base file")
+    record = None if subject.bundle is None else subject.bundle.manifest.rounding
     return SubjectResult(
         info=measured.info,
         scores=measured.scores,
@@ -220,6 +221,7 @@ def _assemble(
         states=measured.states,
         cost=timed,
         remarks=tuple(remarks),
+        rounding=() if record is None else record.layers,
     )
 
 

@@ -19,7 +19,7 @@ from lfm2_deploy.bundle import Bundle, open_bundle
 from lfm2_deploy.checkpoint import is_hub_id, open_checkpoint
 from lfm2_deploy.compare.result import SubjectInfo
 from lfm2_deploy.compare.scorer import RuntimeScorer
-from lfm2_deploy.contracts import Progress, Runtime
+from lfm2_deploy.contracts import Origin, Progress, Runtime
 from lfm2_deploy.errors import GenerationError
 from lfm2_deploy.manifest import MANIFEST
 from lfm2_deploy.registry import TRANSFORMERS, find_runtime, find_runtime_of
@@ -86,6 +86,7 @@ class Subject:
             runtime=manifest.runtime if manifest else self.kind,
             device=self.device or "",
             size_bytes=None if self.bundle is None else self.bundle.size_bytes,
+            origin=_tell_origin(manifest.origin) if manifest else "",
         )
 
     def load(self, progress: Progress) -> RuntimeScorer:
@@ -130,6 +131,18 @@ def is_model(given: str | Path | Bundle) -> bool:
     if folder.is_dir():
         return not (folder / MANIFEST).is_file() and (folder / "config.json").is_file()
     return text.startswith("synthetic:") or is_hub_id(text)
+
+
+def _tell_origin(origin: Origin) -> str:
+    """A checkpoint with its revision, for people who want the same one."""
+    match origin.kind:
+        case "hub":
+            text = f"{origin.name} at {origin.revision}"
+        case "synthetic":
+            text = f"synthetic:{origin.name}@{origin.revision}"
+        case _:
+            text = f"a folder named {origin.name}"
+    return text + (f", with adapter {origin.adapter}" if origin.adapter else "")
 
 
 def read_subject(

@@ -30,7 +30,9 @@ def give_verdict(subjects: Sequence[SubjectResult], limits: Limits) -> Verdict:
     if limits.min_same_top is not None:
         parts.append(f"same top token at least {limits.min_same_top:.1%}")
     reasons = [reason for subject in subjects for reason in _list_reasons(subject, limits)]
-    return Verdict(not reasons, " and ".join(parts), tuple(reasons))
+    failed = [subject.info.name for subject in subjects if _list_reasons(subject, limits)]
+    rule = " and ".join(parts)
+    return Verdict(not reasons, rule, tuple(reasons), limits.max_kld, tuple(failed))
 
 
 def _list_reasons(subject: SubjectResult, limits: Limits) -> list[str]:

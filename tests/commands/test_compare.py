@@ -145,7 +145,7 @@ def test_terminal_of_80_columns_holds_every_line(program: Sequence[str], bundle:
     text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", child.before)
     lines = text[text.rindex("is the reference") :].splitlines()
     assert max(map(len, lines)) <= 80
-    assert sum("…oo-long-for-a-table" in line for line in lines) >= 1
+    assert any("…" in line and "for-a-table" in line for line in lines)
 
 
 def test_digits_follow_the_error() -> None:

@@ -260,7 +260,7 @@ def test_what_cannot_be_compared_is_refused(
 
 def test_checkpoint_folder_is_told_from_a_bundle(checkpoints: Checkpoints) -> None:
     with pytest.raises(
-        GenerationError, match="is a checkpoint, not a bundle: .*--precision int8,int4"
+        GenerationError, match=r"is a checkpoint, not a bundle: .*--precision int8,int4"
     ):
         compare(checkpoints["dense"])
 

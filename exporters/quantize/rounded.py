@@ -1,0 +1,105 @@
+"""A checkpoint whose weights were rounded by calibration, and what was measured of it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from exporters.quantize.experts import RARE_BELOW
+from exporters.quantize.layerwise import Job, read_records, round_layers
+from exporters.quantize.store import Store
+from lfm2_deploy.calibration_text import CalibrationText
+from lfm2_deploy.config import Lfm2Config
+from lfm2_deploy.contracts import Checkpoint, FloatArray, Origin
+from lfm2_deploy.quantization_record import QuantizationRecord
+
+# Whose versions decide what comes out.
+_PACKAGES = ("lfm2-deploy", "torch", "numpy")
+
+
+class RoundedCheckpoint:
+    """A `Checkpoint` whose matrices lie on their plan's grids.
+
+    Args:
+        base: what was rounded.
+        store: its rounded layers; all of them.
+        fingerprint: of what determined them.
+    """
+
+    def __init__(self, base: Checkpoint, store: Store, fingerprint: str) -> None:
+        self._base, self._store, self._fingerprint = base, store, fingerprint
+
+    @property
+    def config(self) -> Lfm2Config:
+        """The parsed config.json."""
+        return self._base.config
+
+    @property
+    def raw_config(self) -> Mapping[str, Any]:
+        """config.json as it was found."""
+        return self._base.raw_config
+
+    @property
+    def origin(self) -> Origin:
+        """Where the exact weights came from."""
+        return self._base.origin
+
+    @property
+    def identity(self) -> str:
+        """The exact weights', and how they were rounded."""
+        return f"{self._base.identity} rounded {self._fingerprint}"
+
+    @property
+    def side_files(self) -> Mapping[str, Path]:
+        """The exact checkpoint's."""
+        return self._base.side_files
+
+    def read(self, name: str) -> FloatArray:
+        """One tensor, float32 in its canonical shape.
+
+        Raises:
+            CheckpointError: no such tensor; or it is truncated, or not finite.
+        """
+        return self._store.read(name) if name in self._store else self._base.read(name)
+
+
+def round_checkpoint(
+    job: Job, text: CalibrationText, folder: Path
+) -> tuple[RoundedCheckpoint, QuantizationRecord]:
+    """Round a checkpoint's layers, or go on with that.
+
+    Args:
+        job: what to round, on the rows of `text`.
+        text: where the rows come from.
+        folder: where rounded layers are kept; the checkpoint reads them there.
+
+    Raises:
+        ResumeError: the folder holds layers that were rounded otherwise.
+        CheckpointError: a tensor cannot be read.
+    """
+    fingerprint = _identify(job, text)
+    store = Store(folder, fingerprint)
+    round_layers(job, store)
+    tensors, layers = read_records(store)
+    record = QuantizationRecord(
+        method=job.method.name,
+        text=text.name,
+        text_sha256=text.sha256,
+        tokens=sum(map(len, job.rows)),
+        rare_below=RARE_BELOW if job.checkpoint.config.moe is not None else 0,
+        tensors=tensors,
+        layers=layers,
+    )
+    return RoundedCheckpoint(job.checkpoint, store, fingerprint), record
+
+
+def _identify(job: Job, text: CalibrationText) -> str:
+    versions = [version(name) for name in _PACKAGES]
+    plan = {name: asdict(entry) for name, entry in job.plan.items()}
+    told = [job.checkpoint.identity, job.method.name, text.sha256, job.rows, plan, versions]
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
