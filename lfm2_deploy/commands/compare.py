@@ -5,7 +5,6 @@ from __future__ import annotations
 import shlex
 import sys
 from dataclasses import replace
-from importlib import import_module
 from pathlib import Path
 from typing import Annotated
 
@@ -187,7 +186,9 @@ def compare(
     report = replace(report, command=shlex.join(["lfm2-deploy", *sys.argv[1:]]))
     if html is not None:
         # It brings templates, which nobody else waits for.
-        import_module("lfm2_deploy.compare.report").write_page(report, html)
+        from lfm2_deploy.compare.report import write_page
+
+        write_page(report, html)
         note(f"page: {html}")
     if as_json:
         from lfm2_deploy.compare.result import describe
