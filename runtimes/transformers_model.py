@@ -35,9 +35,10 @@ def load(model: str) -> TransformersRuntime:
         CheckpointError: transformers cannot load it.
     """
     try:
-        loaded = transformers.AutoModelForCausalLM.from_pretrained(
-            model, dtype=torch.float32, attn_implementation="eager", trust_remote_code=False
-        )
+        with _quietly():
+            loaded = transformers.AutoModelForCausalLM.from_pretrained(
+                model, dtype=torch.float32, attn_implementation="eager", trust_remote_code=False
+            )
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0]
         raise CheckpointError(
@@ -143,13 +144,16 @@ class TransformersSession:
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """Without transformers' advice on faster kernels, which would be in the way of results."""
-    before = logging.get_verbosity()
+    """Without transformers' progress bars and advice on faster kernels: ours are enough."""
+    before, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity(_ERRORS_ONLY)
+    logging.disable_progress_bar()
     try:
         yield
     finally:
         logging.set_verbosity(before)
+        if bars:
+            logging.enable_progress_bar()
 
 
 def _refuse(what: str) -> GenerationError:

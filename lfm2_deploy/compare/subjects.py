@@ -166,7 +166,9 @@ def read_subject(
     if separator and kind in (TORCH, HUGGING_FACE, BASE) and not Path(text).exists():
         if not rest:
             raise GenerationError(f"{text!r} names no model: write {kind}:MODEL")
-        return Subject(text, Path(rest).name if kind == BASE else rest, kind, rest)
+        is_place = kind == BASE or Path(rest).expanduser().is_dir()
+        short = os.path.basename(os.path.abspath(os.path.expanduser(rest))) if is_place else rest
+        return Subject(text, f"{kind}:{short}", kind, rest)
     folder, at, place = text.rpartition("@")
     if at and not Path(text).expanduser().exists():
         return _of_bundle(text, _open(folder, text), place.lower(), threads)
