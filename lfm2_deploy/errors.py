@@ -14,6 +14,7 @@ expected, and what to do next. The command line prints it and nothing else.
     ├── BundleError              a bundle is absent, damaged, foreign or in the way
     ├── RuntimeUnavailableError  a runtime, target or package is not there
     ├── TemplateError            a chat template or its messages
+    ├── EvaluationError          a task is unknown, broken, or its data cannot be had
     └── GenerationError          a request that cannot be generated
         └── ContextOverflowError     more tokens than the context holds
 """
@@ -63,6 +64,10 @@ class RuntimeUnavailableError(Lfm2DeployError):
 
 class TemplateError(Lfm2DeployError):
     """A chat template is absent, fails, or refuses the messages."""
+
+
+class EvaluationError(Lfm2DeployError):
+    """A task cannot be run: there is none of that name, or it asks for what cannot be had."""
 
 
 class GenerationError(Lfm2DeployError):
