@@ -145,15 +145,16 @@ class TransformersSession:
 @contextmanager
 def _quietly() -> Iterator[None]:
     """Without transformers' progress bars and advice on faster kernels: ours are enough."""
-    before, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity(_ERRORS_ONLY)
-    logging.disable_progress_bar()
+    told: Any = logging  # partly untyped
+    before, bars = told.get_verbosity(), told.is_progress_bar_enabled()
+    told.set_verbosity(_ERRORS_ONLY)
+    told.disable_progress_bar()
     try:
         yield
     finally:
-        logging.set_verbosity(before)
+        told.set_verbosity(before)
         if bars:
-            logging.enable_progress_bar()
+            told.enable_progress_bar()
 
 
 def _refuse(what: str) -> GenerationError:
