@@ -98,6 +98,9 @@ class ExportOptions:
                 f"expected {choice}"
             )
 
+        self._check_rounding()
+
+    def _check_rounding(self) -> None:
         if self.quantize is not None and self.precision not in QUANTIZED:
             raise ExportError(
                 f"--quantize {self.quantize} says how integers are chosen, and {self.precision} "
@@ -131,8 +134,10 @@ class ExportOptions:
         Raises:
             ExportError: a tensor does not divide into groups.
         """
-        weights = list_weights(config)
-        found = {**self.target.plan(weights, self.precision), **self.changed}
+        weights, found = list_weights(config), {}
+        for name, entry in self.target.plan(weights, self.precision).items():
+            changed = self.changed.get(name, entry)
+            found[name] = replace(changed, narrow_range=entry.narrow_range)
         return {spec.name: self._choose_rounding(spec, found[spec.name]) for spec in weights}
 
     def _choose_rounding(self, spec: WeightSpec, entry: TensorPlan) -> TensorPlan:

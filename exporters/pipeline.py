@@ -12,7 +12,7 @@ from pathlib import Path
 from exporters.describe import complete_defaults, describe
 from exporters.encoding import EncodeJobs, encode_here
 from exporters.journal import Journal
-from exporters.lowering import lower_parts
+from exporters.lowering import Lowered, lower_parts
 from exporters.options import QUANTIZED, ExportOptions, choose_context
 from exporters.quantize.calibrate import Calibration
 from exporters.targets.target import Written
@@ -69,12 +69,7 @@ def export_checkpoint(
         manifest = describe(checkpoint, lowered.first, options, record)
         content = b"".join(lowered.files.values())
         journal = _open_journal(folder, checkpoint, manifest, content, options.resume)
-        if options.compile_graphs is None:
-            for stale in folder.glob("*.blob*"):  # of an export that was interrupted
-                stale.unlink()
-        for file, graph in lowered.files.items():
-            (folder / file).write_bytes(graph)
-        _write_side_files(checkpoint, folder)
+        _write_small_files(checkpoint, lowered, options, folder)
         if choose_encoder is None:
             encode = encode_here(book.jobs, checkpoint)
         else:
@@ -177,7 +172,15 @@ def _open_journal(
     return journal
 
 
-def _write_side_files(checkpoint: Checkpoint, folder: Path) -> None:
+def _write_small_files(
+    checkpoint: Checkpoint, lowered: Lowered, options: ExportOptions, folder: Path
+) -> None:
+    """All but weights and manifest."""
+    if options.compile_graphs is None:
+        for stale in folder.glob("*.blob*"):  # of an export that was interrupted
+            stale.unlink()
+    for file, graph in lowered.files.items():
+        (folder / file).write_bytes(graph)
     for name, path in checkpoint.side_files.items():
         shutil.copyfile(path, folder / name)
     written = {

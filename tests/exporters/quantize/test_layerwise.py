@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +22,7 @@ from exporters.quantize.store import Store
 from lfm2_deploy.calibration_text import CalibrationText
 from lfm2_deploy.checkpoint import open_checkpoint
 from lfm2_deploy.contracts import Checkpoint, ignore_progress
-from lfm2_deploy.errors import ResumeError
+from lfm2_deploy.errors import DiskFullError, ResumeError
 from lfm2_deploy.model.streaming import StreamedDecoder, stream_hidden
 from lfm2_deploy.weights import list_weights
 
@@ -181,3 +182,14 @@ def test_identity_tells_how_it_was_rounded(tmp_path: Path) -> None:
     assert len({MODEL.identity, first.identity, second.identity}) == 3
     assert (record.method, record.text, record.tokens) == ("gptq", "made up", 6 * 64)
     assert record.rare_below == experts_module.RARE_BELOW
+
+
+def test_full_disk_is_one_line_that_says_how_to_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Store, "save_hidden", fail)
+    with pytest.raises(DiskFullError, match="go on with --resume"):
+        round_checkpoint(make_job(), TEXT, tmp_path / "store")

@@ -17,6 +17,7 @@ from exporters.passes.qnn.weights import encode_turned
 from exporters.quantize.layerwise import Job
 from exporters.quantize.methods import METHODS
 from exporters.quantize.pack import unpack
+from exporters.quantize.plan import TensorPlan
 from exporters.quantize.rounded import RoundedCheckpoint, round_checkpoint
 from exporters.stitch import BlockTracer
 from exporters.targets.target import Target
@@ -122,3 +123,12 @@ def test_plan_says_how_levels_are_found() -> None:
         )
         assert not plan["model.layers.0.operator_norm.weight"].is_quantized
     assert replace(ExportOptions(cpu, "int4")).method.name == "search"
+
+
+def test_changed_plan_keeps_what_the_target_cannot_store_out() -> None:
+    options = ExportOptions(find_target("qnn"), "int4", quantize="gptq")
+    name = "model.layers.0.conv.in_proj.weight"
+    width = MODEL.read(name).shape[1]
+    changed = replace(options, changed={name: TensorPlan(8, width, "sensitive")})
+    entry = changed.plan_weights(MODEL.config)[name]
+    assert (entry.bits, entry.narrow_range, entry.rounding) == (8, True, "recover")
