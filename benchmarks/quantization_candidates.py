@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
@@ -16,10 +17,18 @@ from typing import Any
 import numpy as np
 
 import lfm2_deploy
-from lfm2_deploy.bundle import Bundle
-from lfm2_deploy.contracts import FloatArray
-from lfm2_deploy.registry import find_runtime
+from exporters.options import ExportOptions
+from exporters.pipeline import export_checkpoint
+from exporters.quantize.budget import Unit, choose
+from exporters.quantize.sensitivity import fit_rows, measure_costs
+from exporters.quantize.units import list_units
+from lfm2_deploy.bundle import Bundle, open_bundle
+from lfm2_deploy.calibration_text import choose_text
+from lfm2_deploy.checkpoint import open_checkpoint
+from lfm2_deploy.contracts import FloatArray, ignore_progress
+from lfm2_deploy.registry import find_runtime, find_target
 from lfm2_deploy.tokenizer import Tokenizer
+from lfm2_deploy.weights import list_weights
 
 HERE = Path(__file__).parent
 # Rows that nncf's data-aware methods see.
@@ -55,14 +64,18 @@ class Candidate:
 def list_candidates(
     model: str, work: Path, nncf_python: str | None, text: Path | None
 ) -> Iterator[Candidate]:
-    """Ours and other tools', in the order of the table."""
+    """Other tools' and ours, in the order of the table; ours of a size come after what sets it."""
     work.mkdir(parents=True, exist_ok=True)
-    for target, precision in (("cpu", "int8"), ("cpu", "int4"), ("npu", "int8"), ("npu", "int4")):
-        name = f"ours, {target} {precision}"
-        yield Candidate(name, partial(make_ours, model, work, target, precision, {}))
+    yield Candidate("ours, cpu, int8", partial(make_ours, model, work, "cpu int8", {}))
+    for method in METHODS:
+        make = partial(make_ours, model, work, f"cpu int4 {method}", {"quantize": method})
+        yield Candidate(f"ours, cpu, {method}", make)
     for name, options in GENAI.items():
-        name = f"onnxruntime-genai, {name}"
-        yield Candidate(name, partial(make_genai, model, work, name, options))
+        peer = partial(make_genai, model, work, f"onnxruntime-genai, {name}", options)
+        yield Candidate(f"onnxruntime-genai, {name}", peer)
+        for method in ("search", BEST):
+            make = partial(make_no_larger, model, work, "cpu", method, peer)
+            yield Candidate(f"ours, cpu, {method}, within the size of {name}", make)
     if nncf_python is None:
         return
     for name, words in NNCF.items():
@@ -71,8 +84,17 @@ def list_candidates(
             continue
         rows = [str(write_rows(model, text, work))] if aware and text else []
         name = f"nncf, {name}"
-        yield Candidate(name, partial(make_nncf, model, work, name, [*rows, *words], nncf_python))
+        peer = partial(make_nncf, model, work, name, [*rows, *words], nncf_python)
+        yield Candidate(name, peer)
+        if not aware:
+            for method in ("rtn", "search", BEST):
+                make = partial(make_no_larger, model, work, "npu", method, peer)
+                yield Candidate(f"ours, npu, {method}, within the size of {name}", make)
 
+
+# As `--quantize` takes them, and the one that is compared at other tools' sizes.
+METHODS = ("rtn", "search", "awq", "gptq", "awq+gptq")
+BEST = "gptq"
 
 # Builder options (onnxruntime-genai 0.18). "k_quant, head and some layers int8" is what Liquid
 # publishes as q4 (github.com/Liquid4All/onnx-export, genai_builder.py, preset Q4).
@@ -103,16 +125,51 @@ NNCF: Mapping[str, Sequence[str]] = {
 }  # fmt: skip
 
 
-def make_ours(
-    model: str, work: Path, target: str, precision: str, options: Mapping[str, Any]
+def make_ours(model: str, work: Path, words: str, options: Mapping[str, Any]) -> Made:
+    """A bundle of ours: target, precision and what tells it from others; kept between calls."""
+    folder = work / "-".join(["ours", *words.split()])
+    if not folder.exists():
+        target, precision, *_ = words.split()
+        lfm2_deploy.export(model, folder, target=target, precision=precision, **options)
+    return load_ours(open_bundle(folder))
+
+
+def make_no_larger(
+    model: str,
+    work: Path,
+    target: str,
+    method: str,
+    peer: Callable[[], Made],
 ) -> Made:
-    """A bundle of ours; one for an NPU runs on OpenVINO's CPU device."""
-    words = [target, precision, *(str(value) for value in options.values())]
-    bundle = lfm2_deploy.export(
-        model, work / "-".join(["ours", *words]), target=target, precision=precision,
-        overwrite=True, **options,
-    )  # fmt: skip
-    return load_ours(bundle)
+    """A bundle of ours whose weights take at most what another tool's take."""
+    most = peer().weights_bytes
+    folder = work / f"ours-{target}-int4-{method}-{most}"
+    if not folder.exists():
+        checkpoint, found = open_checkpoint(model), find_target(target)
+        weights = list_weights(checkpoint.config)
+        units = measure_units(model, target)
+        governed = {name for unit in units for name in unit.options[0].plans}
+        # Norms, routers and convolutions stay float32.
+        exact = sum(4 * weight.num_elements for weight in weights if weight.name not in governed)
+        # `--max-size` would count graphs and gaps between tensors, too.
+        changed = choose(units, most - exact).plans
+        text = choose_text(checkpoint, None)
+        options = ExportOptions(found, "int4", quantize=method, text=text, changed=changed)
+        export_checkpoint(checkpoint, folder, options, ignore_progress)
+    made = load_ours(open_bundle(folder))
+    if made.weights_bytes > most:
+        raise RuntimeError(f"weights take {made.weights_bytes:,} bytes, more than {most:,}")
+    return made
+
+
+@functools.cache
+def measure_units(model: str, target: str) -> tuple[Unit, ...]:
+    """What parts of the model cost in fewer bits; as `--max-size` measures it."""
+    checkpoint = open_checkpoint(model)
+    units = list_units(list_weights(checkpoint.config), find_target(target))
+    rows = choose_text(checkpoint, None).rows
+    rows = fit_rows(rows[:: -(-len(rows) // 8)], len(units), checkpoint.config.hidden_size)
+    return measure_costs(checkpoint, units, rows, ignore_progress)
 
 
 def load_ours(bundle: Bundle) -> Made:

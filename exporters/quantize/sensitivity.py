@@ -58,7 +58,7 @@ def measure_costs(
     )
 
 
-def fit_rows(rows: Sequence[Sequence[int]], branches: int, hidden_size: int) -> list[Sequence[int]]:
+def fit_rows(rows: Sequence[Sequence[int]], branches: int, hidden_size: int) -> list[list[int]]:
     """As much of the rows as keeps the hidden states of all branches within 2 GiB.
 
     512 tokens of a model of 40 layers and a width of 2,048 fit. Of more, later rows are left out,
@@ -71,7 +71,7 @@ def fit_rows(rows: Sequence[Sequence[int]], branches: int, hidden_size: int) -> 
     """
     most = _STATE_BYTES // ((1 + branches) * hidden_size * 4 * _COPIES)
     length = min(len(rows[0]), max(most, _FEWEST_TOKENS))
-    return [row[:length] for row in rows[: max(1, most // length)]]
+    return [list(row[:length]) for row in rows[: max(1, most // length)]]
 
 
 def _spread(checkpoint: Checkpoint, unit: Unit, cost: float) -> tuple[Option, ...]:

@@ -82,7 +82,8 @@ def _list_groups(
 ) -> Iterator[Mapping[str, TensorPlan]]:
     # Both ways round for experts: their matrices' widths are each other's heights.
     widths = {size for w in weights for size in (w.shape if w.role == "expert" else w.shape[-1:])}
-    for group in target.groups:
+    has_experts = any(weight.role == "expert" for weight in weights)
+    for group in target.expert_groups if has_experts else target.groups:
         if group and not any(width % group for width in widths):
             yield {weight.name: TensorPlan(4, group, _REASON) for weight in weights}
         elif not group and not any(width % 2 for width in widths):

@@ -149,5 +149,6 @@ NPU = Target(
     compiles=True,
     notes=note_half_precision,
     groups=(0,),
+    expert_groups=(0,),
     scale_bytes=2,
 )

@@ -76,6 +76,7 @@ def _make_target(name: str) -> Target:
         plan=plan,
         packages=("openvino",),
         groups=(0, 128),
+        expert_groups=(0, 128),
         scale_bytes=2,
     )
 

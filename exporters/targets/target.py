@@ -106,6 +106,7 @@ class Target:
         calibrated: the precisions that need it.
         groups: how many int4 values may share a scale besides what `plan` says, for sizes that
             are asked for; 0 means a whole row.
+        expert_groups: the same, of experts.
         scale_bytes: of one scale.
     """
 
@@ -129,4 +130,5 @@ class Target:
     calibrate: Callable[[Calibration], Ranges] | None = None
     calibrated: tuple[Precision, ...] = ()
     groups: tuple[int, ...] = ()
+    expert_groups: tuple[int, ...] = ()
     scale_bytes: int = 4

@@ -34,5 +34,6 @@ WEBGPU = Target(
     state_dtype=compute_dtype,
     compute_dtype=compute_dtype,
     groups=(32, 64, 128),
+    expert_groups=(32, 64, 128),
     scale_bytes=2,
 )
