@@ -41,6 +41,8 @@ class ExportOptions:
         calibration: token ids to find the ranges of activations with, rows of one length, for
             targets and precisions that need them.
         ranges: what calibration found; filled in by `export_checkpoint`.
+        canary: token ids to cut the canary's prompts from (`lfm2_deploy/canary/script.py`); empty
+            for a bundle without one.
 
     Raises:
         ExportError: the target has no such precision, or no chunk, or the chunk is not possible.
@@ -57,6 +59,7 @@ class ExportOptions:
     remarks: tuple[str, ...] = ()
     calibration: Sequence[Sequence[int]] = ()
     ranges: Ranges = field(default_factory=dict)
+    canary: Sequence[int] = ()
 
     def __post_init__(self) -> None:
         if self.precision not in self.target.precisions:

@@ -1,0 +1,135 @@
+"""A canary's calls on a runtime -> how far its logits are from what they must be.
+
+Enters: a canary and a loaded runtime. Leaves: a `Reading` for each call. Asks the runtime's
+capabilities and never which it is. One session takes a row, is reset, and takes the next;
+another takes rows of different lengths together, where the runtime can.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
+
+import numpy as np
+
+from lfm2_deploy.canary.record import Call, Canary, Digest, Row
+from lfm2_deploy.contracts import FloatArray, Runtime, Session
+
+PROMPT, APPEND, DECODE = "prompt", "append", "decode"
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What came of one call.
+
+    Args:
+        row: the row's name.
+        rows: how many rows were in the session.
+        number: of the call in its row, from 0.
+        length: tokens the row holds after it.
+        kind: "prompt", "append" (several tokens on top of others) or "decode".
+        error: how far the digest's logits are off, root mean square, as a part of the spread
+            (standard deviation) that the sampled ones must have; infinite where one is no number.
+        kld: KL divergence in nats, over the likeliest tokens and all others as one: at most
+            that of all tokens.
+        token: the likeliest token.
+        expected: the token that it should be.
+        margin: by how much that one leads, in nats.
+    """
+
+    row: str
+    rows: int
+    number: int
+    length: int
+    kind: str
+    error: float
+    kld: float
+    token: int
+    expected: int
+    margin: float
+
+
+def run_canary(canary: Canary, runtime: Runtime) -> list[Reading]:
+    """Make every call of a canary.
+
+    Raises:
+        GenerationError: the runtime fails.
+    """
+    able, rows = runtime.info.capabilities, list(canary.rows)
+    longest = max(row.length for row in rows)
+    together = len(rows) > 1 and able.max_batch_size != 1
+    # The last one is the longest; beside it, another is padded where a graph takes both.
+    alone = rows[:-1] if together else rows
+    session, readings = runtime.open(1, longest), []
+    for number, row in enumerate(alone):
+        if number:
+            session.reset()
+        readings += _run_rows([row], session, canary, able.appends_many)
+    if together:
+        session = runtime.open(2, longest)
+        readings += _run_rows([rows[-1], rows[-2]], session, canary, able.appends_many)
+    return readings
+
+
+def _run_rows(
+    rows: Sequence[Row], session: Session, canary: Canary, appends_many: bool
+) -> Iterator[Reading]:
+    """Make the calls of rows side by side; one that has ended stays as it is."""
+    lengths = [0] * len(rows)
+    for number, calls in enumerate(zip_longest(*(row.calls for row in rows))):
+        logits = _append(session, calls, appends_many)
+        for index, call in enumerate(calls):
+            if call is None:
+                continue
+            kind = _name_kind(lengths[index], len(call.tokens))
+            lengths[index] += len(call.tokens)
+            seen = compare_digest(call.expected, logits[index], canary.sampled_ids)
+            yield Reading(
+                rows[index].name, len(rows), number, lengths[index], kind, *seen,
+                call.expected.top_ids[0], call.expected.margin,
+            )  # fmt: skip
+
+
+def _name_kind(held: int, new: int) -> str:
+    if held == 0:
+        return PROMPT
+    return DECODE if new == 1 else APPEND
+
+
+def _append(session: Session, calls: Sequence[Call | None], appends_many: bool) -> FloatArray:
+    """Append each row's tokens; logits [B, V] after them."""
+    tokens = [() if call is None else call.tokens for call in calls]
+    if all(len(row) <= 1 for row in tokens) and any(session.lengths):
+        return session.decode([row[0] if row else None for row in tokens])
+    if appends_many or not any(session.lengths):
+        return session.prefill(tokens)
+    (row,) = tokens
+    return np.stack([session.decode([token]) for token in row])[-1]
+
+
+def compare_digest(
+    expected: Digest, logits: FloatArray, sampled_ids: Sequence[int]
+) -> tuple[float, float, int]:
+    """What logits float32 [V] are worth: error, KL divergence and likeliest token."""
+    wide = logits.astype(np.float64)
+    if not np.isfinite(wide).all():
+        finite = np.where(np.isfinite(wide), wide, -np.inf)
+        return math.inf, math.inf, int(finite.argmax())
+    top, sampled = np.array(expected.top), np.array(expected.sampled)
+    spread = max(float(sampled.std()), np.finfo(np.float32).tiny)
+    off = np.concatenate([wide[list(expected.top_ids)] - top, wide[list(sampled_ids)] - sampled])
+    highest = wide.max()
+    total = highest + math.log(np.exp(wide - highest).sum())
+    log_p, log_q = top - expected.logsumexp, wide[list(expected.top_ids)] - total
+    error = float(np.sqrt(np.square(off).mean())) / spread
+    return error, _measure_divergence(log_p, log_q), int(wide.argmax())
+
+
+def _measure_divergence(log_p: FloatArray, log_q: FloatArray) -> float:
+    """KL(p || q) over these tokens and all the others as one; never below 0."""
+    p, q = np.exp(log_p), np.exp(log_q)
+    rest_p, rest_q = (max(1 - float(x.sum()), 1e-9) for x in (p, q))
+    inside = float((p * (log_p - log_q)).sum())
+    return max(0.0, inside + rest_p * math.log(rest_p / rest_q))
