@@ -11,6 +11,7 @@ import typer
 
 from lfm2_deploy.commands.bench import bench
 from lfm2_deploy.commands.chat import chat
+from lfm2_deploy.commands.check import check
 from lfm2_deploy.commands.compile_graphs import compile_graphs
 from lfm2_deploy.commands.demo import demo
 from lfm2_deploy.commands.doctor import doctor
@@ -43,6 +44,7 @@ for command in (
     inspect,
     lint,
     verify,
+    check,
     bench,
     doctor,
 ):

@@ -15,12 +15,14 @@ import onnxruntime as ort
 
 from lfm2_deploy.bundle import Bundle
 from lfm2_deploy.errors import BundleError, RuntimeUnavailableError
+from runtimes.drivers import describe_cpu, describe_gpu_drivers
 from runtimes.gpu_capture import check_capture
 from runtimes.gpu_memory import DeviceMemory, Memory, SessionMemory
 from runtimes.gpu_model import GpuRuntime, check_runtime, make_info
 from runtimes.gpu_prompts import check_prompts, send_singly
 from runtimes.gpu_provider import load_graph, load_graph_on_cpu, make_gpu_options
 from runtimes.gpu_shapes import AnyLength
+from runtimes.ort_plugins import describe_library
 from runtimes.vulkan import examine_vulkan
 from runtimes.webgpu_device import PROVIDER, Chosen, choose_device
 
@@ -44,7 +46,7 @@ def load(bundle: Bundle, *, threads: int | None = None, device: str | None = Non
     """
     check_runtime(bundle, _RUNTIME)
     if device == "cpu":
-        info = make_info(_RUNTIME, "cpu", appends_many=True)
+        info = make_info(_RUNTIME, bundle, "cpu", describe_cpu(), appends_many=True)
         on_cpu = partial(load_graph_on_cpu, threads=threads)
         return GpuRuntime(bundle, AnyLength(bundle, on_cpu), DeviceMemory("cpu"), info)
     return _load_on(bundle, choose_device(device))
@@ -63,7 +65,8 @@ def _load_on(bundle: Bundle, chosen: Chosen) -> GpuRuntime:
         _explain_vulkan(error)
         raise
     memory: Memory = DeviceMemory("webgpu") if is_plugin else SessionMemory(PROVIDER, "webgpu")
-    info = make_info(_RUNTIME, chosen.description, appends_many=True)
+    driver = ", ".join(filter(None, [describe_library(PROVIDER), describe_gpu_drivers()]))
+    info = make_info(_RUNTIME, bundle, chosen.description, driver, appends_many=True)
     info = replace(info, notes=chosen.notes)
     runtime = GpuRuntime(bundle, graphs, memory, info, captures=is_plugin)
     check_capture(runtime)

@@ -31,7 +31,7 @@ TOP, SAMPLED = 16, 48
 _DIGITS = 6
 _SEED = 0
 # Far above what is recorded; more would not be a glance any more.
-_MOST_ROWS, _MOST_CALLS, _MOST_TOKENS = 16, 64, 8192
+_MOST_ROWS, _MOST_CALLS, _MOST_TOKENS, _LONGEST_WORDS = 16, 64, 8192, 200
 _AGAIN = "export the model again"
 
 
@@ -56,6 +56,11 @@ class Digest:
         """By how much the likeliest token leads, in nats."""
         return self.top[0] - self.top[1] if len(self.top) > 1 else math.inf
 
+    @property
+    def spread(self) -> float:
+        """Standard deviation of the sampled logits; never 0."""
+        return max(float(np.std(self.sampled)), float(np.finfo(np.float32).tiny))
+
 
 @dataclass(frozen=True, slots=True)
 class Call:
@@ -79,11 +84,36 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
+class Signature:
+    """What a known fault would do to the logits.
+
+    Args:
+        fault: in words that end "as if ...".
+        row: the row it was computed for.
+        changes: for each call, the change of the logits of its digest: top, then sampled.
+    """
+
+    fault: str
+    row: str
+    changes: tuple[tuple[float, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Canary:
-    """What a bundle must compute."""
+    """What a bundle must compute.
+
+    Args:
+        sampled_ids: tokens whose logits are in every digest.
+        noise: error of this model with activations rounded to 8 bits, as `Reading.error` has it:
+            the yardstick of what is usual, since models differ by ten times.
+        rows: what to run.
+        signatures: faults that are hard to see otherwise.
+    """
 
     sampled_ids: tuple[int, ...]
+    noise: float
     rows: tuple[Row, ...]
+    signatures: tuple[Signature, ...] = ()
 
 
 def choose_sampled_ids(vocab_size: int) -> tuple[int, ...]:
@@ -137,7 +167,9 @@ def read_canary(folder: Path, vocab_size: int, context_length: int) -> Canary:
     try:
         canary = Canary(
             _ids(raw["sampled_ids"], vocab_size),
+            _number(raw["noise"]),
             tuple(_parse_row(row, vocab_size) for row in _bounded(raw["rows"], _MOST_ROWS)),
+            tuple(map(_parse_signature, raw["signatures"])),
         )
         _check(canary, context_length)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -154,6 +186,19 @@ def _parse_row(raw: Any, vocab_size: int) -> Row:
     return Row(name, calls)
 
 
+def _parse_signature(raw: Any) -> Signature:
+    fault, row = raw["fault"], raw["row"]
+    if not isinstance(fault, str) or not fault.isprintable() or len(fault) > _LONGEST_WORDS:
+        raise ValueError("a fault has no name")
+    if not isinstance(row, str):
+        raise ValueError("a fault has no row")
+    changes = (
+        tuple(map(_number, _bounded(change, TOP + SAMPLED)))
+        for change in _bounded(raw["changes"], _MOST_CALLS)
+    )
+    return Signature(fault, row, tuple(changes))
+
+
 def _parse_call(raw: Any, vocab_size: int) -> Call:
     expected = raw["expected"]
     digest = Digest(
@@ -166,6 +211,14 @@ def _parse_call(raw: Any, vocab_size: int) -> Call:
 
 
 def _check(canary: Canary, context_length: int) -> None:
+    if not canary.noise > 0:
+        raise ValueError("its noise is none")
+    calls = {row.name: row.calls for row in canary.rows}
+    for signature in canary.signatures:
+        sizes = [len(change) for change in signature.changes]
+        wanted = [len(c.expected.top) + len(canary.sampled_ids) for c in calls[signature.row]]
+        if sizes != wanted:
+            raise ValueError("a fault's changes are not whole")
     for row in canary.rows:
         if row.length > context_length:
             raise ValueError(f"row {row.name} is longer than the context")

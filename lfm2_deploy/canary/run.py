@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import zip_longest
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lfm2_deploy.canary.record import Call, Canary, Digest, Row
 from lfm2_deploy.contracts import FloatArray, Runtime, Session
+
+DoubleArray = NDArray[np.float64]
 
 PROMPT, APPEND, DECODE = "prompt", "append", "decode"
 
@@ -37,6 +40,7 @@ class Reading:
         token: the likeliest token.
         expected: the token that it should be.
         margin: by how much that one leads, in nats.
+        off: float64, by how much each logit of the digest is off, as parts of the spread.
     """
 
     row: str
@@ -49,6 +53,7 @@ class Reading:
     token: int
     expected: int
     margin: float
+    off: DoubleArray = field(compare=False, repr=False)
 
 
 def run_canary(canary: Canary, runtime: Runtime) -> list[Reading]:
@@ -62,7 +67,8 @@ def run_canary(canary: Canary, runtime: Runtime) -> list[Reading]:
     together = len(rows) > 1 and able.max_batch_size != 1
     # The last one is the longest; beside it, another is padded where a graph takes both.
     alone = rows[:-1] if together else rows
-    session, readings = runtime.open(1, longest), []
+    session = runtime.open(1, longest)
+    readings: list[Reading] = []
     for number, row in enumerate(alone):
         if number:
             session.reset()
@@ -87,8 +93,9 @@ def _run_rows(
             lengths[index] += len(call.tokens)
             seen = compare_digest(call.expected, logits[index], canary.sampled_ids)
             yield Reading(
-                rows[index].name, len(rows), number, lengths[index], kind, *seen,
-                call.expected.top_ids[0], call.expected.margin,
+                rows[index].name, len(rows), number, lengths[index], kind,
+                seen.error, seen.kld, seen.token,
+                call.expected.top_ids[0], call.expected.margin, seen.off,
             )  # fmt: skip
 
 
@@ -101,33 +108,56 @@ def _name_kind(held: int, new: int) -> str:
 def _append(session: Session, calls: Sequence[Call | None], appends_many: bool) -> FloatArray:
     """Append each row's tokens; logits [B, V] after them."""
     tokens = [() if call is None else call.tokens for call in calls]
-    if all(len(row) <= 1 for row in tokens) and any(session.lengths):
-        return session.decode([row[0] if row else None for row in tokens])
-    if appends_many or not any(session.lengths):
+    longest = max(map(len, tokens))
+    if not any(session.lengths) or (appends_many and longest > 1):
         return session.prefill(tokens)
-    (row,) = tokens
-    return np.stack([session.decode([token]) for token in row])[-1]
+    # Single tokens as they are decoded; several where they cannot be appended otherwise.
+    logits = None
+    for step in range(longest):
+        found = session.decode([row[step] if step < len(row) else None for row in tokens])
+        ends = np.array([step < len(row) for row in tokens])[:, None]
+        logits = found if logits is None else np.where(ends, found, logits)
+    assert logits is not None
+    return logits
 
 
-def compare_digest(
-    expected: Digest, logits: FloatArray, sampled_ids: Sequence[int]
-) -> tuple[float, float, int]:
-    """What logits float32 [V] are worth: error, KL divergence and likeliest token."""
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """How logits differ from a digest; fields as `Reading` has them."""
+
+    error: float
+    kld: float
+    token: int
+    off: DoubleArray
+
+
+def compare_digest(expected: Digest, logits: FloatArray, sampled_ids: Sequence[int]) -> Difference:
+    """How far logits float32 [V] are from what they must be."""
     wide = logits.astype(np.float64)
+    off = (pick_logits(expected, wide, sampled_ids) - list_expected(expected)) / expected.spread
     if not np.isfinite(wide).all():
         finite = np.where(np.isfinite(wide), wide, -np.inf)
-        return math.inf, math.inf, int(finite.argmax())
-    top, sampled = np.array(expected.top), np.array(expected.sampled)
-    spread = max(float(sampled.std()), np.finfo(np.float32).tiny)
-    off = np.concatenate([wide[list(expected.top_ids)] - top, wide[list(sampled_ids)] - sampled])
+        return Difference(math.inf, math.inf, int(finite.argmax()), off)
     highest = wide.max()
     total = highest + math.log(np.exp(wide - highest).sum())
-    log_p, log_q = top - expected.logsumexp, wide[list(expected.top_ids)] - total
-    error = float(np.sqrt(np.square(off).mean())) / spread
-    return error, _measure_divergence(log_p, log_q), int(wide.argmax())
+    log_p = np.array(expected.top) - expected.logsumexp
+    log_q = wide[list(expected.top_ids)] - total
+    error = float(np.sqrt(np.square(off).mean()))
+    return Difference(error, _measure_divergence(log_p, log_q), int(wide.argmax()), off)
 
 
-def _measure_divergence(log_p: FloatArray, log_q: FloatArray) -> float:
+def pick_logits(expected: Digest, logits: DoubleArray, sampled_ids: Sequence[int]) -> DoubleArray:
+    """Those of a digest's tokens among logits [V]: top, then sampled."""
+    picked: DoubleArray = logits[[*expected.top_ids, *sampled_ids]]
+    return picked
+
+
+def list_expected(expected: Digest) -> DoubleArray:
+    """A digest's logits: top, then sampled."""
+    return np.array([*expected.top, *expected.sampled])
+
+
+def _measure_divergence(log_p: DoubleArray, log_q: DoubleArray) -> float:
     """KL(p || q) over these tokens and all the others as one; never below 0."""
     p, q = np.exp(log_p), np.exp(log_q)
     rest_p, rest_q = (max(1 - float(x.sum()), 1e-9) for x in (p, q))

@@ -25,7 +25,7 @@ _LONG_PROMPT = 40
 _TOKENS = _LONGEST_CHUNK + 128
 _SEED = 0
 # Calls of each row, by their tokens; 0 stands for the long prompt.
-_CUTS = {"text": (12, 1, 1, 5, 1, 1), "single": (1, 1, 1, 1), "long": (0, 1, 1, 1)}
+_CUTS = {"text": (12, 1, 1, 5, 1, 1), "single": (1, 1, 3, 1, 1), "long": (0, 1, 1, 1)}
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,9 +24,7 @@ class Weights:
 
     def __init__(self, model: onnx.ModelProto, file: Path) -> None:
         self._file = file
-        self.tensors = {
-            t.name: t for t in model.graph.initializer if t.data_location == t.EXTERNAL
-        }
+        self.tensors = {t.name: t for t in model.graph.initializer if t.data_location == t.EXTERNAL}
 
     def names(self, *parts: str) -> list[str]:
         return [name for name in self.tensors if all(part in name for part in parts)]
@@ -64,11 +62,13 @@ def conv_state_shifted(model: onnx.ModelProto, weights: Weights) -> None:
 
 def conv_state_of_padding(model: onnx.ModelProto, weights: Weights) -> None:
     """Conv states are taken at the end of a padded row, not of its tokens."""
-    (unsqueeze,) = (n for n in _find(model, "Unsqueeze") if "CausalConv" in n.name)
+    unsqueeze = next(n for n in _find(model, "Unsqueeze") if "CausalConv" in n.name)
     shape = helper.make_node("Shape", ["input_ids"], ["fault.shape"])
     axis = _constant(model, np.array([1]))
     steps = helper.make_node("Gather", ["fault.shape", axis], ["fault.steps"])
-    zeros = helper.make_node("Mul", [unsqueeze.input[0], _constant(model, np.int64(0))], ["fault.0"])
+    zeros = helper.make_node(
+        "Mul", [unsqueeze.input[0], _constant(model, np.int64(0))], ["fault.0"]
+    )
     widest = helper.make_node("Add", ["fault.0", "fault.steps"], ["fault.widest"])
     _insert_before(model, unsqueeze, shape, steps, zeros, widest)
     unsqueeze.input[0] = "fault.widest"
@@ -105,24 +105,27 @@ def kv_row_stale(model: onnx.ModelProto, weights: Weights) -> None:
 
 def kv_row_misplaced(model: onnx.ModelProto, weights: Weights) -> None:
     """New keys and values are written one row early, over the last."""
-    names = {node.input[5] for node in _find(model, "GroupQueryAttention")}
-    for name in names:
-        early = helper.make_node("Sub", [name, _constant(model, np.int32(1))], ["fault.early"])
-        last = helper.make_node("Max", ["fault.early", _constant(model, np.int32(0))], ["fault.at"])
-        _insert_before(model, _find(model, "GroupQueryAttention")[0], early, last)
-        for node in _find(model, "GroupQueryAttention"):
-            node.input[5] = "fault.at"
+    nodes = _find(model, "GroupQueryAttention")
+    lengths, new = nodes[0].input[5], nodes[0].input[-1]
+    one = _constant(model, np.int32(1))
+    early = helper.make_node("Sub", [lengths, one], ["fault.early"])
+    # A prompt has to fit where it begins.
+    least = helper.make_node("Sub", [new, one], ["fault.least"])
+    last = helper.make_node("Max", ["fault.early", "fault.least"], ["fault.at"])
+    _insert_before(model, nodes[0], early, least, last)
+    for node in _find(model, "GroupQueryAttention"):
+        node.input[5] = "fault.at"
 
 
 def wrong_rope_theta(model: onnx.ModelProto, weights: Weights) -> None:
-    """Positions turn as if the base were 10,000."""
+    """Positions turn with a base of 1,000."""
     tables = {t.name: t for t in model.graph.initializer if t.name in ("rope.cos", "rope.sin")}
     for name, function in (("rope.cos", np.cos), ("rope.sin", np.sin)):
         table = (
             weights.map(name) if name in weights.tensors else numpy_helper.to_array(tables[name])
         )
         half = table.shape[-1]
-        angles = np.arange(len(table))[:, None] / 10_000.0 ** (np.arange(half) / half)
+        angles = np.arange(len(table))[:, None] / 1_000.0 ** (np.arange(half) / half)
         wrong = function(angles).astype(np.float32)
         if name in weights.tensors:
             table[:] = wrong
@@ -173,8 +176,11 @@ def _clip(model: onnx.ModelProto, limit: float) -> None:
 
 
 def not_a_number(model: onnx.ModelProto, weights: Weights) -> None:
-    """One weight of a norm is NaN."""
-    weights.map(weights.names("operator_norm")[-1])[3] = np.nan
+    """One of the last layer's hidden values is NaN."""
+    node = _last_norm(model)
+    bad = _constant(model, np.float32(np.nan))
+    _insert_before(model, node, helper.make_node("Add", [node.input[1], bad], ["fault.nan"]))
+    node.input[1] = "fault.nan"
 
 
 def flipped_bit(model: onnx.ModelProto, weights: Weights) -> None:
@@ -186,7 +192,9 @@ def flipped_bit(model: onnx.ModelProto, weights: Weights) -> None:
 
 def layers_swapped(model: onnx.ModelProto, weights: Weights) -> None:
     """Two layers have each other's feed-forward gate."""
-    first, second = weights.names("feed_forward.w1.")[:2]
+    first, *others = weights.names("feed_forward.w1.")
+    shape = weights.map(first).shape
+    second = next(name for name in others if weights.map(name).shape == shape)
     a, b = weights.map(first), weights.map(second)
     a[:], b[:] = b.copy(), a.copy()
 
@@ -241,9 +249,7 @@ def _after(model: onnx.ModelProto, name: str, op_type: str, other: str) -> None:
     model.graph.node.append(helper.make_node(op_type, [f"{name}.right", other], [name]))
 
 
-def _insert_before(
-    model: onnx.ModelProto, node: onnx.NodeProto, *others: onnx.NodeProto
-) -> None:
+def _insert_before(model: onnx.ModelProto, node: onnx.NodeProto, *others: onnx.NodeProto) -> None:
     place = next(i for i, found in enumerate(model.graph.node) if found is node or found == node)
     for offset, other in enumerate(others):
         model.graph.node.insert(place + offset, other)
