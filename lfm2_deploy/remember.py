@@ -1,9 +1,9 @@
 """What was found out once and stays true until something it depends on changes.
 
 Enters: a kind of finding, and a key: all that the finding depends on, such as a device and its
-driver. Leaves: what was found, in this process or another. Files are written aside and renamed;
-one that is damaged is as good as none, and a folder that cannot be written is no error: then it
-is found out again.
+driver. Leaves: what was found, in this process or another, by this version of the package. Files
+are written aside and renamed; one that is damaged is as good as none, and a folder that cannot be
+written is no error: then it is found out again. With LFM2_DEPLOY_REMEMBER=0 nothing is kept.
 """
 
 from __future__ import annotations
@@ -14,9 +14,11 @@ import json
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from lfm2_deploy.entry import PACKAGE
 from lfm2_deploy.errors import BundleError
 from lfm2_deploy.json_file import read_json_object
 from lfm2_deploy.machine import find_cache
@@ -24,6 +26,7 @@ from lfm2_deploy.machine import find_cache
 Key = Mapping[str, str]
 Finding = Mapping[str, Any]
 
+_SWITCH = "LFM2_DEPLOY_REMEMBER"
 _SUFFIX = ".json"
 # So many of a kind are kept; bundles come and go, and so do drivers.
 _MOST = 512
@@ -37,6 +40,9 @@ def remember(kind: str, key: Key, finding: Finding) -> None:
         key: what it depends on.
         finding: what JSON can hold.
     """
+    if not _is_on():
+        return
+    key = _complete(key)
     file = _name_file(kind, key)
     with contextlib.suppress(OSError):
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -53,8 +59,11 @@ def remember(kind: str, key: Key, finding: Finding) -> None:
 
 def recall(kind: str, key: Key) -> dict[str, Any] | None:
     """What was remembered under exactly this key; None where nothing was."""
+    if not _is_on():
+        return None
+    key = _complete(key)
     found = _read(_name_file(kind, key))
-    return found[1] if found is not None and found[0] == dict(key) else None
+    return found[1] if found is not None and found[0] == key else None
 
 
 def list_remembered(kind: str) -> Iterator[tuple[dict[str, str], dict[str, Any]]]:
@@ -66,10 +75,17 @@ def list_remembered(kind: str) -> Iterator[tuple[dict[str, str], dict[str, Any]]
                 yield found
 
 
-def forget(kind: str, key: Key) -> None:
-    """Drop a finding, if there is one."""
-    with contextlib.suppress(OSError):
-        _name_file(kind, key).unlink(missing_ok=True)
+def _is_on() -> bool:
+    return os.environ.get(_SWITCH) != "0"
+
+
+def _complete(key: Key) -> dict[str, str]:
+    """With this package's version: another one may look otherwise."""
+    try:
+        own = version(PACKAGE)
+    except PackageNotFoundError:  # run from its sources, not installed
+        own = ""
+    return {**key, "package": own}
 
 
 def _read(file: Path) -> tuple[dict[str, str], dict[str, Any]] | None:

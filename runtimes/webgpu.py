@@ -21,6 +21,7 @@ from runtimes.gpu_memory import DeviceMemory, Memory, SessionMemory
 from runtimes.gpu_model import GpuRuntime, check_runtime, make_info
 from runtimes.gpu_prompts import check_prompts, send_singly
 from runtimes.gpu_provider import load_graph, load_graph_on_cpu, make_gpu_options
+from runtimes.gpu_settled import settle
 from runtimes.gpu_shapes import AnyLength
 from runtimes.ort_plugins import describe_library
 from runtimes.vulkan import examine_vulkan
@@ -43,6 +44,8 @@ def load(bundle: Bundle, *, threads: int | None = None, device: str | None = Non
     Raises:
         RuntimeUnavailableError: the bundle is for another runtime, or there is no such device.
         BundleError: the device does not take the graph, or leaves a node to the CPU.
+
+    Which calls come out right is tried at the first load on a device and driver, and remembered.
     """
     check_runtime(bundle, _RUNTIME)
     if device == "cpu":
@@ -69,12 +72,18 @@ def _load_on(bundle: Bundle, chosen: Chosen) -> GpuRuntime:
     info = make_info(_RUNTIME, bundle, chosen.description, driver, appends_many=True)
     info = replace(info, notes=chosen.notes)
     runtime = GpuRuntime(bundle, graphs, memory, info, captures=is_plugin)
+    key = {"bundle": bundle.identity, "device": chosen.description, "driver": info.driver}
+    settle(runtime, key, partial(_check_calls, runtime, bundle))
+    return runtime
+
+
+def _check_calls(runtime: GpuRuntime, bundle: Bundle) -> None:
+    """Find out which calls come out right here."""
     check_capture(runtime)
     if bundle.config.moe is not None and bundle.manifest.precision in ("int8", "int4"):
         send_singly(runtime)
     else:
         check_prompts(runtime)
-    return runtime
 
 
 def _explain_vulkan(error: BundleError) -> None:

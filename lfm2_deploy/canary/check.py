@@ -14,7 +14,6 @@ import time
 import warnings
 from collections.abc import Mapping
 from dataclasses import fields
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -23,7 +22,6 @@ from lfm2_deploy.canary.judge import Verdict, judge
 from lfm2_deploy.canary.record import read_canary
 from lfm2_deploy.canary.run import Reading, run_canary
 from lfm2_deploy.contracts import Runtime, RuntimeInfo
-from lfm2_deploy.entry import PACKAGE
 from lfm2_deploy.errors import BundleError, CanaryError, GenerationError
 from lfm2_deploy.remember import list_remembered, recall, remember
 
@@ -147,13 +145,13 @@ def make_key(bundle: Bundle, info: RuntimeInfo) -> dict[str, str]:
 
 def _describe_bundle(bundle: Bundle) -> dict[str, str]:
     """A bundle's files, as they are and as they were when they were last written."""
-    files = {
+    files: dict[str, list[str | int]] = {
         name: [record.sha256, _ask_time(bundle.path / name)]
         for name, record in sorted(bundle.manifest.files.items())
         if name.endswith((".onnx", ".data", ".xml", ".bin", ".blob", CANARY))
     }
     digest = hashlib.sha256(json.dumps(files).encode()).hexdigest()
-    return {"bundle": digest, "package": version(PACKAGE)}
+    return {"bundle": digest}
 
 
 def _ask_time(file: Path) -> int:

@@ -29,7 +29,7 @@ USUAL = {"float32": 1 / 200, "float16": 1 / 4, "int16": 1.0, "int8": 1.0, "": 1.
 # Healthy rows are at up to 1.7 times the usual, the mildest planted fault at 5.
 DOUBTFUL = 4.0
 # A row this far off, as a part of the logits' spread, writes other text.
-_FAILED, _FAILED_FACTOR = 0.15, 2.0
+_FAILED, _FAILED_FACTOR = 0.1, 2.0
 # A signature is there where the error points its way, by about as much: planted, correlations are
 # 0.6 to 0.9 and sizes 0.6 to 1; of healthy devices and of other faults, correlations are below 0.2.
 _CORRELATION, _SIZES = 0.4, (0.4, 2.0)
