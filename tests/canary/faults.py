@@ -184,10 +184,10 @@ def not_a_number(model: onnx.ModelProto, weights: Weights) -> None:
 
 
 def flipped_bit(model: onnx.ModelProto, weights: Weights) -> None:
-    """The highest bit of one number's exponent, in a norm of the middle."""
-    names = weights.names("ffn_norm")
+    """The highest bit of one number's exponent, in a convolution of the middle."""
+    names = weights.names("conv.conv.weight")
     numbers = weights.map(names[len(names) // 2])
-    numbers.view(np.uint32)[5] ^= np.uint32(1 << 30)
+    numbers.view(np.uint32)[5, 0, 1] ^= np.uint32(1 << 30)
 
 
 def layers_swapped(model: onnx.ModelProto, weights: Weights) -> None:
