@@ -36,6 +36,8 @@ _CAPTURE = {"enableGraphCapture": "1"}
 def load(bundle: Bundle, *, threads: int | None = None, device: str | None = None) -> GpuRuntime:
     """Load a bundle made for target `webgpu`.
 
+    Which calls come out right is tried at the first load on a device and driver, and remembered.
+
     Args:
         bundle: the opened bundle.
         threads: threads of the CPU provider, where that was asked for.
@@ -44,8 +46,6 @@ def load(bundle: Bundle, *, threads: int | None = None, device: str | None = Non
     Raises:
         RuntimeUnavailableError: the bundle is for another runtime, or there is no such device.
         BundleError: the device does not take the graph, or leaves a node to the CPU.
-
-    Which calls come out right is tried at the first load on a device and driver, and remembered.
     """
     check_runtime(bundle, _RUNTIME)
     if device == "cpu":

@@ -9,8 +9,13 @@ import numpy as np
 import pytest
 
 from lfm2_deploy.bundle import CANARY
-from lfm2_deploy.canary.record import Canary, choose_sampled_ids, digest_logits, read_canary
-from lfm2_deploy.canary.record import write_canary
+from lfm2_deploy.canary.record import (
+    Canary,
+    choose_sampled_ids,
+    digest_logits,
+    read_canary,
+    write_canary,
+)
 from lfm2_deploy.errors import BundleError
 
 VOCABULARY, CONTEXT = 200, 64

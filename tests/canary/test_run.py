@@ -31,7 +31,8 @@ def test_calls_are_those_of_the_script_and_rows_share_a_batch(
     readings = run_canary(canary, runtime)
     alone, together = runtime.sessions
     kinds = [call for call, _ in alone.calls]
-    assert kinds == ["prefill", "decode", "decode", "prefill", "decode", "decode", "reset"] + [
+    assert kinds == [
+        "prefill", "decode", "decode", "prefill", "decode", "decode", "reset",
         "prefill", "decode", "prefill", "decode", "decode",
     ]  # fmt: skip
     assert together.batch_size == 2
