@@ -6,6 +6,7 @@ The one place that knows what rounding a plan means. A target whose encoders rou
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -24,7 +25,8 @@ Rounder = Callable[[WeightSpec, FloatArray, TensorPlan], FloatArray]
 
 # Numbers rounded at once: they and their copies stay in a core's cache.
 _PIECE = 1 << 16
-_WORKERS = 2
+# Pieces are small, so that more threads cost no memory.
+_MOST_WORKERS = 8
 
 
 def round_packed(spec: WeightSpec, weight: FloatArray, plan: TensorPlan) -> FloatArray:
@@ -78,6 +80,6 @@ class RoundedCheckpoint:
             piece = slice(start, start + at_once)
             rounded[piece] = self.rounder(spec, weight[piece], plan)
 
-        with ThreadPoolExecutor(_WORKERS) as pool:
+        with ThreadPoolExecutor(min(_MOST_WORKERS, os.cpu_count() or 1)) as pool:
             list(pool.map(work, range(0, len(weight), at_once)))
         return rounded
