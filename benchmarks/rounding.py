@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from exporters.quantize.rounded import RoundedCheckpoint
+from exporters.quantize.stored import StoredCheckpoint
 from lfm2_deploy.bundle import open_bundle
 from lfm2_deploy.checkpoint import open_checkpoint
 from lfm2_deploy.compare.compare import compare_runtimes
@@ -33,7 +33,7 @@ def main() -> None:
     ids = np.random.default_rng(0).integers(10, bundle.config.vocab_size - 10, args.tokens)
     target, precision = find_target(bundle.manifest.target), bundle.manifest.precision
     plan = target.plan(list_weights(checkpoint.config), precision)
-    rounded = RoundedCheckpoint(checkpoint, plan, target.rounding(precision))
+    rounded = StoredCheckpoint(checkpoint, plan, target.rounding(precision))
     print("| bundle against torch on | KL divergence, nats |\n|---|---|")
     for name, weights in (("exact weights", checkpoint), ("rounded weights", rounded)):
         reference = find_runtime("reference")(weights)

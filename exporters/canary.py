@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from exporters.draft import Draft
 from exporters.options import ExportOptions
-from exporters.quantize.rounded import RoundedCheckpoint
+from exporters.quantize.stored import StoredCheckpoint
 from lfm2_deploy.canary.record import (
     Call,
     Canary,
@@ -82,12 +82,12 @@ def add_canary(
         return
     rounder = options.target.rounding(options.precision)
     script = write_script(options.canary, options.fixed_chunk, draft.context_length)
-    rounded = RoundedCheckpoint(checkpoint, draft.plan, rounder)
+    rounded = StoredCheckpoint(checkpoint, draft.plan, rounder)
     write_canary(record_canary(rounded, script, progress), folder)
 
 
 def record_canary(
-    checkpoint: RoundedCheckpoint, script: Sequence[ScriptRow], progress: Progress
+    checkpoint: StoredCheckpoint, script: Sequence[ScriptRow], progress: Progress
 ) -> Canary:
     """Compute what must come of a script.
 
@@ -148,7 +148,7 @@ def _list_changes(
 
 @torch.inference_mode()
 def _compute_logits(
-    checkpoint: RoundedCheckpoint, runs: Sequence[_Run], progress: Progress
+    checkpoint: StoredCheckpoint, runs: Sequence[_Run], progress: Progress
 ) -> Iterator[FloatArray]:
     """Of each run, logits [C, V] after each of its calls."""
     decoder, layers = StreamedDecoder(checkpoint), checkpoint.config.num_hidden_layers

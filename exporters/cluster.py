@@ -50,7 +50,7 @@ class Recipe:
         adapter: folder of a LoRA adapter.
         target: name of the target.
         precision: how weights are stored.
-        context_length: as in `ExportOptions`.
+        context_length, chunk, experts, quantize: as in `ExportOptions`.
     """
 
     model: str
@@ -61,6 +61,7 @@ class Recipe:
     context_length: int | None
     chunk: int | None = None
     experts: str | None = None
+    quantize: str | None = None
 
     def build(self) -> tuple[Checkpoint, Draft]:
         """Open the checkpoint and lower the graph."""
@@ -71,6 +72,7 @@ class Recipe:
             self.context_length,
             chunk=self.chunk,
             experts=self.experts,
+            quantize=self.quantize,
         )
         drafts = build_drafts(checkpoint.config, options)
         return checkpoint, next(iter(drafts.values()))

@@ -15,6 +15,7 @@ from lfm2_deploy.bundle import GENERATION, SCHEMA_VERSION, GraphRecord, Manifest
 from lfm2_deploy.contracts import Checkpoint
 from lfm2_deploy.errors import ExportError
 from lfm2_deploy.json_file import read_json_object
+from lfm2_deploy.quantization_record import QuantizationRecord
 from lfm2_deploy.recommended import complete_generation_config
 from lfm2_deploy.registry import find_package
 from lfm2_deploy.states import list_states
@@ -23,7 +24,12 @@ from lfm2_deploy.states import list_states
 PACKAGES = ("lfm2-deploy", "torch", "onnx-ir", "numpy")
 
 
-def describe(checkpoint: Checkpoint, draft: Draft, options: ExportOptions) -> Manifest:
+def describe(
+    checkpoint: Checkpoint,
+    draft: Draft,
+    options: ExportOptions,
+    rounding: QuantizationRecord | None,
+) -> Manifest:
     """The manifest of a bundle that is being made; sizes and hashes come last."""
     target = options.target
     states = list_states(
@@ -45,6 +51,7 @@ def describe(checkpoint: Checkpoint, draft: Draft, options: ExportOptions) -> Ma
         files={},
         graphs=tuple(_record(part) for part in options.list_parts(checkpoint.config)),
         chunk=options.fixed_chunk,
+        rounding=rounding,
     )
 
 

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from exporters.quantize.plan import Precision
+from exporters.quantize.methods import DEFAULT, Method, find_method
+from exporters.quantize.plan import Precision, TensorPlan
 from exporters.quantize.ranges import Ranges
 from exporters.targets.target import Part, Target, Wanted
 from lfm2_deploy.bundle import BlobRecord, GraphRecord
+from lfm2_deploy.calibration_text import CalibrationText
 from lfm2_deploy.config import Lfm2Config
 from lfm2_deploy.contracts import Progress
 from lfm2_deploy.errors import ExportError
+from lfm2_deploy.weights import WeightSpec, list_weights
 
 # LFM2's conversations are 32,768 tokens long; a longer context is asked for by --context.
 DEFAULT_CONTEXT = 32_768
 # Attention's scores of a chunk grow with its square.
 SMALLEST_CHUNK, LARGEST_CHUNK = 2, 4096
+# What --quantize is for.
+QUANTIZED: tuple[Precision, ...] = ("int8", "int4")
 
 # (folder, graphs, progress) -> the blobs it put into the folder.
 GraphCompiler = Callable[[Path, Sequence[GraphRecord], Progress], tuple[BlobRecord, ...]]
@@ -43,6 +48,9 @@ class ExportOptions:
         ranges: what calibration found; filled in by `export_checkpoint`.
         canary: token ids to cut the canary's prompts from (`lfm2_deploy/canary/script.py`); empty
             for a bundle without one.
+        quantize: how weights are rounded, by name; None for the default.
+        text: what they are rounded on, for methods that calibrate.
+        changed: how some tensors are stored otherwise than the target plans; by name.
 
     Raises:
         ExportError: the target has no such precision, or no chunk, or the chunk is not possible.
@@ -60,6 +68,9 @@ class ExportOptions:
     calibration: Sequence[Sequence[int]] = ()
     ranges: Ranges = field(default_factory=dict)
     canary: Sequence[int] = ()
+    quantize: str | None = None
+    text: CalibrationText | None = None
+    changed: Mapping[str, TensorPlan] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.precision not in self.target.precisions:
@@ -87,6 +98,36 @@ class ExportOptions:
                 f"target {self.target.name} cannot have experts on {self.experts!r}: "
                 f"expected {choice}"
             )
+
+        if self.quantize is not None and self.precision not in QUANTIZED:
+            raise ExportError(
+                f"--quantize {self.quantize} says how integers are chosen, and {self.precision} "
+                f"has none: choose --precision {' or '.join(QUANTIZED)}, or leave it out"
+            )
+        find_method(self.quantize or DEFAULT)
+
+    @property
+    def method(self) -> Method:
+        """How weights are rounded; of floats, the default."""
+        return find_method(self.quantize or DEFAULT)
+
+    def plan_weights(self, config: Lfm2Config) -> dict[str, TensorPlan]:
+        """How each tensor is stored, by canonical name.
+
+        Raises:
+            ExportError: a tensor does not divide into groups.
+        """
+        weights = list_weights(config)
+        found = {**self.target.plan(weights, self.precision), **self.changed}
+        return {spec.name: self._choose_rounding(spec, found[spec.name]) for spec in weights}
+
+    def _choose_rounding(self, spec: WeightSpec, entry: TensorPlan) -> TensorPlan:
+        if not entry.is_quantized:
+            return entry
+        # Tables are looked up in, and tied to the head: they have no inputs to calibrate on.
+        if self.method.calibrates and spec.role not in ("projection", "expert"):
+            return entry
+        return replace(entry, rounding=self.method.rounding)
 
     def list_parts(self, config: Lfm2Config) -> tuple[Part, ...]:
         """The graphs to make for a model."""

@@ -19,7 +19,7 @@ from exporters.describe import complete_defaults, describe
 from exporters.draft import SEMANTIC, Draft
 from exporters.encoding import EncodeJobs, encode_here
 from exporters.journal import Journal
-from exporters.options import ExportOptions, choose_context
+from exporters.options import QUANTIZED, ExportOptions, choose_context
 from exporters.quantize.calibrate import Calibration
 from exporters.stitch import LOGITS_TO_KEEP, BlockTracer, stitch
 from exporters.targets.target import Target, Written
@@ -39,8 +39,8 @@ from lfm2_deploy.config import Lfm2Config
 from lfm2_deploy.contracts import Checkpoint, Progress
 from lfm2_deploy.errors import ExportError, ResumeError
 from lfm2_deploy.gpu_graphs import BOUND_WEIGHTS
-from lfm2_deploy.unfinished import journal_of, writing_bundle
-from lfm2_deploy.weights import list_weights
+from lfm2_deploy.quantization_record import QuantizationRecord
+from lfm2_deploy.unfinished import journal_of, rounded_of, writing_bundle
 
 # The default of logits_to_keep, as Hugging Face names it.
 LAST_ONLY = 1
@@ -60,7 +60,7 @@ def build_drafts(
         ExportError: the context is not possible, or lowering left something over.
     """
     target, trace = options.target, functools.cache(trace)
-    plan = target.plan(list_weights(config), options.precision)
+    plan = options.plan_weights(config)
     context_length = choose_context(config, options.context_length, target.context_length)
     options = options.fit_chunk(context_length)
     book, drafts = WeightBook(), {}
@@ -125,19 +125,20 @@ def export_checkpoint(
     options = options.fit_chunk(
         choose_context(config, options.context_length, target.context_length)
     )
-    options = _calibrate(checkpoint, options, progress)
-    progress("tracing", 0, 0)
-    drafts = build_drafts(checkpoint.config, options)
-    parts = options.list_parts(checkpoint.config)
-    book = drafts[parts[0].name].book
     with writing_bundle(out, options.overwrite, options.resume) as folder:
+        checkpoint, record = _round(checkpoint, options, rounded_of(folder), progress)
+        options = _calibrate(checkpoint, options, progress)
+        progress("tracing", 0, 0)
+        drafts = build_drafts(config, options)
+        parts = options.list_parts(config)
+        book = drafts[parts[0].name].book
         offsets = lay_out(book)
         graphs = {
             part.onnx_file: _serialize(drafts[part.name], offsets, options.target) for part in parts
         }
-        manifest = describe(checkpoint, drafts[parts[0].name], options)
-        record = b"".join(graphs.values())
-        journal = _open_journal(folder, checkpoint, manifest, record, options.resume)
+        manifest = describe(checkpoint, drafts[parts[0].name], options, record)
+        content = b"".join(graphs.values())
+        journal = _open_journal(folder, checkpoint, manifest, content, options.resume)
         if options.compile_graphs is None:
             for stale in folder.glob("*.blob*"):  # of an export that was interrupted
                 stale.unlink()
@@ -156,6 +157,30 @@ def export_checkpoint(
         add_canary(folder, checkpoint, drafts[parts[0].name], options, progress)
         seal(folder, manifest, progress)
     return open_bundle(out)
+
+
+def _round(
+    checkpoint: Checkpoint, options: ExportOptions, folder: Path, progress: Progress
+) -> tuple[Checkpoint, QuantizationRecord | None]:
+    """The checkpoint with weights rounded beforehand, where the method does that.
+
+    Raises:
+        ExportError: there is no text to calibrate on.
+    """
+    method = options.method
+    if options.precision not in QUANTIZED:
+        return checkpoint, None
+    if not method.calibrates:
+        return checkpoint, QuantizationRecord(method.name)
+    if options.text is None:
+        raise ExportError(f"--quantize {method.name} needs a text to calibrate on")
+    # torch's part, which other methods need not load.
+    from exporters.quantize.layerwise import Job
+    from exporters.quantize.rounded import round_checkpoint
+
+    plan = options.plan_weights(checkpoint.config)
+    job = Job(checkpoint, plan, method, options.text.rows, progress)
+    return round_checkpoint(job, options.text, folder)
 
 
 def _calibrate(checkpoint: Checkpoint, options: ExportOptions, progress: Progress) -> ExportOptions:

@@ -14,7 +14,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lfm2_deploy.api import export, load, prepare, verify
+    from lfm2_deploy.api import compare_models, export, load, prepare, verify
     from lfm2_deploy.bundle import Bundle, open_bundle
     from lfm2_deploy.errors import Lfm2DeployError
     from lfm2_deploy.generate import Completion, LanguageModel, TextChunk
@@ -31,6 +31,7 @@ _HOMES = {
     "PrefixStore": "prefix_store",
     "PromptCache": "prompt_cache",
     "TextChunk": "generate",
+    "compare_models": "api",
     "export": "api",
     "load": "api",
     "open_bundle": "bundle",
@@ -47,6 +48,7 @@ __all__ = [
     "PrefixStore",
     "PromptCache",
     "TextChunk",
+    "compare_models",
     "export",
     "load",
     "open_bundle",

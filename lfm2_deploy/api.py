@@ -1,4 +1,4 @@
-"""The library's front door: `export`, `load`, `verify`."""
+"""The library's front door: `export`, `load`, `verify`, `compare_models`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from lfm2_deploy.auto import AUTO, Choice, Wish, choose
 from lfm2_deploy.bundle import GENERATION, Bundle, check_destination, open_bundle
-from lfm2_deploy.calibration_text import choose_calibration
+from lfm2_deploy.calibration_text import choose_calibration, choose_text
 from lfm2_deploy.canary.check import check as run_check
 from lfm2_deploy.canary.check import choose_mode, guard, has_canary
 from lfm2_deploy.canary.judge import Verdict
@@ -19,8 +19,12 @@ from lfm2_deploy.canary.script import choose_tokens
 from lfm2_deploy.chat import ChatTemplate
 from lfm2_deploy.checkpoint import describe_model, open_checkpoint
 from lfm2_deploy.compare.compare import Comparison, compare_runtimes
+from lfm2_deploy.compare.result import Report
+from lfm2_deploy.compare.run import Settings, run_comparison
+from lfm2_deploy.compare.subjects import BASE, give_names, read_subject
+from lfm2_deploy.compare.truth import choose_truth
 from lfm2_deploy.contracts import Checkpoint, Progress, Runtime, RuntimeInfo, ignore_progress
-from lfm2_deploy.errors import BundleError, ExportError
+from lfm2_deploy.errors import BundleError, ExportError, GenerationError
 from lfm2_deploy.generate import LanguageModel
 from lfm2_deploy.json_file import read_json_object
 from lfm2_deploy.options import GenerationOptions
@@ -58,6 +62,7 @@ def export(
     cluster: str | None = None,
     calibrate: str | Path | None = None,
     canary: bool = True,
+    quantize: str | None = None,
     progress: Progress = ignore_progress,
 ) -> Bundle:
     """Make a bundle from a checkpoint.
@@ -83,8 +88,10 @@ def export(
             did; the bundle is the same, byte for byte.
         cluster: encode weights on a Ray cluster: "local", or an address as `ray.init` takes
             it. A folder must be reachable under the same path on every node.
-        calibrate: a text to find the ranges of activations with, where a target rounds them
-            ("qnn"); None for a page of Austen.
+        calibrate: a text to round weights on, where `quantize` calibrates, and to find the ranges
+            of activations with, where a target rounds them ("qnn"); None for one that is built in.
+        quantize: how int8 and int4 weights are rounded: "rtn", "search" (the default), and with
+            a calibration text "awq", "gptq" or "awq+gptq".
         canary: record short prompts with what their logits must be, for `load` to check devices
             with; reads each weight once more.
         progress: told of each step.
@@ -112,7 +119,13 @@ def export(
         experts,
         _make_graph_compiler(target, compile_for),
         remarks,
+        quantize=quantize,
     )
+    if cluster is not None and options.method.calibrates:
+        raise ExportError(
+            f"--quantize {quantize} goes through the layers in order, on one machine: leave "
+            "--cluster out, or choose rtn or search"
+        )
     # Before a download of gigabytes, not after it.
     check_destination(Path(out), overwrite)
     checkpoint = open_checkpoint(model, revision=revision, adapter=adapter, progress=progress)
@@ -124,7 +137,7 @@ def export(
     if cluster is not None:
         recipe = CLUSTER_RECIPE.load()(
             _make_absolute(model), revision, _make_absolute(adapter), target, precision,
-            context_length, chunk, experts,
+            context_length, chunk, experts, quantize,
         )  # fmt: skip
         encoder = CLUSTER.load()(cluster, recipe)
     bundle: Bundle = EXPORTER.load()(checkpoint, Path(out), options, progress, encoder)
@@ -137,13 +150,16 @@ def _add_calibration(options: Any, checkpoint: Checkpoint, text: str | Path | No
     Raises:
         ExportError: a text was given for nothing, or cannot be used.
     """
-    if options.precision in options.target.calibrated:
-        rows = choose_calibration(checkpoint, None if text is None else Path(text))
-        return replace(options, calibration=rows)
-    if text is not None:
+    file = None if text is None else Path(text)
+    needs_ranges = options.precision in options.target.calibrated
+    if needs_ranges:
+        options = replace(options, calibration=choose_calibration(checkpoint, file))
+    if options.method.calibrates:
+        options = replace(options, text=choose_text(checkpoint, file))
+    elif file is not None and not needs_ranges:
         raise ExportError(
-            f"target {options.target.name} rounds no activations in {options.precision}: leave "
-            "--calibrate out"
+            f"nothing is calibrated: target {options.target.name} rounds no activations in "
+            f"{options.precision}; leave --calibrate out, or add --quantize gptq"
         )
     return options
 
@@ -367,3 +383,50 @@ def verify(
     reference = find_runtime("reference")(checkpoint, progress)
     tested = _load_runtime(opened, None, threads, device)
     return compare_runtimes(reference, tested, rows, greedy_tokens, progress)
+
+
+def compare_models(
+    subjects: Sequence[str | Path | Bundle],
+    *,
+    reference: str | None = None,
+    adapter: str | Path | None = None,
+    settings: Settings | None = None,
+    threads: int | None = None,
+    device: str | None = None,
+    progress: Progress = ignore_progress,
+) -> Report:
+    """Say how far bundles, devices and implementations are from a reference.
+
+    Args:
+        subjects: each a bundle or its folder, "FOLDER@DEVICE", "torch:MODEL" or
+            "transformers:MODEL".
+        reference: another of these, or "base:FILE" for a base file of llama.cpp; None for the
+            checkpoint that the first bundle was made from, in torch float32, or, where the first
+            is no bundle, the first itself.
+        adapter: the LoRA adapter that was merged into the first bundle.
+        settings: text, windows, what to measure, limits; None for the defaults.
+        threads: threads of one operator; None lets the runtimes choose.
+        device: for bundles that name none; as `load` takes it.
+        progress: told of each step.
+
+    Returns:
+        Everything that was measured. A subject that failed says why and has no scores.
+
+    Raises:
+        GenerationError: a subject cannot be understood, or there is nothing to compare.
+        BundleError, CheckpointError: something named is absent or damaged.
+        Lfm2DeployError: the reference cannot be had, or every subject failed.
+    """
+    if not subjects:
+        raise GenerationError("there is nothing to compare: name at least one bundle")
+    choice = None if device is None else device.lower()
+    read = give_names([read_subject(given, choice, threads) for given in subjects])
+    for subject in read:
+        if subject.kind == BASE:
+            raise GenerationError(
+                f"{subject.given} holds no model that could be compared: it can be the reference "
+                f"(--reference {subject.given})"
+            )
+    merged = None if adapter is None else Path(adapter)
+    truth, left = choose_truth(read, reference, merged, progress)
+    return run_comparison(left, truth, settings or Settings(), progress)

@@ -12,9 +12,11 @@ import typer
 from lfm2_deploy.commands.bench import bench
 from lfm2_deploy.commands.chat import chat
 from lfm2_deploy.commands.check import check
+from lfm2_deploy.commands.compare import compare
 from lfm2_deploy.commands.compile_graphs import compile_graphs
 from lfm2_deploy.commands.demo import demo
 from lfm2_deploy.commands.doctor import doctor
+from lfm2_deploy.commands.eval import evaluate
 from lfm2_deploy.commands.export import export
 from lfm2_deploy.commands.failures import PROGRAM, CommandGroup
 from lfm2_deploy.commands.generate import generate
@@ -32,7 +34,7 @@ app = typer.Typer(
     rich_markup_mode=None,  # plain help is shorter, and as readable in a file
 )
 # Where a command's name is a word of Python's own.
-_NAMES = {"compile_graphs": "compile"}
+_NAMES = {"compile_graphs": "compile", "evaluate": "eval"}
 for command in (
     demo,
     plan,
@@ -45,6 +47,8 @@ for command in (
     lint,
     verify,
     check,
+    compare,
+    evaluate,
     bench,
     doctor,
 ):

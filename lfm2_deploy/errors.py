@@ -15,6 +15,7 @@ expected, and what to do next. The command line prints it and nothing else.
     ├── CanaryError              a device computes something else than the model
     ├── RuntimeUnavailableError  a runtime, target or package is not there
     ├── TemplateError            a chat template or its messages
+    ├── EvaluationError          a task is unknown, broken, or its data cannot be had
     └── GenerationError          a request that cannot be generated
         └── ContextOverflowError     more tokens than the context holds
 """
@@ -68,6 +69,10 @@ class CanaryError(Lfm2DeployError):
 
 class TemplateError(Lfm2DeployError):
     """A chat template is absent, fails, or refuses the messages."""
+
+
+class EvaluationError(Lfm2DeployError):
+    """A task cannot be run: there is none of that name, or it asks for what cannot be had."""
 
 
 class GenerationError(Lfm2DeployError):

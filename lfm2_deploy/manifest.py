@@ -16,6 +16,7 @@ from lfm2_deploy.config import Lfm2Config, parse_config
 from lfm2_deploy.contracts import Origin
 from lfm2_deploy.errors import BundleError, ConfigError
 from lfm2_deploy.json_file import read_json_object
+from lfm2_deploy.quantization_record import QuantizationRecord, parse_record
 from lfm2_deploy.states import StateSpec, list_states
 
 SCHEMA_VERSION = 1
@@ -106,6 +107,7 @@ class Manifest:
         graphs: the graphs, which share the weights.
         chunk: tokens that one call of a prompt takes, where shapes are fixed; else 0.
         blobs: graphs that were compiled ahead of time.
+        rounding: how weights were rounded, and what that costs; None for floats.
     """
 
     schema_version: int
@@ -125,6 +127,7 @@ class Manifest:
     graphs: tuple[GraphRecord, ...] = (GraphRecord("model", GRAPH, "target"),)
     chunk: int = 0
     blobs: tuple[BlobRecord, ...] = ()
+    rounding: QuantizationRecord | None = None
 
 
 def read_manifest(folder: Path) -> tuple[Manifest, Lfm2Config]:
@@ -173,11 +176,14 @@ def _parse(raw: dict[str, Any]) -> Manifest:
 def _parse_records(raw: dict[str, Any]) -> dict[str, Any]:
     """What bundles of version 0.1 do not have."""
     kinds = {"graphs": GraphRecord, "blobs": BlobRecord}
-    return {
+    records: dict[str, Any] = {
         key: tuple(kind(**record) for record in raw[key])
         for key, kind in kinds.items()
         if key in raw
     }
+    if raw.get("rounding") is not None:
+        records["rounding"] = parse_record(raw["rounding"])
+    return records
 
 
 def _expect(value: Any, kind: type, name: str) -> Any:

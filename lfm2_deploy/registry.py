@@ -23,6 +23,7 @@ _RAY = "pip install 'lfm2-deploy[export,ray]' (in a clone: '.[export,ray]')"
 _OPENVINO = "pip install 'lfm2-deploy[openvino]' (in a clone: '.[openvino]')"
 _OPENVINO_EXPORT = "pip install 'lfm2-deploy[export,openvino]' (in a clone: '.[export,openvino]')"
 _QNN = "pip install 'lfm2-deploy[qnn]' (in a clone: '.[qnn]')"
+_EVAL = "pip install 'lfm2-deploy[eval]' (in a clone: '.[eval]')"
 _TRACING = ("torch", "onnx", "onnx_ir", "onnxscript")
 
 RUNTIMES: Mapping[str, Entry] = {
@@ -43,6 +44,17 @@ RUNTIMES: Mapping[str, Entry] = {
         "runtimes.reference", "load", ("torch",), _EXPORT, "the torch reference, in float32"
     ),
 }
+# Not for bundles: what `compare` and `eval` hold them against.
+STREAMED_REFERENCE = Entry(
+    "runtimes.streamed", "StreamedScorer", ("torch",), _EXPORT, "the torch reference, streamed"
+)
+TRANSFORMERS = Entry(
+    "runtimes.transformers_model",
+    "load",
+    ("torch", "transformers"),
+    "pip install 'lfm2-deploy[export]' transformers (in a clone: '.[export,openvino]')",
+    "transformers' own model",
+)
 # What a runtime can keep on disk to load faster: name -> prepare, remove, measure.
 PREPARERS: Mapping[str, Entry] = {
     "ort": Entry("runtimes.prepared", "PREPARER", ("onnxruntime",), _RUN, "preparing weights"),
@@ -149,6 +161,11 @@ NPU_COMPILER_FINDER = Entry(
 # What OpenVINO finds on this machine, for `doctor`.
 OPENVINO_DEVICES = Entry(
     "runtimes.ov_doctor", "examine_devices", ("openvino",), _OPENVINO, "OpenVINO's devices"
+)
+# lm-evaluation-harness: loading tasks, running them, and listing all there are.
+TASK_LOADER, EVALUATOR, TASK_NAMES = (
+    Entry("lfm2_deploy.evaluation.harness", function, ("lm_eval",), _EVAL, "eval")
+    for function in ("load_tasks", "evaluate", "list_names")
 )
 CLUSTER = Entry(
     "exporters.cluster", "use_cluster", (*_TRACING, "ray"), _RAY, "exporting on a cluster"

@@ -2,6 +2,7 @@
 
     .NAME.partial/        the bundle so far
     .NAME.partial.jsonl   what is done of it; with that, an interrupted export can go on
+    .NAME.partial.rounded/  layers that were rounded already, likewise
     .NAME.partial.lock    held by the process that writes
 
 One process at a time writes to a place; one that was killed holds no lock.
@@ -53,9 +54,9 @@ def writing_bundle(path: Path, overwrite: bool, resume: bool = False) -> Iterato
                 raise BundleError(f"{path} was not finished; nothing was kept")
             check_destination(path, overwrite)  # an export is long, and somebody may have come
             _move_into_place(scratch, path)
-            journal_of(scratch).unlink(missing_ok=True)
+            _forget(scratch)
         except _RESUMABLE:
-            if not journal_of(scratch).is_file():
+            if not _can_go_on(scratch):
                 _remove(scratch)
             raise
         except BaseException:
@@ -68,15 +69,31 @@ def journal_of(scratch: Path) -> Path:
     return scratch.with_name(f"{scratch.name}.jsonl")
 
 
+def rounded_of(scratch: Path) -> Path:
+    """Where layers that were rounded are kept until the bundle is whole."""
+    return scratch.with_name(f"{scratch.name}.rounded")
+
+
 def find_unfinished(path: Path) -> Path | None:
     """The scratch folder of an interrupted export to `path`, if one can be resumed."""
     scratch = _name_scratch(path.resolve())
-    return scratch if scratch.is_dir() and journal_of(scratch).is_file() else None
+    return scratch if scratch.is_dir() and _can_go_on(scratch) else None
 
 
 def _remove(scratch: Path) -> None:
     shutil.rmtree(scratch, ignore_errors=True)
+    _forget(scratch)
+
+
+def _can_go_on(scratch: Path) -> bool:
+    """Whether anything was done that need not be done again."""
+    return journal_of(scratch).is_file() or any(rounded_of(scratch).glob("*.json"))
+
+
+def _forget(scratch: Path) -> None:
+    """Remove what only an unfinished export needs."""
     journal_of(scratch).unlink(missing_ok=True)
+    shutil.rmtree(rounded_of(scratch), ignore_errors=True)
 
 
 def _name_scratch(path: Path) -> Path:
@@ -111,7 +128,7 @@ def _make_scratch(path: Path, resume: bool) -> Path:
     scratch = _name_scratch(path)
     try:
         if not (resume and scratch.is_dir()):
-            journal_of(scratch).unlink(missing_ok=True)
+            _forget(scratch)
             if scratch.exists():
                 shutil.rmtree(scratch)
         scratch.mkdir(exist_ok=True)

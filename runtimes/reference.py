@@ -27,6 +27,7 @@ from lfm2_deploy.session_checks import (
     check_session,
     check_some_tokens,
 )
+from lfm2_deploy.states import StateSpec, list_states
 from runtimes.marks import Marks
 
 MAX_PROPOSAL = 16
@@ -83,6 +84,16 @@ class ReferenceSnapshot:
 
     lengths: tuple[int, ...]
     states: tuple[torch.Tensor, ...]
+    specs: tuple[StateSpec, ...]
+
+    @property
+    def arrays(self) -> dict[str, FloatArray]:
+        """State input name -> array; keys and values cut to the longest row."""
+        longest = max(self.lengths)
+        return {
+            spec.input: (state if spec.kind == "conv" else state[:, :, :longest]).numpy()
+            for spec, state in zip(self.specs, self.states, strict=True)
+        }
 
     @property
     def size_bytes(self) -> int:
@@ -168,9 +179,14 @@ class ReferenceSession:
         """Hold the states; see `contracts.Session.snapshot`."""
         if mark is None:
             self._check_settled()
-            return ReferenceSnapshot(self.lengths, self._states)
+            return self._hold(self.lengths, self._states)
         self._marks.check(mark)
-        return ReferenceSnapshot(mark.lengths, mark.states)
+        return self._hold(mark.lengths, mark.states)
+
+    def _hold(
+        self, lengths: tuple[int, ...], states: tuple[torch.Tensor, ...]
+    ) -> ReferenceSnapshot:
+        return ReferenceSnapshot(lengths, states, list_states(self._model.config))
 
     def restore(self, snapshot: Snapshot) -> None:
         """Put back a snapshot of this session, exactly."""

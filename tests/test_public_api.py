@@ -15,6 +15,7 @@ NAMES = [
     "PrefixStore",
     "PromptCache",
     "TextChunk",
+    "compare_models",
     "export",
     "load",
     "open_bundle",

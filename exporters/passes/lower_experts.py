@@ -10,7 +10,6 @@ of a score; they differ in how the chosen are weighed:
 
 from __future__ import annotations
 
-import functools
 import re
 from typing import Any
 
@@ -127,7 +126,7 @@ def quantized_experts(
         values.append(draft.book.declare(draft.graph, names[0], packed_shape, ir.DataType.UINT8))
         scales_shape = (experts, rows, columns // plan.group)
         values.append(draft.book.declare(draft.graph, names[1], scales_shape, draft.dtype))
-    quantized = functools.partial(encoder_for(draft.dtype), bits=plan.bits, group=plan.group)
+    quantized = encoder_for(draft.dtype, plan)
 
     def encode(gate: Array, up: Array, down: Array) -> tuple[Array, ...]:
         return *quantized(interleave(gate, up)), *quantized(down)

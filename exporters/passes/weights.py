@@ -9,9 +9,9 @@ import numpy as np
 import onnx_ir as ir
 
 from exporters.draft import Draft, Rewriter, name_of
-from exporters.quantize.pack import dequantize, pack, quantize, unpack
-from exporters.quantize.plan import TensorPlan
-from exporters.quantize.rounded import round_float
+from exporters.quantize.pack import choose_levels, dequantize, pack, unpack
+from exporters.quantize.plan import Rounding, TensorPlan
+from exporters.quantize.stored import round_float
 from exporters.weight_book import Array, Slot
 from lfm2_deploy.config import Lfm2Config
 from lfm2_deploy.errors import ExportError
@@ -98,7 +98,7 @@ def quantized_weight(draft: Draft, name: str) -> tuple[ir.Value, ir.Value, tuple
     packed = draft.book.declare(draft.graph, names[0], blob, ir.DataType.UINT8)
     scales = draft.book.declare(draft.graph, names[1], (rows, groups), draft.dtype)
     if is_new:
-        encode = functools.partial(encoder_for(draft.dtype), bits=plan.bits, group=plan.group)
+        encode = encoder_for(draft.dtype, plan)
         draft.book.fill([name], encode, *map(Slot, names))
     return packed, scales, (rows, columns)
 
@@ -116,12 +116,15 @@ def quantized_table(draft: Draft, name: str) -> tuple[ir.Value, ir.Value]:
     return table, scales
 
 
-def encoder_for(dtype: ir.DataType) -> Callable[..., tuple[Array, Array]]:
-    """What encodes rows with scales of this type."""
-    return encode_rows if dtype == ir.DataType.FLOAT else encode_rows_half
+def encoder_for(dtype: ir.DataType, plan: TensorPlan) -> Callable[[Array], tuple[Array, Array]]:
+    """What encodes rows as planned, with scales of this type."""
+    encode = encode_rows if dtype == ir.DataType.FLOAT else encode_rows_half
+    return functools.partial(encode, bits=plan.bits, group=plan.group, rounding=plan.rounding)
 
 
-def encode_rows(weight: Array, bits: int, group: int) -> tuple[Array, Array]:
+def encode_rows(
+    weight: Array, bits: int, group: int, rounding: Rounding = "search"
+) -> tuple[Array, Array]:
     """float32 [N, K] -> packed levels and scales, in MatMulNBits' order.
 
     Rows go through in pieces: in a core's cache the arithmetic is twice as fast, and its
@@ -133,14 +136,16 @@ def encode_rows(weight: Array, bits: int, group: int) -> tuple[Array, Array]:
     at_once = max(1, _PIECE // columns)
     for start in range(0, rows, at_once):
         piece = slice(start, start + at_once)
-        levels, scales[piece] = quantize(weight[piece], bits, group)
+        levels, scales[piece] = choose_levels(weight[piece], bits, group, rounding)
         packed[piece] = pack(levels, bits)
     return packed, scales
 
 
-def encode_rows_half(weight: Array, bits: int, group: int) -> tuple[Array, Array]:
+def encode_rows_half(
+    weight: Array, bits: int, group: int, rounding: Rounding = "search"
+) -> tuple[Array, Array]:
     """As `encode_rows`, with scales in float16."""
-    levels, scales = encode_rows(weight, bits, group)
+    levels, scales = encode_rows(weight, bits, group, rounding)
     stored = _round_scales(scales)
     # Where float16 has few bits left for a small scale, levels are chosen for what it became.
     off = np.abs(stored.astype(np.float32) - scales) > _HALF_ERROR * np.abs(scales)
@@ -156,7 +161,7 @@ def round_half(spec: WeightSpec, weight: Array, plan: TensorPlan) -> Array:
     """What `encode_rows_half` stores, as float32: a `Rounder`."""
     if not plan.is_quantized:
         return round_float(weight, plan.bits)
-    packed, scales = encode_rows_half(weight, plan.bits, plan.group)
+    packed, scales = encode_rows_half(weight, plan.bits, plan.group, plan.rounding)
     return dequantize(unpack(packed, plan.bits), scales.astype(np.float32), plan.bits)
 
 

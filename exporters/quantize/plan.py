@@ -12,6 +12,7 @@ from lfm2_deploy.weights import WeightSpec
 
 Precision = Literal["fp32", "fp16", "int8", "int4"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+Rounding = Literal["nearest", "search", "recover"]
 
 # How many neighbours share a scale. Kernels read 8 bytes more for each group, and decoding
 # is as fast as memory is read, so each kind of tensor has the largest that costs little:
@@ -42,11 +43,15 @@ class TensorPlan:
         bits: 32 or 16 (floating point), 8 or 4 (symmetric integers).
         group: how many neighbours along the input axis share a scale; 0 for floats.
         reason: why, for `inspect` and the manifest.
+        rounding: how levels are chosen; "recover" where values lie on their grid already.
+        narrow_range: the lowest level is never used.
     """
 
     bits: int
     group: int
     reason: str
+    rounding: Rounding = "search"
+    narrow_range: bool = False
 
     @property
     def is_quantized(self) -> bool:

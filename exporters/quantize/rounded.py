@@ -1,85 +1,105 @@
-"""A checkpoint whose tensors are those that a bundle holds: rounded as planned, and float32 again.
-
-The one place that knows what rounding a plan means. A target whose encoders round otherwise than
-`round_packed` says so in `Target.rounding`.
-"""
+"""A checkpoint whose weights were rounded by calibration, and what was measured of it."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from exporters.quantize.pack import dequantize, quantize
-from exporters.quantize.plan import TensorPlan
+from exporters.quantize.experts import RARE_BELOW
+from exporters.quantize.layerwise import Job, read_records, round_layers
+from exporters.quantize.store import Store
+from lfm2_deploy.calibration_text import CalibrationText
 from lfm2_deploy.config import Lfm2Config
 from lfm2_deploy.contracts import Checkpoint, FloatArray, Origin
-from lfm2_deploy.weights import WeightSpec, list_weights
+from lfm2_deploy.quantization_record import QuantizationRecord
 
-# (tensor, float32 values, plan) -> what is stored, as float32. Rows are independent.
-Rounder = Callable[[WeightSpec, FloatArray, TensorPlan], FloatArray]
-
-# Numbers rounded at once: they and their copies stay in a core's cache.
-_PIECE = 1 << 16
-# Pieces are small, so that more threads cost no memory.
-_MOST_WORKERS = 8
-
-
-def round_packed(spec: WeightSpec, weight: FloatArray, plan: TensorPlan) -> FloatArray:
-    """As `pack.quantize` with float32 scales, or as floats of the plan's width."""
-    if not plan.is_quantized:
-        return round_float(weight, plan.bits)
-    return dequantize(*quantize(weight, plan.bits, plan.group), plan.bits)
-
-
-def round_float(weight: FloatArray, bits: int) -> FloatArray:
-    """As floats of 16 or 32 bits store it."""
-    return weight.astype(np.float16).astype(np.float32) if bits == 16 else weight
+# Whose versions decide what comes out.
+_PACKAGES = ("lfm2-deploy", "torch", "numpy")
 
 
 class RoundedCheckpoint:
-    """`contracts.Checkpoint` over another, as a plan stores it.
+    """A `Checkpoint` whose matrices lie on their plan's grids.
 
     Args:
-        base: the checkpoint; read as often as this one is.
-        plan: canonical name -> how a tensor is stored.
-        rounder: what storing does to its numbers.
+        base: what was rounded.
+        store: its rounded layers; all of them.
+        fingerprint: of what determined them.
     """
 
-    def __init__(
-        self, base: Checkpoint, plan: Mapping[str, TensorPlan], rounder: Rounder = round_packed
-    ) -> None:
-        self.base, self.plan, self.rounder = base, plan, rounder
-        self.config: Lfm2Config = base.config
-        self.raw_config: Mapping[str, Any] = base.raw_config
-        self.origin: Origin = base.origin
-        self.identity: str = base.identity
-        self.side_files: Mapping[str, Path] = base.side_files
-        self._specs = {spec.name: spec for spec in list_weights(base.config)}
+    def __init__(self, base: Checkpoint, store: Store, fingerprint: str) -> None:
+        self._base, self._store, self._fingerprint = base, store, fingerprint
+
+    @property
+    def config(self) -> Lfm2Config:
+        """The parsed config.json."""
+        return self._base.config
+
+    @property
+    def raw_config(self) -> Mapping[str, Any]:
+        """config.json as it was found."""
+        return self._base.raw_config
+
+    @property
+    def origin(self) -> Origin:
+        """Where the exact weights came from."""
+        return self._base.origin
+
+    @property
+    def identity(self) -> str:
+        """The exact weights', and how they were rounded."""
+        return f"{self._base.identity} rounded {self._fingerprint}"
+
+    @property
+    def side_files(self) -> Mapping[str, Path]:
+        """The exact checkpoint's."""
+        return self._base.side_files
 
     def read(self, name: str) -> FloatArray:
-        """One tensor; see `contracts.Checkpoint.read`."""
-        return self._round(name, self.base.read(name))
+        """One tensor, float32 in its canonical shape.
 
-    def read_rows(self, name: str, rows: Sequence[int]) -> FloatArray:
-        """Some rows of a matrix, [N, K] -> [len(rows), K]; the others are not rounded."""
-        return self._round(name, self.base.read(name)[list(rows)])
+        Raises:
+            CheckpointError: no such tensor; or it is truncated, or not finite.
+        """
+        return self._store.read(name) if name in self._store else self._base.read(name)
 
-    def _round(self, name: str, weight: FloatArray) -> FloatArray:
-        spec, plan = self._specs[name], self.plan[name]
-        if weight.ndim != 2 or not plan.is_quantized:
-            return np.ascontiguousarray(self.rounder(spec, weight, plan), np.float32)
-        rounded = np.empty_like(weight, dtype=np.float32)
-        at_once = max(1, _PIECE // weight.shape[1])
 
-        def work(start: int) -> None:
-            piece = slice(start, start + at_once)
-            rounded[piece] = self.rounder(spec, weight[piece], plan)
+def round_checkpoint(
+    job: Job, text: CalibrationText, folder: Path
+) -> tuple[RoundedCheckpoint, QuantizationRecord]:
+    """Round a checkpoint's layers, or go on with that.
 
-        with ThreadPoolExecutor(min(_MOST_WORKERS, os.cpu_count() or 1)) as pool:
-            list(pool.map(work, range(0, len(weight), at_once)))
-        return rounded
+    Args:
+        job: what to round, on the rows of `text`.
+        text: where the rows come from.
+        folder: where rounded layers are kept; the checkpoint reads them there.
+
+    Raises:
+        ResumeError: the folder holds layers that were rounded otherwise.
+        CheckpointError: a tensor cannot be read.
+    """
+    fingerprint = _identify(job, text)
+    store = Store(folder, fingerprint)
+    round_layers(job, store)
+    tensors, layers = read_records(store)
+    record = QuantizationRecord(
+        method=job.method.name,
+        text=text.name,
+        text_sha256=text.sha256,
+        tokens=sum(map(len, job.rows)),
+        rare_below=RARE_BELOW if job.checkpoint.config.moe is not None else 0,
+        tensors=tensors,
+        layers=layers,
+    )
+    return RoundedCheckpoint(job.checkpoint, store, fingerprint), record
+
+
+def _identify(job: Job, text: CalibrationText) -> str:
+    versions = [version(name) for name in _PACKAGES]
+    plan = {name: asdict(entry) for name, entry in job.plan.items()}
+    told = [job.checkpoint.identity, job.method.name, text.sha256, job.rows, plan, versions]
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()

@@ -8,7 +8,7 @@ from exporters.passes.lower_norm import lower_norm
 from exporters.passes.lower_parameters import lower_parameters
 from exporters.passes.weights import round_all_half
 from exporters.quantize.plan import Precision
-from exporters.quantize.rounded import Rounder, round_packed
+from exporters.quantize.stored import Rounder, round_packed
 from exporters.targets.target import Pass, Written
 
 FRAME: tuple[Pass, ...] = (clean_up, gpu_frame)

@@ -18,6 +18,7 @@ What was executed and where: docs/qnn.md.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import onnx_ir as ir
 
@@ -139,6 +140,8 @@ def plan(weights: Sequence[WeightSpec], precision: Precision) -> Mapping[str, Te
     for weight in weights:
         if weight.role in ("embedding", "head"):
             found[weight.name] = plan_tensor(weight, precision)
+        elif found[weight.name].is_quantized:
+            found[weight.name] = replace(found[weight.name], narrow_range=True)
     return found
 
 

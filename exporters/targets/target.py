@@ -10,7 +10,7 @@ from exporters.draft import Draft
 from exporters.quantize.calibrate import Calibration
 from exporters.quantize.plan import Precision, TensorPlan, plan_tensors
 from exporters.quantize.ranges import Ranges
-from exporters.quantize.rounded import Rounder, round_packed
+from exporters.quantize.stored import Rounder, round_packed
 from lfm2_deploy.config import Lfm2Config
 from lfm2_deploy.contracts import Checkpoint, Progress
 from lfm2_deploy.manifest import GRAPH

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
-import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -23,7 +20,7 @@ from lfm2_deploy.commands.console import (
     show_progress,
 )
 from lfm2_deploy.commands.options import AsJson, Device, Threads
-from lfm2_deploy.errors import GenerationError, Lfm2DeployError
+from lfm2_deploy.errors import GenerationError
 
 if TYPE_CHECKING:
     from lfm2_deploy.bundle import Bundle
@@ -117,30 +114,10 @@ def _measure_load() -> float | None:
 
 
 def _run_worker(request: dict[str, Any]) -> dict[str, Any]:
-    words = [sys.executable, "-m", "lfm2_deploy.bench.worker", json.dumps(request)]
-    with (
-        show_progress() as progress,
-        subprocess.Popen(
-            words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding="utf-8"
-        ) as worker,
-    ):
-        assert worker.stderr is not None
-        assert worker.stdout is not None
-        last = ""
-        for line in worker.stderr:
-            last = line.strip() or last
-            progress(last, 0, 0)
-        answer = worker.stdout.read()
-    try:
-        result: dict[str, Any] = json.loads(answer)
-    except ValueError as error:
-        raise Lfm2DeployError(
-            f"measuring {request['bundle']} ended with code {worker.returncode} ({last}): if it "
-            "was killed, there is too little memory (`lfm2-deploy plan` tells)"
-        ) from error
-    if "error" in result:
-        raise Lfm2DeployError(result["error"])
-    return result
+    from lfm2_deploy.bench.process import run_worker
+
+    with show_progress() as progress:
+        return run_worker(request, lambda what: progress(what, 0, 0))
 
 
 def _describe_setting(busy: float | None) -> dict[str, Any]:

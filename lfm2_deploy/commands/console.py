@@ -23,6 +23,8 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
+from lfm2_deploy.units import format_bytes as format_bytes
+
 if TYPE_CHECKING:  # it imports numpy, which `--help` must not wait for
     from lfm2_deploy.contracts import Progress
 
@@ -134,17 +136,6 @@ def print_table(
 def _pad(cell: str, width: int, right: bool) -> str:
     space = " " * (width - cell_len(cell))
     return space + cell if right else cell + space
-
-
-def format_bytes(size: int) -> str:
-    """1536 -> "1.5 kB"; units are powers of 1000."""
-    if size < 1000:
-        return f"{size} B"
-    value, units = size / 1000, iter(("kB", "MB", "GB", "TB"))
-    unit = next(units)
-    while value >= 999.5 and unit != "TB":
-        value, unit = value / 1000, next(units)
-    return f"{value:.3g} {unit}"
 
 
 def format_seconds(seconds: float) -> str:

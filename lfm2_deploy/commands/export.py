@@ -106,13 +106,22 @@ def export(
             rich_help_panel=_NPU,
         ),
     ] = None,
+    quantize: Annotated[
+        str | None,
+        typer.Option(
+            metavar="METHOD",
+            help="How int8 and int4 weights are rounded: rtn, search, or calibrated on a text and "
+            "more exact: awq, gptq, awq+gptq.",
+            show_default="search",
+        ),
+    ] = None,
     calibrate: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="A text to find the ranges of activations with, where they are rounded (qnn).",
-            show_default="a page of Austen",
-            rich_help_panel=_NPU,
+            help="A text to calibrate on: weights, where --quantize does, and the ranges of "
+            "activations, where they are rounded (qnn).",
+            show_default="one that is built in",
         ),
     ] = None,
     revision: Annotated[
@@ -176,6 +185,7 @@ def export(
             else (),
             calibrate=calibrate,
             canary=canary,
+            quantize=quantize,
             revision=revision,
             adapter=adapter,
             overwrite=overwrite,

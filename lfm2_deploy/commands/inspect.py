@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from lfm2_deploy.commands.console import note, print_json, show_progress
 from lfm2_deploy.commands.options import AsJson
 from lfm2_deploy.errors import BundleError
+
+if TYPE_CHECKING:
+    from lfm2_deploy.bundle import Bundle
 
 
 def inspect(
@@ -26,6 +29,10 @@ def inspect(
     check: Annotated[
         bool, typer.Option("--check", help="Of a bundle: hash every file, as after a copy.")
     ] = False,
+    plot: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Of a bundle: draw rounding by layer (.svg)."),
+    ] = None,
     revision: Annotated[
         str | None, typer.Option(metavar="REF", help="Branch, tag or commit of a Hub model.")
     ] = None,
@@ -39,20 +46,25 @@ def inspect(
       lfm2-deploy inspect synthetic:LFM2-8B-A1B
     """
     if (Path(what).expanduser() / "manifest.json").is_file():
-        _inspect_bundle(Path(what).expanduser(), tensors, check, as_json)
+        _inspect_bundle(Path(what).expanduser(), tensors, check, as_json, plot)
         return
-    if tensors or check:
+    if tensors or check or plot:
         raise BundleError(
-            f"{what} is not a bundle (no manifest.json), and --tensors and --check are for bundles"
+            f"{what} is not a bundle (no manifest.json), and --tensors, --check and --plot are "
+            "for bundles"
         )
     _inspect_model(what, revision, as_json)
 
 
-def _inspect_bundle(path: Path, tensors: bool, check: bool, as_json: bool) -> None:
+def _inspect_bundle(
+    path: Path, tensors: bool, check: bool, as_json: bool, plot: Path | None
+) -> None:
     from lfm2_deploy.bundle import open_bundle
     from lfm2_deploy.commands import bundle_report
 
     bundle = open_bundle(path)
+    if plot:
+        _draw_rounding(bundle, plot)
     if check:
         with show_progress() as progress:
             bundle.verify(progress)
@@ -65,6 +77,29 @@ def _inspect_bundle(path: Path, tensors: bool, check: bool, as_json: bool) -> No
         bundle_report.print_tensors(bundle)
     if check:
         note(f"all {len(bundle.manifest.files)} files are as they were written")
+
+
+def _draw_rounding(bundle: Bundle, file: Path) -> None:
+    """Write the plot before anything is printed, so that stdout is empty where it fails."""
+    from lfm2_deploy.charts.rounding import write_rounding
+
+    manifest = bundle.manifest
+    if manifest.rounding is None:
+        raise BundleError(
+            f"{bundle.path} has no record of rounding to draw: it holds {manifest.precision} "
+            "weights, or was exported before there was one; export the model again in int4 or int8"
+        )
+    if not manifest.rounding.tensors and not manifest.rounding.layers:
+        raise BundleError(
+            f"{bundle.path} was rounded by method {manifest.rounding.method}, which measures no "
+            "errors: export with --quantize awq or gptq"
+        )
+    if file.suffix.lower() != ".svg":
+        raise BundleError(f"--plot writes SVG: name {file} with .svg at its end")
+    write_rounding(
+        manifest.rounding, file, f"{manifest.model}, {manifest.precision} for {manifest.target}"
+    )
+    note(f"the plot is in {file}")
 
 
 def _inspect_model(model: str, revision: str | None, as_json: bool) -> None:

@@ -90,7 +90,7 @@ def verify(
         from lfm2_deploy import api
         from lfm2_deploy.bundle import open_bundle
         from lfm2_deploy.commands.passage import choose_passage
-        from lfm2_deploy.commands.reference import open_reference
+        from lfm2_deploy.compare.origin import open_reference
 
         opened = open_bundle(bundle)
         passage = choose_passage(opened, text, tokens, greedy)

@@ -8,11 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lfm2_deploy.compare.metrics import kl_divergence, negative_log_likelihood
+from lfm2_deploy.compare.metrics import score_positions
 from lfm2_deploy.contracts import FloatArray, Progress, Runtime, ignore_progress
 from lfm2_deploy.errors import GenerationError
-
-_ROWS_AT_ONCE = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,19 +94,15 @@ class _Totals:
         self.max_error = self.scale = 0.0
 
     def add(self, reference: FloatArray, tested: FloatArray, row: Sequence[int]) -> None:
-        # A few rows at a time: float64 copies of [512, 128000] logits are half a gigabyte each.
-        for start in range(0, len(row), _ROWS_AT_ONCE):
-            piece = slice(start, start + _ROWS_AT_ONCE)
-            self.kld += kl_divergence(reference[piece], tested[piece]).tolist()
-        self.same += (reference.argmax(-1) == tested.argmax(-1)).tolist()
+        # What follows the last token is not known, so its likelihood is left out.
+        scores = score_positions(reference, tested, np.array([*row[1:], 0], np.int64))
+        self.kld += scores.divergence.tolist()
+        self.same += scores.same_top.tolist()
         self.max_error = max(self.max_error, float(np.abs(reference - tested).max()))
         self.scale = max(self.scale, float(np.abs(reference).max()))
-        targets = np.array(row[1:], np.int64)
-        for logits, total in zip((reference, tested), self.likelihoods, strict=True):
-            for start in range(0, len(targets), _ROWS_AT_ONCE):
-                end = min(start + _ROWS_AT_ONCE, len(targets))
-                part = negative_log_likelihood(logits[start:end], targets[start:end])
-                total += part.tolist()
+        both = (scores.reference_nll, scores.tested_nll)
+        for total, found in zip(self.likelihoods, both, strict=True):
+            total += found[:-1].tolist()
 
     def summarize(self, greedy_tokens: int, greedy_equal: int, device: str) -> Comparison:
         count = len(self.kld)

@@ -109,3 +109,52 @@ def test_option_for_bundles_refuses_a_model(run: Callable, fails: Callable, opti
 
 def test_nothing_of_that_name_is_one_line(run: Callable, fails: Callable) -> None:
     fails(run("inspect", "nothing-here"), "nothing-here")
+
+
+def test_plot_of_a_bundle_is_an_svg_file(
+    run: Callable, copied_bundle: Path, tmp_path: Path
+) -> None:
+    tensor = {"name": "model.layers.0.conv.in_proj.weight", "bits": 4, "group": 32}
+    errors = {"error": 0.05, "largest": 0.05}
+    record_rounding(
+        copied_bundle,
+        {
+            "method": "search",
+            "tensors": [{**tensor, **errors}],
+            "layers": [{"layer": 0, "error": 0.03}],
+        },
+    )
+    result = run("inspect", copied_bundle, "--plot", tmp_path / "plot.svg")
+    assert result.exit_code == 0
+    text = (tmp_path / "plot.svg").read_text(encoding="utf-8")
+    assert "Error by layer" in text
+    assert "conv.in_proj" in text
+    refused = run("inspect", copied_bundle, "--plot", tmp_path / "plot.png")
+    assert refused.exit_code == 1
+    assert ".svg" in refused.stderr
+
+
+def test_plot_without_a_record_says_what_to_do(
+    run: Callable, copied_bundle: Path, tmp_path: Path
+) -> None:
+    record_rounding(copied_bundle, None)
+    result = run("inspect", copied_bundle, "--plot", tmp_path / "plot.svg")
+    assert result.exit_code == 1
+    assert "no record of rounding" in result.stderr
+    assert not result.stdout
+    assert not (tmp_path / "plot.svg").exists()
+
+
+def test_plot_of_a_method_that_measures_nothing_names_those_that_do(
+    run: Callable, copied_bundle: Path, tmp_path: Path
+) -> None:
+    record_rounding(copied_bundle, {"method": "search"})
+    result = run("inspect", copied_bundle, "--plot", tmp_path / "plot.svg")
+    assert result.exit_code == 1
+    assert "--quantize awq or gptq" in " ".join(result.stderr.split())
+
+
+def record_rounding(bundle: Path, record: object) -> None:
+    file = bundle / "manifest.json"
+    manifest = json.loads(file.read_text(encoding="utf-8"))
+    file.write_text(json.dumps({**manifest, "rounding": record}), encoding="utf-8")

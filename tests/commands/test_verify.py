@@ -11,9 +11,9 @@ import pytest
 
 from lfm2_deploy.bundle import Bundle, open_bundle
 from lfm2_deploy.commands.passage import choose_passage
-from lfm2_deploy.commands.reference import locate_origin, open_reference
 from lfm2_deploy.commands.verify import judge
 from lfm2_deploy.compare.compare import Comparison
+from lfm2_deploy.compare.origin import locate_origin, open_reference
 from lfm2_deploy.contracts import Origin, ignore_progress
 from lfm2_deploy.demo import DEMO_MODEL
 from lfm2_deploy.errors import SourceError

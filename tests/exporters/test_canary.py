@@ -11,7 +11,7 @@ import pytest
 
 from exporters.canary import record_canary
 from exporters.quantize.plan import plan_tensors
-from exporters.quantize.rounded import RoundedCheckpoint
+from exporters.quantize.stored import StoredCheckpoint
 from lfm2_deploy import export
 from lfm2_deploy.bundle import CANARY, Bundle
 from lfm2_deploy.canary.judge import USUAL
@@ -26,10 +26,10 @@ from lfm2_deploy.weights import list_weights
 BundleOf = Callable[..., Bundle]
 
 
-def _round(path: Path, precision: str) -> RoundedCheckpoint:
+def _round(path: Path, precision: str) -> StoredCheckpoint:
     checkpoint = open_checkpoint(str(path))
     plan = plan_tensors(list_weights(checkpoint.config), precision)  # type: ignore[arg-type]
-    return RoundedCheckpoint(checkpoint, plan)
+    return StoredCheckpoint(checkpoint, plan)
 
 
 @pytest.mark.parametrize("kind", ["dense", "moe"])

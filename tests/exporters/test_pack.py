@@ -9,7 +9,16 @@ import pytest
 from numpy.typing import NDArray
 
 from exporters.passes.weights import encode_rows
-from exporters.quantize.pack import FloatArray, dequantize, pack, quantize, unpack
+from exporters.quantize.pack import (
+    FloatArray,
+    choose_levels,
+    dequantize,
+    pack,
+    quantize,
+    recover,
+    unpack,
+)
+from lfm2_deploy.errors import ExportError
 
 
 def normal(*shape: int) -> FloatArray:
@@ -175,3 +184,37 @@ def test_a_weight_of_one_group_is_left_as_it_was() -> None:
     before = weight.copy()
     quantize(weight, 4, group=32)
     np.testing.assert_array_equal(weight, before)
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("exponent", [0, -7, -13])
+def test_recovered_levels_mean_the_same_numbers_exactly(bits: int, exponent: int) -> None:
+    source, zero = np.random.default_rng(bits), 1 << (bits - 1)
+    # Steps down to where float16 has fewer bits, of both signs; narrow and full ranges of levels.
+    steps = source.normal(size=(64, 4)).astype(np.float16) * np.float16(2.0**exponent)
+    reach = source.integers(1, zero + 1, (64, 4, 1))
+    levels = source.integers(-reach, np.minimum(reach, zero - 1), (64, 4, 32), endpoint=True)
+    weight = (levels * steps[..., None].astype(np.float32)).astype(np.float32).reshape(64, 128)
+    found, scales = recover(weight, bits, group=32)
+    np.testing.assert_array_equal(dequantize(found, scales, bits), weight)
+    np.testing.assert_array_equal(scales, scales.astype(np.float16).astype(np.float32))
+    assert int(found.max()) <= 2 * zero - 1
+
+
+def test_narrow_grid_is_recovered_without_its_lowest_level() -> None:
+    weight = np.float32(0.5) * np.array([[4, -2, 2, 0]], np.float32)
+    assert recover(weight, 4, 4)[0].min() == 0  # a step of half the size fits as well
+    levels, scales = recover(weight, 4, 4, narrow=True)
+    assert levels.min() > 0
+    np.testing.assert_array_equal(dequantize(levels, scales, 4), weight)
+
+
+def test_weights_off_every_grid_are_not_taken_for_others() -> None:
+    with pytest.raises(ExportError, match="1 groups of 4 weights do not lie on a grid of 4 bits"):
+        recover(np.array([[1, 0.5, 0.25, 0.1], [8, 4, 2, 1]], np.float32), 4, 4)
+
+
+def test_nearest_rounding_puts_the_extreme_on_the_lowest_level() -> None:
+    levels, scales = choose_levels(row(-8, 7.4, 0.6, 0), 4, 4, "nearest")
+    assert levels.tolist() == [[0, 15, 9, 8]]
+    assert scales.tolist() == [[1]]

@@ -163,7 +163,7 @@ def _declare_packed(draft: Draft, moe: MoeConfig, plan: TensorPlan, prefix: str)
         draft.book.declare(draft.graph, name, (moe.num_experts, *shape), dtype)
         for name, shape, dtype in zip(names, shapes, dtypes, strict=True)
     ]
-    encode_rows = functools.partial(encoder_for(draft.dtype), bits=plan.bits, group=group)
+    encode_rows = encoder_for(draft.dtype, plan)
 
     def encode(gate: Array, up: Array, down: Array) -> tuple[Array, ...]:
         (first, first_scales), (second, second_scales) = (

@@ -13,7 +13,7 @@ import numpy as np
 import onnx_ir as ir
 
 from exporters.draft import Rewriter
-from exporters.passes.weights import FLOATS, encode_rows_half, float_weight, to_float, weight_shape
+from exporters.passes.weights import FLOATS, encoder_for, float_weight, to_float, weight_shape
 from exporters.quantize.plan import TensorPlan
 from exporters.weight_book import Array, Slot
 
@@ -52,7 +52,7 @@ def projection_weight(rewriter: Rewriter, names: Sequence[str], cut: Cut | None 
         return _joined_floats(rewriter, prefix, [names], tuple(shape), plan, cut)
     levels, scales = _declare(rewriter, prefix, (), (shape[0], shape[1]), plan)
     if levels is not None:
-        encode = functools.partial(_encode, bits=plan.bits, group=plan.group, cut=cut)
+        encode = functools.partial(_encode, plan=plan, cut=cut)
         draft.book.fill(list(names), encode, Slot(levels), Slot(scales))
     return dequantize(rewriter, prefix, (), (shape[0], shape[1]), plan)
 
@@ -74,7 +74,7 @@ def expert_weight(rewriter: Rewriter, prefix: str, sources: Sequence[Sequence[st
         return _joined_floats(rewriter, prefix, sources, (*count, rows, columns), plan)
     levels, scales = _declare(rewriter, prefix, count, (rows, columns), plan)
     if levels is not None:
-        encode = functools.partial(_encode, bits=plan.bits, group=plan.group)
+        encode = functools.partial(_encode, plan=plan)
         for expert, names in enumerate(sources):
             draft.book.fill(names, encode, Slot(levels, expert), Slot(scales, expert))
     return dequantize(rewriter, prefix, count, (rows, columns), plan)
@@ -147,14 +147,15 @@ def dequantize(
     return wide
 
 
-def _encode(*weights: Array, bits: int, group: int, cut: Cut | None = None) -> tuple[Array, Array]:
+def _encode(*weights: Array, plan: TensorPlan, cut: Cut | None = None) -> tuple[Array, Array]:
     """float32 [N, K] each -> signed levels, packed, and float16 scales."""
     if cut is not None:
         weights = tuple(np.ascontiguousarray(cut.take(weight)) for weight in weights)
-    parts = [encode_rows_half(weight, bits, group) for weight in weights]
+    encode = encoder_for(ir.DataType.FLOAT16, plan)
+    parts = [encode(weight) for weight in weights]
     levels, scales = (np.concatenate(kind) for kind in zip(*parts, strict=True))
-    levels ^= _FLIP[bits]
-    return levels if bits == 4 else levels.view(np.int8), scales
+    levels ^= _FLIP[plan.bits]
+    return levels if plan.bits == 4 else levels.view(np.int8), scales
 
 
 def _join(*weights: Array, dtype: ir.DataType, name: str, cut: Cut | None = None) -> tuple[Array]:

@@ -9,9 +9,9 @@ import onnx_ir as ir
 
 from exporters.draft import Draft, Rewriter
 from exporters.passes.weights import FLOATS, to_float, weight_shape
-from exporters.quantize.pack import pack
-from exporters.quantize.plan import TensorPlan
-from exporters.quantize.rounded import round_float, round_packed
+from exporters.quantize.pack import pack, recover
+from exporters.quantize.plan import Rounding, TensorPlan
+from exporters.quantize.stored import round_float, round_packed
 from exporters.weight_book import Array, Slot
 from lfm2_deploy.weights import WeightSpec
 
@@ -45,7 +45,7 @@ def linear_weight(draft: Draft, node: ir.Node, name: str) -> ir.Value:
         zeros = np.zeros(rows, _SIGNED[4].numpy())
         values.append(draft.book.constant(draft.graph, f"zeros.i4.{rows}", zeros))
     if is_new:
-        encode = functools.partial(encode_turned, bits=plan.bits)
+        encode = functools.partial(encode_turned, bits=plan.bits, rounding=plan.rounding)
         draft.book.fill([name], encode, Slot(levels), Slot(scales))
     weight: ir.Value = rewriter.op("DequantizeLinear", values, axis=1)
     return weight
@@ -66,7 +66,7 @@ def _float_weight(
     return cast
 
 
-def encode_turned(weight: Array, bits: int) -> tuple[Array, Array]:
+def encode_turned(weight: Array, bits: int, rounding: Rounding = "search") -> tuple[Array, Array]:
     """float32 [N, K] -> signed levels [K, N], packed, and float32 scales [N]."""
     rows, columns = weight.shape
     levels = np.empty((columns, rows), np.int8)
@@ -74,7 +74,7 @@ def encode_turned(weight: Array, bits: int) -> tuple[Array, Array]:
     at_once = max(1, _PIECE // columns)
     for start in range(0, rows, at_once):
         piece = slice(start, start + at_once)
-        part, scales[piece] = _quantize(weight[piece], bits)
+        part, scales[piece] = _quantize(weight[piece], bits, rounding)
         levels[:, piece] = part.T
     if bits == 8:
         return levels, scales
@@ -87,17 +87,19 @@ def round_turned(spec: WeightSpec, weight: Array, plan: TensorPlan) -> Array:
         return round_packed(spec, weight, plan)
     if not plan.is_quantized:
         return round_float(weight, plan.bits)
-    levels, scales = _quantize(weight, plan.bits)
+    levels, scales = _quantize(weight, plan.bits, plan.rounding)
     return levels.astype(np.float32) * scales[:, None]
 
 
-def _quantize(weight: Array, bits: int) -> tuple[Array, Array]:
+def _quantize(weight: Array, bits: int, rounding: Rounding) -> tuple[Array, Array]:
     """Symmetric levels [N, K] and positive scales [N]; -128 stays unused, as vendors advise."""
+    if rounding == "recover":
+        return _recover(weight, bits)
     top = (1 << (bits - 1)) - 1
     largest = np.abs(weight).max(1) / np.float32(top)
     largest[largest < np.finfo(np.float32).tiny] = 1  # a row of zeros
     levels, scales = _round(weight, largest, top), largest
-    if bits == 8:
+    if bits == 8 or rounding == "nearest":
         return levels, scales
     best = np.full(len(weight), np.inf, np.float32)
     for factor in _FACTORS:
@@ -109,6 +111,15 @@ def _quantize(weight: Array, bits: int) -> tuple[Array, Array]:
         better = (error < best) & (fit > 0)
         best[better], scales[better], levels[better] = error[better], fit[better], tried[better]
     return levels, scales
+
+
+def _recover(weight: Array, bits: int) -> tuple[Array, Array]:
+    """Levels and scales that the weights are made of; their grid has no lowest level."""
+    raised, steps = recover(weight, bits, weight.shape[1], narrow=True)
+    levels = raised.astype(np.int16) - (1 << (bits - 1))
+    signs = np.where(steps < 0, -1, 1)
+    scales = np.where(steps == 0, 1, np.abs(steps)).astype(np.float32)
+    return (levels * signs).astype(np.int8), scales[:, 0]
 
 
 def _round(weight: Array, scales: Array, top: int) -> Array:

@@ -55,7 +55,7 @@ def locate_origin(bundle: Bundle) -> tuple[str, str | None]:
         return str(DEMO_MODEL), None
     raise SourceError(
         f"{bundle.path} was made from a folder named {origin.name!r}, whose place was not "
-        "recorded: pass it with --against"
+        "recorded: pass it to verify with --against, to compare with --reference torch:FOLDER"
     )
 
 

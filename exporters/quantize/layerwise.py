@@ -1,0 +1,242 @@
+"""A checkpoint -> the same with rounded weights, layer by layer, in bounded memory.
+
+Two models run side by side: the exact one, and the one whose layers are rounded so far. Each
+matrix is fitted to the inputs that it has in the second and to the outputs of the first. Memory
+holds both models' hidden states, one layer or one expert, and one matrix's moments; what is
+rounded goes to the disk (`store.py`), and an interrupted export goes on after the last layer
+that is whole there.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from exporters.quantize.experts import Counts, activate, replace, round_experts
+from exporters.quantize.folding import FoldedCheckpoint
+from exporters.quantize.gptq import Rounded, measure_error, round_feeding_on, round_nearest
+from exporters.quantize.grid import Grid
+from exporters.quantize.methods import Method
+from exporters.quantize.moments import Moments, Pieces
+from exporters.quantize.pack import dequantize, quantize
+from exporters.quantize.plan import TensorPlan
+from exporters.quantize.scaling import LayerScaler, thin_out
+from exporters.quantize.store import LayerWriter, Store
+from exporters.quantize.twin import Twin, run_feed_forward
+from lfm2_deploy.contracts import Checkpoint, Progress
+from lfm2_deploy.model.layers import SwiGLU
+from lfm2_deploy.model.streaming import StreamedDecoder
+from lfm2_deploy.quantization_record import LayerError, TensorError
+from lfm2_deploy.weights import EMBEDDING
+
+ROUNDING = "rounding weights"
+# Which part of what outputs lack a matrix makes up for; all of it fits the text, not the model.
+_STRENGTH = 0.5
+_EXPERT = re.compile(r"\.experts\.\d+\.")
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What to round, and on what.
+
+    Args:
+        checkpoint: the weights.
+        plan: how tensors are stored, by name.
+        method: a calibrating one.
+        rows: token ids, all of one length.
+        progress: told of each layer.
+    """
+
+    checkpoint: Checkpoint
+    plan: Mapping[str, TensorPlan]
+    method: Method
+    rows: Sequence[Sequence[int]]
+    progress: Progress
+
+
+def round_layers(job: Job, store: Store) -> None:
+    """Round every layer that the store does not hold yet.
+
+    Raises:
+        CheckpointError: a tensor cannot be read.
+        DiskFullError: the store cannot hold it.
+    """
+    checkpoint = FoldedCheckpoint(job.checkpoint)
+    decoder = StreamedDecoder(checkpoint)
+    total = decoder.config.num_hidden_layers
+    job.progress(ROUNDING, store.layers, total)
+    if store.layers == total:
+        return
+    exact, rounded = _begin(job, store, decoder)
+    for number in range(store.layers, total):
+        writer = store.write_layer(number)
+        scaler = LayerScaler(checkpoint, job.plan, number) if job.method.scales else None
+        if scaler is not None:
+            scaler.scale(exact)
+        record = _Layer(job, Twin(decoder, number, exact, rounded), writer, scaler).round()
+        for name in checkpoint.folded:
+            if name.startswith(f"model.layers.{number}.") and name not in writer.names:
+                writer.put_floats(name, checkpoint.read(name))
+        if number + 1 < total:
+            store.save_hidden(number, exact.numpy(), rounded.numpy())
+        writer.finish(record)
+        store.drop_hidden(number - 1)
+        job.progress(ROUNDING, number + 1, total)
+
+
+def read_records(store: Store) -> tuple[tuple[TensorError, ...], tuple[LayerError, ...]]:
+    """What was measured of every layer in the store."""
+    tensors = [TensorError(**line) for record in store.records for line in record["tensors"]]
+    return tuple(tensors), tuple(LayerError(**record["layer"]) for record in store.records)
+
+
+def _begin(job: Job, store: Store, decoder: StreamedDecoder) -> tuple[Tensor, Tensor]:
+    """Both models' hidden states before the first layer that is to be rounded."""
+    ids = torch.tensor([list(row) for row in job.rows])
+    if store.layers:
+        shape = (*ids.shape, decoder.config.hidden_size)
+        first, second = store.load_hidden(store.layers - 1, 2, shape)
+        return torch.from_numpy(first), torch.from_numpy(second)
+    exact, entry = decoder.embed(ids).clone(), job.plan[EMBEDDING]
+    if not entry.is_quantized:
+        return exact, exact.clone()
+    # As encoders store it: rows are rounded apart from each other.
+    stored = dequantize(*quantize(exact.numpy(), entry.bits, entry.group), entry.bits)
+    return exact, torch.from_numpy(stored)
+
+
+class _Layer:
+    """Rounds one layer."""
+
+    def __init__(
+        self, job: Job, twin: Twin, writer: LayerWriter, scaler: LayerScaler | None
+    ) -> None:
+        self._job, self._twin, self._writer, self._scaler = job, twin, writer, scaler
+        self._prefix = f"model.layers.{twin.number}"
+        self._errors: dict[str, list[float]] = {}
+
+    @torch.inference_mode()
+    def round(self) -> dict[str, Any]:
+        """Round all of it; what was measured."""
+        twin = self._twin
+        inner = ("q_proj", "k_proj", "v_proj") if twin.exact.is_attention else ("in_proj",)
+        self._round_stage(twin.mixer, inner)
+        self._round_stage(twin.mixer, ("out_proj",))
+        twin.advance(twin.run_mixer)
+        counts = Counts()
+        if twin.is_mixture:
+            counts = round_experts(twin, self._round_expert)
+        else:
+            self._round_stage("feed_forward", ("w1", "w3"))
+            self._round_stage("feed_forward", ("w2",))
+            twin.advance(run_feed_forward)
+        layer = LayerError(
+            twin.number, _compare(twin.x, twin.y), counts.fewest, counts.middle, counts.rare
+        )
+        return {"tensors": [asdict(line) for line in self._summarize()], "layer": asdict(layer)}
+
+    def _round_stage(self, module: str, leaves: tuple[str, ...]) -> None:
+        """Round projections of one input."""
+        pairs = [self._twin.find(f"{module}.{leaf}") for leaf in leaves]
+        to_residual = leaves[0] in ("out_proj", "w2")
+
+        def inputs() -> Pieces:
+            for x, y, lost in self._twin.inputs_of(f"{module}.{leaves[0]}"):
+                yield x, y, None, (lost if to_residual else None)
+
+        names = [f"{self._prefix}.{module}.{leaf}.weight" for leaf in leaves]
+        self._fit(names, pairs, inputs)
+
+    def _round_expert(
+        self,
+        expert: str,
+        leaves: tuple[str, ...],
+        exact: SwiGLU,
+        rounded: SwiGLU,
+        inputs: Callable[[], Pieces],
+    ) -> None:
+        if self._scaler is not None and "w3" in leaves:
+            x = thin_out(activate(exact, x) for x, *_ in inputs())
+            scales = self._scaler.scale_down(f"{self._prefix}.feed_forward.{expert}", x)
+            # Both models' weights are the same memory until they are rounded.
+            exact.w3.weight /= scales[:, None]
+            exact.w2.weight *= scales
+        pairs = [(exact.get_submodule(leaf), rounded.get_submodule(leaf)) for leaf in leaves]
+        names = [f"{self._prefix}.feed_forward.{expert}.{leaf}.weight" for leaf in leaves]
+        self._fit(names, pairs, inputs)
+
+    def _fit(
+        self,
+        names: Sequence[str],
+        pairs: Sequence[tuple[nn.Module, nn.Module]],
+        inputs: Callable[[], Pieces],
+    ) -> None:
+        """Round matrices of one input, where the plan says so."""
+        plan = self._job.plan
+        matrices = [
+            (name, *pair)
+            for name, pair in zip(names, pairs, strict=True)
+            if plan[name].is_quantized
+        ]
+        if not matrices:
+            return
+        exact = [_weight(linear) for _, linear, _ in matrices]
+        moments = Moments(torch.cat(exact))
+        for piece in inputs():
+            moments.add(*piece)
+        second = moments.take_second()
+        strength = _STRENGTH if self._job.method.feeds_on else 0.0
+        wanted = torch.split(moments.correct(second, strength), [len(weight) for weight in exact])
+        del moments
+        for grid, numbers in _group([Grid.of(plan[name]) for name, _, _ in matrices]).items():
+            found = self._round_matrix(torch.cat([wanted[n] for n in numbers]), second, grid)
+            parts = found.split([len(exact[n]) for n in numbers])
+            for number, part in zip(numbers, parts, strict=True):
+                name, _, rounded = matrices[number]
+                replace(rounded, part.expand())
+                self._writer.put_levels(name, part.levels.numpy(), part.steps.numpy(), grid.bits)
+                self._note(name, measure_error(exact[number], _weight(rounded), second))
+
+    def _round_matrix(self, weight: Tensor, second: Tensor, grid: Grid) -> Rounded:
+        rounder = round_feeding_on if self._job.method.feeds_on else round_nearest
+        return rounder(weight, second.clone(), grid)
+
+    def _note(self, name: str, error: float) -> None:
+        line = _EXPERT.sub(".experts.*.", name)
+        self._errors.setdefault(line, []).append(error)
+
+    def _summarize(self) -> Iterator[TensorError]:
+        for name, errors in self._errors.items():
+            plan = self._job.plan[name.replace(".experts.*.", ".experts.0.")]
+            mean = float(np.sqrt(np.mean(np.square(errors))))
+            yield TensorError(name, plan.bits, plan.group, _shorten(mean), _shorten(max(errors)))
+
+
+def _group(grids: Sequence[Grid]) -> dict[Grid, list[int]]:
+    """Places of each grid, in order."""
+    places: dict[Grid, list[int]] = {}
+    for place, grid in enumerate(grids):
+        places.setdefault(grid, []).append(place)
+    return places
+
+
+def _weight(linear: nn.Module) -> Tensor:
+    assert isinstance(linear, nn.Linear)
+    return linear.weight.detach()
+
+
+def _compare(exact: Tensor, rounded: Tensor) -> float:
+    lost = torch.stack([(x - y).square().sum() for x, y in zip(exact, rounded, strict=True)])
+    whole = torch.stack([x.square().sum() for x in exact])
+    return _shorten(float((lost.sum() / whole.sum().clamp_min(1e-30)).sqrt()))
+
+
+def _shorten(error: float) -> float:
+    """Four digits: more are not measured."""
+    return float(f"{error:.3e}")

@@ -1,0 +1,187 @@
+"""`lfm2-deploy compare`: how far bundles, devices and implementations are from a reference."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lfm2_deploy.commands.console import note, print_json, show_progress
+from lfm2_deploy.commands.failures import ERROR
+from lfm2_deploy.commands.options import AsJson, Device, Threads
+
+# As `compare.protocol` has them, which `--help` must not wait for.
+_CHUNKS, _QUICK_CHUNKS, _LENGTH = 64, 4, 512
+_GREEDY, _QUICK_GREEDY = 64, 32
+_PROMPTS, _QUICK_PROMPTS = 4, 2
+_WORST = 5
+_WHAT = "What to compare on"
+_KEEP = "What to keep"
+
+
+def compare(
+    subjects: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="SUBJECT...",
+            help="Bundles' folders, FOLDER@DEVICE (as --device takes it), torch:MODEL, "
+            "transformers:MODEL.",
+        ),
+    ],
+    reference: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SUBJECT",
+            help="Hold them against this, or against base:FILE, a base file of llama.cpp.",
+            show_default="what the first bundle was made from, in torch",
+        ),
+    ] = None,
+    adapter: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="The LoRA adapter merged into the bundle.")
+    ] = None,
+    text: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Compare on this text.",
+            show_default="speeches and scripture",
+            rich_help_panel=_WHAT,
+        ),
+    ] = None,
+    chunks: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Windows of the text.",
+            show_default=f"{_CHUNKS}",
+            rich_help_panel=_WHAT,
+        ),
+    ] = None,
+    length: Annotated[
+        int,
+        typer.Option(min=8, metavar="N", help="Tokens of a window.", rich_help_panel=_WHAT),
+    ] = _LENGTH,
+    greedy: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            metavar="N",
+            help="Tokens of each greedy text.",
+            show_default=f"{_GREEDY}",
+            rich_help_panel=_WHAT,
+        ),
+    ] = None,
+    quick: Annotated[
+        bool,
+        typer.Option(
+            "--quick", help=f"Few windows ({_QUICK_CHUNKS}), short texts, speed measured once."
+        ),
+    ] = False,
+    speed: Annotated[
+        bool, typer.Option("--speed/--no-speed", help="Measure speed and memory as well.")
+    ] = True,
+    max_kld: Annotated[
+        float | None,
+        typer.Option(min=0.0, metavar="X", help="Fail above this KL divergence, in nats."),
+    ] = None,
+    min_same_top: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0, max=1.0, metavar="X", help="Fail below this share of same top tokens, 0 to 1."
+        ),
+    ] = None,
+    save_base: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Write the reference as llama.cpp's KL-divergence base file.",
+            rich_help_panel=_KEEP,
+        ),
+    ] = None,
+    html: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write a page with plots.", rich_help_panel=_KEEP),
+    ] = None,
+    cache: Annotated[
+        bool,
+        typer.Option(
+            "--cache/--no-cache",
+            help="Keep the reference, so that the next comparison begins at once.",
+            rich_help_panel=_KEEP,
+        ),
+    ] = True,
+    threads: Threads = None,
+    device: Device = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say how far bundles are from the model they were made from.
+
+    KL divergence, same top tokens, perplexity, where greedy texts part, the worst
+    positions, the error of each layer's states, speed and memory. The protocol is
+    llama.cpp's: 64 windows of 512 tokens, the second half of each scored. The exit
+    code is 1 where a subject fails, or is over a limit.
+
+    \b
+    Examples:
+      lfm2-deploy compare ./LFM2-350M-cpu-int4 ./LFM2-350M-cpu-int8
+      lfm2-deploy compare ./my-bundle@gpu ./my-bundle@cpu --html report.html
+      lfm2-deploy compare ./LFM2-350M-cpu-int4 --quick --max-kld 0.05
+      lfm2-deploy compare ./LFM2-350M-cpu-int4 --reference base:f16.kld
+    """
+    for option, file in (("--html", html), ("--save-base", save_base)):
+        if file is not None and not file.absolute().parent.is_dir():
+            raise typer.BadParameter(
+                f"{option} {file}: there is no folder {file.absolute().parent}"
+            )
+    with show_progress() as progress:
+        progress("starting", 0, 0)
+        from lfm2_deploy import api
+        from lfm2_deploy.compare.measure import Wish
+        from lfm2_deploy.compare.run import Settings
+        from lfm2_deploy.compare.verdict import Limits
+
+        settings = Settings(
+            text=text,
+            chunks=chunks or (_QUICK_CHUNKS if quick else _CHUNKS),
+            length=length,
+            wish=Wish(
+                worst=_WORST,
+                prompts=_QUICK_PROMPTS if quick else _PROMPTS,
+                greedy_tokens=(_QUICK_GREEDY if quick else _GREEDY) if greedy is None else greedy,
+            ),
+            cost=speed,
+            quick=quick,
+            cache=cache,
+            save_base=save_base,
+            limits=Limits(max_kld, min_same_top),
+        )
+        report = api.compare_models(
+            subjects,
+            reference=reference,
+            adapter=adapter,
+            settings=settings,
+            threads=threads,
+            device=device,
+            progress=progress,
+        )
+    report = replace(report, command=shlex.join(["lfm2-deploy", *sys.argv[1:]]))
+    if html is not None:
+        # It brings templates, which nobody else waits for.
+        import_module("lfm2_deploy.compare.report").write_page(report, html)
+        note(f"page: {html}")
+    if as_json:
+        from lfm2_deploy.compare.result import describe
+
+        print_json(describe(report))
+    else:
+        from lfm2_deploy.commands.compare_report import print_report
+
+        print_report(report)
+    if not report.verdict.passed:
+        raise typer.Exit(ERROR)

@@ -1,0 +1,205 @@
+"""What subjects are held against, once it is computed: logits on disk, states, judgements.
+
+    logits.f32           float32 [windows, positions, V], as the model gave them
+    states.safetensors   states after the short and the long row
+    record.json          shape, checksums, what it is of
+
+Logits are kept as they are, and not in 16 bits: rounding log p to 1/4096 nats, as base files do,
+brings an error of 3e-5 nats a position, which would hide how exact fp32 and fp16 are.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from lfm2_deploy.compare.base_file import FLOOR, BaseFile
+from lfm2_deploy.compare.protocol import Windows
+from lfm2_deploy.compare.scorer import Request, Scored, States
+from lfm2_deploy.contracts import FloatArray, Progress
+
+# The shorter of the two rows whose states are compared.
+SHORT_ROW = 16
+_LOGITS, _STATES, _RECORD = "logits.f32", "states.safetensors", "record.json"
+_WORDS_AT_ONCE = 2**24
+
+
+class Reference(Protocol):
+    """Logits of every scored position, and states."""
+
+    @property
+    def vocab_size(self) -> int:
+        """V."""
+
+    @property
+    def floor(self) -> float | None:
+        """See `metrics.score_positions`."""
+
+    @property
+    def resolution(self) -> float:
+        """See `result.ReferenceInfo`."""
+
+    @property
+    def states(self) -> Mapping[int, States]:
+        """Tokens of a row -> its states; empty where there are none."""
+
+    def read(self, window: int) -> FloatArray:
+        """Logits (with a floor: log-probabilities) float32 [positions, V] of a window."""
+
+
+def list_requests(windows: Windows) -> list[Request]:
+    """What is read of every model: each window, and then the short row for its states."""
+    rows = [
+        Request(windows.read_by(number), windows.first, states=number == 0)
+        for number in range(len(windows.chunks))
+    ]
+    short = windows.read_by(0)[: min(SHORT_ROW, windows.first)]
+    return [*rows, Request(short, len(short) - 1, states=True)]
+
+
+def pair_states(requests: Sequence[Request], number: int, scored: Scored) -> Mapping[int, States]:
+    """States of a request by the length of its row; empty where there are none."""
+    return {} if scored.states is None else {len(requests[number].tokens): scored.states}
+
+
+@dataclass(frozen=True, slots=True)
+class _Record:
+    """What record.json says."""
+
+    windows: int
+    positions: int
+    vocab_size: int
+    checksums: tuple[int, ...]
+    states_checksum: int
+    about: str
+
+
+class StoredReference:
+    """A reference in a folder; see the module. Logits are mapped, not loaded."""
+
+    floor: float | None = None
+    resolution = 0.0
+
+    def __init__(self, folder: Path, record: _Record, states: Mapping[int, States]) -> None:
+        self.folder, self._record, self.states = folder, record, states
+        self.vocab_size = record.vocab_size
+
+    def read(self, window: int) -> FloatArray:
+        """Logits float32 [positions, V] of a window."""
+        return np.array(self._map()[window])
+
+    def _map(self) -> FloatArray:
+        record = self._record
+        shape = (record.windows, record.positions, record.vocab_size)
+        return np.memmap(self.folder / _LOGITS, np.float32, "r", shape=shape)
+
+    def is_whole(self, progress: Progress) -> bool:
+        """Whether every byte is as it was written."""
+        mapped = self._map()
+        for number, checksum in enumerate(self._record.checksums):
+            progress("checking the reference", number, len(mapped))
+            if _checksum(mapped[number]) != checksum:
+                return False
+        progress("checking the reference", len(mapped), len(mapped))
+        return True
+
+
+class BaseReference:
+    """A base file of llama.cpp as a reference: no model is behind it, so it has no states.
+
+    Args:
+        base: the file.
+        resolution: see `BaseFile.measure_resolution`.
+    """
+
+    floor: float | None = FLOOR
+    states: Mapping[int, States] = {}
+
+    def __init__(self, base: BaseFile) -> None:
+        self._base, self.vocab_size = base, base.vocab_size
+        self.resolution = base.measure_resolution()
+
+    def read(self, window: int) -> FloatArray:
+        """Log-probabilities float32 [positions, V] of a window."""
+        return self._base.read(window)
+
+
+def measure_reference(windows: Windows, vocab_size: int) -> int:
+    """Bytes that a stored reference takes, but for its states."""
+    return 4 * len(windows.chunks) * windows.positions * vocab_size
+
+
+def write_reference(
+    folder: Path, windows: Windows, answers: Iterator[Scored], vocab_size: int, about: str
+) -> None:
+    """Write a reference into an empty folder.
+
+    Args:
+        folder: where.
+        windows: what was read.
+        answers: to `list_requests`, in order.
+        vocab_size: V.
+        about: what it is of, for people.
+    """
+    requests, checksums = list_requests(windows), []
+    states: dict[int, States] = {}
+    with (folder / _LOGITS).open("wb") as file:
+        for number, scored in enumerate(answers):
+            states.update(pair_states(requests, number, scored))
+            if number < len(windows.chunks):
+                logits = np.ascontiguousarray(scored.logits, np.float32)
+                checksums.append(_checksum(logits))
+                logits.tofile(file)
+    named = {f"{n}/{name}": array for n, row in states.items() for name, array in row.items()}
+    save_file(
+        {name: np.ascontiguousarray(array) for name, array in named.items()}, folder / _STATES
+    )
+    record = _Record(
+        windows=len(windows.chunks),
+        positions=windows.positions,
+        vocab_size=vocab_size,
+        checksums=tuple(checksums),
+        states_checksum=zlib.crc32((folder / _STATES).read_bytes()),
+        about=about,
+    )
+    (folder / _RECORD).write_text(json.dumps(asdict(record), indent=1) + "\n", encoding="utf-8")
+
+
+def open_reference_folder(folder: Path, progress: Progress) -> StoredReference | None:
+    """A reference that was written; None where there is none that is whole."""
+    try:
+        raw = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
+        record = _Record(**{**raw, "checksums": tuple(raw["checksums"])})
+        size = 4 * record.windows * record.positions * record.vocab_size
+        stored = (folder / _STATES).read_bytes()
+        whole = (folder / _LOGITS).stat().st_size == size
+        if not whole or zlib.crc32(stored) != record.states_checksum:
+            return None
+        reference = StoredReference(folder, record, _load_states(folder / _STATES))
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError):
+        return None
+    return reference if reference.is_whole(progress) else None
+
+
+def _load_states(file: Path) -> dict[int, dict[str, FloatArray]]:
+    states: dict[int, dict[str, FloatArray]] = {}
+    for key, array in load_file(file).items():
+        tokens, _, name = key.partition("/")
+        states.setdefault(int(tokens), {})[name] = array
+    return states
+
+
+def _checksum(logits: FloatArray) -> int:
+    """Of logits [N, V]; in pieces, so that a mapped file is not brought into memory whole."""
+    found, rows = 0, max(1, _WORDS_AT_ONCE // logits.shape[1])
+    for at in range(0, len(logits), rows):
+        found = zlib.crc32(np.ascontiguousarray(logits[at : at + rows]).data, found)
+    return found

@@ -1,0 +1,426 @@
+"""A whole comparison as values: what was compared, on what, and what came out.
+
+Every number that a table, JSON or a page shows is here, and nothing of how it was measured.
+`describe` and `read_report` turn a report into JSON and back. KL divergences are in nats,
+of the reference from the subject: KL(reference || subject).
+"""
+
+from __future__ import annotations
+
+import math
+import types
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, is_dataclass
+from functools import cache
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from lfm2_deploy.quantization_record import LayerError
+from lfm2_deploy.states import StateKind
+
+# Of the JSON; raised where a reader of an older one would be misled.
+SCHEMA = 1
+# What KL divergences are told at: 0 %, 1 %, ... 100 % of the positions.
+PERCENTS = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A mean and its standard error; the error is nan where one sample is all there is."""
+
+    value: float
+    error: float
+
+
+@dataclass(frozen=True, slots=True)
+class Protocol:
+    """On what subjects are compared.
+
+    Args:
+        text: what the text is, for people.
+        windows: rows of tokens, each read from an empty state.
+        length: tokens in each window.
+        first: of a window, the first position whose logits are scored; the last is `length - 2`.
+        positions: scored in all.
+        begin_id: the token put in place of each window's first one; None where it was kept.
+        error_over: what the samples of standard errors are. Positions of one window depend on
+            each other, so "windows", wherever there are two.
+        remarks: what was done otherwise than asked, such as fewer windows for a short text.
+    """
+
+    text: str
+    windows: int
+    length: int
+    first: int
+    positions: int
+    begin_id: int | None
+    error_over: Literal["windows", "positions"]
+    remarks: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ReferenceInfo:
+    """What subjects are held against.
+
+    Args:
+        name: as the user wrote it, or the model's.
+        kind: "torch", "transformers", "bundle" or "base".
+        detail: for people, such as "torch 2.13.0, float32, layer by layer".
+        perplexity: of the text.
+        resolution: KL divergences below so many nats mean nothing, for how it is stored;
+            0 where it is exact.
+        cached: whether it was there already.
+    """
+
+    name: str
+    kind: str
+    detail: str
+    perplexity: Estimate
+    resolution: float
+    cached: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SubjectInfo:
+    """What was compared.
+
+    Args:
+        name: short, and another for each subject.
+        given: as the user wrote it.
+        kind: "bundle", "torch" or "transformers".
+        model: its name.
+        precision: such as "int4"; "fp32" of torch.
+        target: what a bundle was made for; "" of others.
+        runtime: which adapter ran it.
+        device: where it really ran.
+        size_bytes: on disk; None where it has no size of its own.
+        notes: what its runtime says of itself.
+        origin: the checkpoint it was made from, with its revision; "" where that is not known.
+        driver: version of the device's driver; "" where there is none or it does not tell.
+    """
+
+    name: str
+    given: str
+    kind: str
+    model: str
+    precision: str
+    target: str
+    runtime: str
+    device: str
+    size_bytes: int | None
+    notes: tuple[str, ...] = ()
+    origin: str = ""
+    driver: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Divergence:
+    """KL divergence from the reference, in nats.
+
+    Args:
+        mean: over all positions, with its standard error (see `Protocol.error_over`).
+        error_by_position: the standard error as if positions were independent, which is what
+            llama.cpp tells.
+        median, p99, p999, most: over all positions.
+        percentiles: 101 values: at 0 %, 1 %, ... 100 % of the positions.
+        by_window: mean of each window, in order.
+        by_position: mean over windows at each scored position of a window, in order.
+    """
+
+    mean: Estimate
+    error_by_position: float
+    median: float
+    p99: float
+    p999: float
+    most: float
+    percentiles: tuple[float, ...]
+    by_window: tuple[float, ...]
+    by_position: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """How a subject's logits differ from the reference's.
+
+    Args:
+        divergence: KL divergence.
+        same_top: share of positions where both have the same likeliest token.
+        top5_overlap: mean share of the reference's five likeliest tokens that are among the
+            subject's five.
+        perplexity: of the text.
+        perplexity_ratio: to the reference's, with the error of the ratio itself.
+        probability_rms: root mean square of the change in the true next token's probability.
+    """
+
+    divergence: Divergence
+    same_top: Estimate
+    top5_overlap: Estimate
+    perplexity: Estimate
+    perplexity_ratio: Estimate
+    probability_rms: float
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A token and how likely it is held to be, 0 to 1."""
+
+    token_id: int
+    text: str
+    probability: float
+
+
+@dataclass(frozen=True, slots=True)
+class WorstPosition:
+    """One of the positions with the largest KL divergence.
+
+    Args:
+        window: which window.
+        position: in it, of the last token read.
+        divergence: KL divergence there, in nats.
+        context: the text that was read last.
+        next_token: the true next token, and how likely the reference held it.
+        next_probability: how likely the subject held it.
+        reference: its likeliest tokens, likeliest first.
+        subject: likewise.
+    """
+
+    window: int
+    position: int
+    divergence: float
+    context: str
+    next_token: Candidate
+    next_probability: float
+    reference: tuple[Candidate, ...]
+    subject: tuple[Candidate, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class GreedyRun:
+    """A subject's own greedy text, judged token by token by the reference.
+
+    Args:
+        prompt: what it continues.
+        tokens: how many it wrote.
+        equal: how many the reference would have written too, before the first it would not.
+        common: the text of those.
+        subject_text: what the subject wrote from there on; "" where nothing differs.
+        reference_choice: what the reference would have written instead; None likewise.
+        subject_choice: what the subject wrote there, with the reference's probability of it.
+        margin: by how many nats the reference prefers its own; small is a near tie, large a
+            fault. None likewise.
+        agreement: share of all tokens written that the reference would have written too, given
+            the subject's text before them.
+    """
+
+    prompt: str
+    tokens: int
+    equal: int
+    common: str
+    subject_text: str
+    reference_choice: Candidate | None
+    subject_choice: Candidate | None
+    margin: float | None
+    agreement: float
+
+
+@dataclass(frozen=True, slots=True)
+class StateError:
+    """Error of one state: root mean square of the difference over that of the reference."""
+
+    layer: int
+    kind: StateKind
+    error: float
+
+
+@dataclass(frozen=True, slots=True)
+class StateRow:
+    """Errors of all states after the same tokens, layer by layer."""
+
+    tokens: int
+    errors: tuple[StateError, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorStart:
+    """Where the error of the states jumps first.
+
+    Args:
+        layer: the first layer whose states are much worse than all before it.
+        kind: its worst state.
+        error: of that state.
+        before: the largest error of the layers before; 0 where it is the first.
+        advice: where to look, for people.
+    """
+
+    layer: int
+    kind: StateKind
+    error: float
+    before: float
+    advice: str
+
+
+@dataclass(frozen=True, slots=True)
+class StateErrors:
+    """Errors of the states.
+
+    Args:
+        rows: after a short and a long row of tokens; empty where they are not to be had.
+        start: where the error begins; None where it grows without a jump.
+        absent: why there are none; "" where there are.
+    """
+
+    rows: tuple[StateRow, ...]
+    start: ErrorStart | None
+    absent: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Speed and memory, measured in a process of its own.
+
+    Args:
+        context: tokens of the prompt that was timed.
+        prefill, decode: tokens a second, medians.
+        first_token_ms: of that prompt, milliseconds.
+        load_s: of a load when files are in memory, seconds.
+        resident_bytes: memory once loaded; None where it is not known.
+        peak_bytes: most memory; likewise.
+    """
+
+    context: int
+    prefill: float
+    decode: float
+    first_token_ms: float
+    load_s: float
+    resident_bytes: int | None
+    peak_bytes: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class SubjectResult:
+    """What came out for one subject.
+
+    Args:
+        info: what it is.
+        failure: why it could not be compared to the end; "" where it could.
+        scores, states, cost: None where they were not measured.
+        worst: the worst positions, worst first.
+        greedy: its greedy runs.
+        remarks: what was measured otherwise than for the others, or not at all, and why.
+        rounding: what its exporter measured of each layer; empty where it did not.
+    """
+
+    info: SubjectInfo
+    failure: str = ""
+    scores: Scores | None = None
+    worst: tuple[WorstPosition, ...] = ()
+    greedy: tuple[GreedyRun, ...] = ()
+    states: StateErrors | None = None
+    cost: Cost | None = None
+    remarks: tuple[str, ...] = ()
+    rounding: tuple[LayerError, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Whether every subject kept the limits asked for.
+
+    Args:
+        passed: none failed, and none is over a limit.
+        rule: the limits, for people; "" where none was given.
+        reasons: one line for each subject that did not pass.
+        most_kld: the limit of the mean KL divergence, in nats; None where none was given.
+        failed: names of the subjects that did not pass.
+    """
+
+    passed: bool
+    rule: str
+    reasons: tuple[str, ...] = ()
+    most_kld: float | None = None
+    failed: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """A whole comparison.
+
+    Args:
+        reference: what subjects are held against.
+        protocol: on what.
+        subjects: in the order they were given.
+        verdict: against the limits.
+        layer_types: kind of each layer of the model, "conv" or "full_attention".
+        machine: processor, memory and system, by label.
+        versions: package -> version.
+        created: ISO 8601, in UTC.
+        command: what was typed; "" where it was called from Python.
+    """
+
+    reference: ReferenceInfo
+    protocol: Protocol
+    subjects: tuple[SubjectResult, ...]
+    verdict: Verdict
+    layer_types: tuple[str, ...]
+    machine: Mapping[str, str]
+    versions: Mapping[str, str]
+    created: str
+    command: str = ""
+
+
+def describe(report: Report) -> dict[str, Any]:
+    """A report as a JSON object; nan and infinity become null."""
+    return {"schema": SCHEMA, **_to_json(report)}
+
+
+def read_report(record: Mapping[str, Any]) -> Report:
+    """The report that `describe` made a JSON object of; null becomes nan where a float is due.
+
+    Raises:
+        ValueError: it is of another schema, or no such object.
+    """
+    if record.get("schema") != SCHEMA:
+        raise ValueError(f"schema is {record.get('schema')!r}, expected {SCHEMA}")
+    body = {name: value for name, value in record.items() if name != "schema"}
+    report: Report = _from_json(Report, body)
+    return report
+
+
+def _to_json(value: Any) -> Any:
+    if is_dataclass(value):
+        return {field.name: _to_json(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, Mapping):
+        return {key: _to_json(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_to_json(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _from_json(kind: Any, value: Any) -> Any:
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin in (Union, types.UnionType):
+        if value is None:
+            return None
+        return _from_json(next(k for k in inner if k is not type(None)), value)
+    if origin is tuple:
+        if not isinstance(value, list | tuple):
+            raise ValueError(f"found {type(value).__name__}, expected a list")
+        return tuple(_from_json(inner[0], item) for item in value)
+    if is_dataclass(kind):
+        return _read_dataclass(kind, value)
+    if kind is float:
+        return math.nan if value is None else float(value)
+    return value
+
+
+def _read_dataclass(kind: Any, value: Any) -> Any:
+    if not isinstance(value, Mapping):
+        raise ValueError(f"found {type(value).__name__}, expected a {kind.__name__}")
+    hints = _hints(kind)
+    wrong = sorted(value.keys() ^ hints.keys())
+    if wrong:
+        raise ValueError(f"{kind.__name__} has {', '.join(wrong)} too much or too little")
+    return kind(**{name: _from_json(hint, value[name]) for name, hint in hints.items()})
+
+
+@cache
+def _hints(kind: Any) -> dict[str, Any]:
+    return get_type_hints(kind)

@@ -1,0 +1,103 @@
+"""Two sets of states after the same tokens -> how far apart, and where it begins."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from lfm2_deploy.compare.result import ErrorStart, StateError, StateErrors, StateRow
+from lfm2_deploy.compare.scorer import States
+from lfm2_deploy.config import Lfm2Config
+from lfm2_deploy.contracts import FloatArray
+from lfm2_deploy.states import StateKind, list_states
+
+# A layer whose error is so many times that of all layers before it has a fault of its own:
+# rounding grows from layer to layer by far less (tests/compare/test_states.py).
+JUMP = 4.0
+# Below this, errors are those of float32 arithmetic in another order.
+NOTHING = 1e-4
+# The first layer has none before it, so its error is held against its precision. int4 rounds
+# states by up to a fifth (measured on random and trained models).
+_MOST_AT_FIRST = {"fp32": NOTHING, "fp16": 1e-2}
+_MOST_AT_FIRST_ROUNDED = 0.3
+
+
+def compare_states(
+    rows: Sequence[tuple[int, States, States]], config: Lfm2Config, precision: str
+) -> StateErrors:
+    """Compare states row by row.
+
+    Args:
+        rows: tokens, the reference's states and the subject's.
+        config: the model's.
+        precision: the subject's, which says how far off the first layer may be.
+    """
+    first = _MOST_AT_FIRST.get(precision, _MOST_AT_FIRST_ROUNDED)
+    measured = tuple(StateRow(n, _measure(ours, theirs, config)) for n, ours, theirs in rows)
+    # Faults in attention show where there is much to look back on, and the shortest row is
+    # where rounding has had the least time to spread.
+    starts = [start for row in measured if (start := find_start(row.errors, first))]
+    return StateErrors(measured, min(starts, key=lambda found: found.layer, default=None))
+
+
+def relative_error(reference: FloatArray, tested: FloatArray) -> float:
+    """Root mean square of the difference over that of the reference.
+
+    A reference of zeros gives 0 where the other is zero too, and 1 where not.
+    """
+    if reference.shape != tested.shape:
+        return float("nan")
+    size = float(np.sqrt(np.mean(np.square(reference, dtype=np.float64))))
+    gap = float(np.sqrt(np.mean(np.square(reference - tested, dtype=np.float64))))
+    if size == 0:
+        return float(gap > 0)
+    return gap / size
+
+
+def find_start(errors: Sequence[StateError], most_at_first: float) -> ErrorStart | None:
+    """The first layer whose error is much larger than that of all before it.
+
+    Args:
+        errors: of every state.
+        most_at_first: what the first layer's may be.
+    """
+    before = 0.0
+    for layer in sorted({found.layer for found in errors}):
+        own = [found for found in errors if found.layer == layer]
+        worst = max(own, key=lambda found: _rank(found.error))
+        error = _rank(worst.error)
+        limit = max(JUMP * before, NOTHING) if before else most_at_first
+        if error > limit:
+            advice = _advise(layer, worst.kind)
+            return ErrorStart(layer, worst.kind, worst.error, before, advice)
+        # A first layer that is exact is no measure for those that follow.
+        before = max(before, error, NOTHING / JUMP)
+    return None
+
+
+def _rank(error: float) -> float:
+    return error if np.isfinite(error) else np.inf
+
+
+def _measure(ours: States, theirs: States, config: Lfm2Config) -> tuple[StateError, ...]:
+    return tuple(
+        StateError(spec.layer, spec.kind, relative_error(ours[spec.input], theirs[spec.input]))
+        for spec in list_states(config)
+        if spec.input in ours and spec.input in theirs
+    )
+
+
+def _advise(layer: int, kind: StateKind) -> str:
+    own = {
+        "conv": "its in_proj and conv state",
+        "key": "its k_proj, key norm, rotary positions and key cache",
+        "value": "its v_proj and value cache",
+    }[kind]
+    if layer == 0:
+        return f"look at the embedding, and at layer 0: {own}"
+    # States are taken before a layer's own output projection and feed-forward block.
+    return (
+        f"look at layer {layer}: {own}; and at what layer {layer - 1} does after its own "
+        "states: convolution or attention, out_proj, feed-forward"
+    )

@@ -1,0 +1,206 @@
+"""What users write -> what is compared: bundles, devices, torch, transformers.
+
+FOLDER                    a bundle, where it was made for
+FOLDER@DEVICE             a bundle on a device, as --device takes it
+torch:MODEL               the torch model, MODEL as `export` takes it
+transformers:MODEL        transformers' own class, a folder or Hub id
+base:FILE                 a base file of llama.cpp; as the reference only
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from lfm2_deploy.bundle import Bundle, open_bundle
+from lfm2_deploy.checkpoint import open_checkpoint
+from lfm2_deploy.compare.result import SubjectInfo
+from lfm2_deploy.compare.scorer import RuntimeScorer
+from lfm2_deploy.contracts import Origin, Progress, Runtime
+from lfm2_deploy.errors import GenerationError
+from lfm2_deploy.manifest import MANIFEST
+from lfm2_deploy.registry import TRANSFORMERS, find_runtime, find_runtime_of
+from lfm2_deploy.states import StateSpec, list_states
+from lfm2_deploy.tokenizer import Tokenizer
+
+TORCH, HUGGING_FACE, BASE, BUNDLE = "torch", "transformers", "base", "bundle"
+FORMS = "a bundle's FOLDER, FOLDER@DEVICE, torch:MODEL or transformers:MODEL"
+_PACKAGES = (
+    "lfm2-deploy",
+    "numpy",
+    "onnxruntime",
+    "onnxruntime-ep-webgpu",
+    "onnxruntime-qnn",
+    "openvino",
+    "torch",
+    "transformers",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """One thing to compare; nothing of it is loaded.
+
+    Args:
+        given: as the user wrote it.
+        name: short, and another for each subject.
+        kind: "bundle", "torch", "transformers" or "base".
+        model: what follows the prefix; the folder, of a bundle.
+        bundle: of a bundle, opened.
+        device: where it shall run; None for where it was made for.
+        threads: of one operator; None lets the runtime choose.
+    """
+
+    given: str
+    name: str
+    kind: str
+    model: str
+    bundle: Bundle | None = None
+    device: str | None = None
+    threads: int | None = None
+
+    @property
+    def context_length(self) -> int | None:
+        """Most tokens of a row; None where it is not known before loading."""
+        return None if self.bundle is None else self.bundle.manifest.context_length
+
+    @property
+    def precision(self) -> str:
+        """Of its weights."""
+        return "fp32" if self.bundle is None else self.bundle.manifest.precision
+
+    def describe(self) -> SubjectInfo:
+        """What is known before it is loaded."""
+        manifest = None if self.bundle is None else self.bundle.manifest
+        return SubjectInfo(
+            name=self.name,
+            given=self.given,
+            kind=self.kind,
+            model=manifest.model if manifest else self.model,
+            precision=self.precision,
+            target=manifest.target if manifest else "",
+            runtime=manifest.runtime if manifest else self.kind,
+            device=self.device or "",
+            size_bytes=None if self.bundle is None else self.bundle.size_bytes,
+            origin=_tell_origin(manifest.origin) if manifest else "",
+        )
+
+    def load(self, progress: Progress) -> RuntimeScorer:
+        """Load it.
+
+        Raises:
+            Lfm2DeployError: it, its runtime or its device is not there.
+        """
+        progress(f"loading {self.name}", 0, 0)
+        runtime = self._load_runtime(progress)
+        states: Sequence[StateSpec] = list_states(runtime.config)
+        if self.bundle is not None:
+            states = self.bundle.manifest.states
+        return RuntimeScorer(runtime, states, f"comparing {self.name}")
+
+    def find_tokenizer(self) -> Tokenizer | None:
+        """Its tokenizer; None where it has none, or names no folder."""
+        folder = Path(self.model).expanduser() if self.bundle is None else self.bundle.path
+        if self.kind == TORCH and not folder.is_dir():
+            found = open_checkpoint(self.model).side_files.get("tokenizer.json")
+            folder = found.parent if found else folder
+        return Tokenizer.from_folder(folder) if (folder / "tokenizer.json").is_file() else None
+
+    def _load_runtime(self, progress: Progress) -> Runtime:
+        runtime: Runtime
+        if self.bundle is not None:
+            choice = {} if self.device is None else {"device": self.device}
+            runtime = find_runtime_of(self.bundle)(self.bundle, threads=self.threads, **choice)
+        elif self.kind == TORCH:
+            runtime = find_runtime("reference")(open_checkpoint(self.model, progress=progress))
+        else:
+            runtime = TRANSFORMERS.load()(self.model)
+        return runtime
+
+
+def _tell_origin(origin: Origin) -> str:
+    """A checkpoint with its revision, for people who want the same one."""
+    match origin.kind:
+        case "hub":
+            text = f"{origin.name} at {origin.revision}"
+        case "synthetic":
+            text = f"synthetic:{origin.name}@{origin.revision}"
+        case _:
+            text = f"a folder named {origin.name}"
+    return text + (f", with adapter {origin.adapter}" if origin.adapter else "")
+
+
+def read_subject(
+    given: str | Path | Bundle, device: str | None = None, threads: int | None = None
+) -> Subject:
+    """Understand what a user wrote.
+
+    Args:
+        given: one of the forms of this module, or an opened bundle.
+        device: for bundles that name none themselves.
+        threads: for bundles.
+
+    Raises:
+        GenerationError: it has none of the forms.
+        BundleError: a bundle is damaged.
+    """
+    if isinstance(given, Bundle):
+        return _of_bundle(str(given.path), given, device, threads)
+    text = str(given)
+    kind, separator, rest = text.partition(":")
+    if separator and kind in (TORCH, HUGGING_FACE, BASE) and not Path(text).exists():
+        if not rest:
+            raise GenerationError(f"{text!r} names no model: write {kind}:MODEL")
+        return Subject(text, Path(rest).name if kind == BASE else rest, kind, rest)
+    folder, at, place = text.rpartition("@")
+    if at and not Path(text).expanduser().exists():
+        return _of_bundle(text, _open(folder, text), place.lower(), threads)
+    return _of_bundle(text, _open(text, text), device, threads)
+
+
+def _open(folder: str, given: str) -> Bundle:
+    path = Path(folder).expanduser()
+    if not (path / MANIFEST).is_file() and not path.is_dir():
+        raise GenerationError(f"{given!r} was not found: expected {FORMS}")
+    if not (path / MANIFEST).is_file() and (path / "config.json").is_file():
+        raise GenerationError(
+            f"{given!r} is a checkpoint, not a bundle: write torch:{folder} to compare the torch "
+            "model itself, or say with --precision and --target what to export of it"
+        )
+    return open_bundle(path)
+
+
+def _of_bundle(given: str, bundle: Bundle, device: str | None, threads: int | None) -> Subject:
+    name = bundle.path.resolve().name
+    if device is not None:
+        name = f"{name}@{device}"
+    return Subject(given, name, BUNDLE, str(bundle.path), bundle, device, threads)
+
+
+def give_names(subjects: Sequence[Subject]) -> list[Subject]:
+    """Names that differ: where two folders are called alike, with their parents' names.
+
+    Raises:
+        GenerationError: one subject was given twice.
+    """
+    for number, subject in enumerate(subjects):
+        if subject.given in [other.given for other in subjects[:number]]:
+            raise GenerationError(f"{subject.given} is given twice: leave one out")
+    names = [subject.name for subject in subjects]
+    return [
+        replace(subject, name=subject.given) if names.count(subject.name) > 1 else subject
+        for subject in subjects
+    ]
+
+
+def list_versions() -> dict[str, str]:
+    """Versions of what may have computed something, of what is installed."""
+    found = {}
+    for name in _PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found

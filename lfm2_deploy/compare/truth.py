@@ -1,0 +1,112 @@
+"""What subjects are held against: where it comes from, before anything of it is computed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from lfm2_deploy.checkpoint import describe_model, open_checkpoint
+from lfm2_deploy.compare.base_file import BaseFile
+from lfm2_deploy.compare.origin import open_reference
+from lfm2_deploy.compare.scorer import Scorer
+from lfm2_deploy.compare.subjects import BASE, TORCH, Subject, read_subject
+from lfm2_deploy.config import Lfm2Config
+from lfm2_deploy.contracts import Checkpoint, Progress
+from lfm2_deploy.errors import GenerationError
+from lfm2_deploy.registry import STREAMED_REFERENCE
+from lfm2_deploy.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class Truth:
+    """A reference that is not computed yet.
+
+    Args:
+        name: for people.
+        kind: as `result.ReferenceInfo.kind`.
+        open: loads what computes it; None of a base file, behind which there is no model.
+        detail: more of it for people, once it is known.
+        config: the model's; None of a base file.
+        tokenizer: None where it has none.
+        identity: what its logits depend on; "" where it is not kept for later.
+        base: the base file.
+    """
+
+    name: str
+    kind: str
+    open: Callable[[Progress], Scorer] | None
+    detail: str
+    config: Lfm2Config | None
+    tokenizer: Tokenizer | None
+    identity: str = ""
+    base: BaseFile | None = None
+
+
+def choose_truth(
+    subjects: list[Subject],
+    reference: str | None,
+    adapter: Path | None,
+    progress: Progress,
+) -> tuple[Truth, list[Subject]]:
+    """The reference, and the subjects that are left.
+
+    Args:
+        subjects: what is compared.
+        reference: what the user chose, in the forms of `subjects`; None for the checkpoint that
+            the first bundle was made from, or else the first subject.
+        adapter: the LoRA adapter merged into that bundle.
+        progress: told of downloads.
+
+    Raises:
+        SourceError: the first bundle does not say where its checkpoint lies.
+        GenerationError: nothing is left to compare with it.
+    """
+    if reference is not None:
+        chosen = read_subject(reference)
+        left = [subject for subject in subjects if subject.given != reference]
+    elif subjects[0].bundle is not None:
+        checkpoint = open_reference(subjects[0].bundle, None, adapter, progress)
+        return _of_checkpoint(checkpoint, checkpoint.origin.name), subjects
+    else:
+        chosen, *left = subjects
+    if not left:
+        raise GenerationError(
+            f"there is nothing to compare with {chosen.given}: name another subject"
+        )
+    return _of_subject(chosen, adapter, progress), left
+
+
+def _of_subject(subject: Subject, adapter: Path | None, progress: Progress) -> Truth:
+    if subject.kind == BASE:
+        base = BaseFile(Path(subject.model).expanduser())
+        detail = "log-probabilities in 16 bits, from llama.cpp's base file"
+        return Truth(subject.name, BASE, None, detail, None, None, base=base)
+    if subject.kind == TORCH:
+        checkpoint = open_checkpoint(subject.model, adapter=adapter, progress=progress)
+        return _of_checkpoint(checkpoint, subject.name)
+    if subject.bundle is not None:
+        config = subject.bundle.config
+    else:
+        config, _ = describe_model(subject.model)
+    return Truth(
+        subject.name,
+        subject.kind,
+        subject.load,
+        subject.precision,
+        config,
+        subject.find_tokenizer(),
+    )
+
+
+def _of_checkpoint(checkpoint: Checkpoint, name: str) -> Truth:
+    file = checkpoint.side_files.get("tokenizer.json")
+    return Truth(
+        name=name,
+        kind=TORCH,
+        open=lambda progress: STREAMED_REFERENCE.load()(checkpoint),
+        detail="torch, float32, layer by layer",
+        config=checkpoint.config,
+        tokenizer=None if file is None else Tokenizer.from_folder(file.parent),
+        identity=checkpoint.identity,
+    )

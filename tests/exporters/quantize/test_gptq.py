@@ -1,0 +1,149 @@
+"""Rounding to grids: steps, columns that make up for others, sweeps, hand-computed."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from exporters.quantize.gptq import (
+    damp,
+    factorize,
+    measure_error,
+    round_feeding_on,
+    round_nearest,
+)
+from exporters.quantize.grid import Grid, half, search_steps
+from exporters.quantize.moments import Moments
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def correlated(columns: int, seed: int = 0) -> Tensor:
+    """The second moment of inputs that go together."""
+    x = normal(4 * columns, columns // 4, seed=seed) @ normal(columns // 4, columns, seed=seed + 1)
+    x += 0.3 * normal(4 * columns, columns, seed=seed + 2)
+    return x.T @ x / len(x)
+
+
+@pytest.mark.parametrize("extreme", [-8.0, 7.0])
+def test_weights_on_a_grid_get_its_step(extreme: float) -> None:
+    weight = 0.25 * torch.tensor([[extreme, 5, -3, 0]])
+    assert search_steps(weight, torch.ones(4), Grid(4, 4)).abs().tolist() == [[0.25]]
+
+
+def test_step_favours_columns_that_count() -> None:
+    weight = torch.tensor([[1.0, 0.3, 0.3, 0.3]])
+    even = search_steps(weight, torch.ones(4), Grid(4, 4))
+    steps = search_steps(weight, torch.tensor([1e-6, 1, 1, 1]), Grid(4, 4))
+
+    def error(step: Tensor) -> float:
+        level = (0.3 / step).round().clamp(-8, 7)
+        return abs(float(level * step - 0.3))
+
+    assert error(steps) < error(even)
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_narrow_grid_never_uses_the_lowest_level(bits: int) -> None:
+    grid = Grid(bits, 32, narrow=True)
+    found = round_feeding_on(normal(16, 64), correlated(64), grid)
+    assert int(found.levels.min()) >= -grid.highest
+    assert int(found.levels.max()) <= grid.highest
+
+
+def test_steps_are_numbers_that_float16_holds() -> None:
+    found = round_feeding_on(normal(16, 64) * 1e-3, correlated(64), Grid(4, 32))
+    assert torch.equal(found.steps, found.steps.half().float())
+
+
+def test_tiny_step_stays_above_zero() -> None:
+    steps = half(torch.tensor([1e-9, -1e-9, 0.0, 1.0]))
+    assert steps.tolist() == [2.0**-24, -(2.0**-24), 0.0, 1.0]
+
+
+def test_columns_apart_are_rounded_to_nearest() -> None:
+    # With a diagonal moment nothing can make up for anything.
+    weight, moment = normal(8, 32), torch.diag(torch.linspace(0.5, 2, 32))
+    found = round_feeding_on(weight, moment.clone(), Grid(4, 32))
+    wide = found.steps.repeat_interleave(32, 1)
+    assert torch.equal(found.levels, (weight / wide).round().clamp(-8, 7))
+
+
+def test_second_column_makes_up_for_the_first() -> None:
+    # Both inputs are always equal, so only the sum of a row counts. Every step is 1, since
+    # third and fourth columns, which are apart, use the whole grid.
+    weight = torch.tensor([[0.4, 0.4, -8.0, 7.0]])
+    moment = torch.tensor([[1.0, 1, 0, 0], [1, 1, 0, 0], [0, 0, 9, 0], [0, 0, 0, 9]])
+    near = round_nearest(weight, moment, Grid(4, 4)).expand()
+    found = round_feeding_on(weight, moment, Grid(4, 4)).expand()
+    assert near[0, :2].abs().sum() < 0.1
+    assert abs(float(found[0, :2].sum()) - 0.8) < 0.25
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("group", [32, 128])
+def test_correlated_inputs_lose_less_than_by_rounding_to_nearest(bits: int, group: int) -> None:
+    weight, moment, grid = normal(48, 128), correlated(128), Grid(bits, group)
+    near = measure_error(weight, round_nearest(weight, moment, grid).expand(), moment)
+    found = measure_error(weight, round_feeding_on(weight, moment.clone(), grid).expand(), moment)
+    assert found < 0.6 * near  # seen: 0.40 to 0.45
+
+
+def test_factor_is_upper_and_gives_the_moment_back() -> None:
+    moment, order = damp(correlated(32)), torch.randperm(32, generator=torch.Generator())
+    upper = factorize(moment.clone(), order)
+    assert torch.equal(upper, upper.triu())
+    # float32 products of 32 numbers.
+    torch.testing.assert_close(upper @ upper.T, moment[order][:, order], rtol=1e-4, atol=1e-4)
+
+
+def test_inputs_that_are_never_there_do_no_harm() -> None:
+    moment = correlated(32)
+    moment[:, 5], moment[5] = 0, 0
+    found = round_feeding_on(normal(8, 32), moment, Grid(4, 32)).expand()
+    assert torch.isfinite(found).all()
+
+
+def test_no_inputs_at_all_are_rounded_to_nearest() -> None:
+    found = round_feeding_on(normal(8, 32), torch.zeros(32, 32), Grid(4, 32)).expand()
+    assert torch.isfinite(found).all()
+    assert float((found - normal(8, 32)).abs().max()) < 0.5
+
+
+def test_matrix_of_zeros_stays_one() -> None:
+    found = round_feeding_on(torch.zeros(4, 32), correlated(32), Grid(4, 32))
+    assert not found.expand().any()
+
+
+def test_corrected_weight_gives_the_exact_outputs_on_other_inputs() -> None:
+    weight, rounded = normal(8, 16), normal(400, 16, seed=3)
+    # The exact model's inputs are a linear map of the rounded one's, so all can be made up for.
+    exact = rounded @ (torch.eye(16) + 0.1 * normal(16, 16, seed=4)).T
+    moments = Moments(weight)
+    for piece in (slice(0, 150), slice(150, 400)):
+        moments.add(exact[piece], rounded[piece])
+    second = moments.take_second()
+    wanted = moments.correct(second, 1.0)
+    before = (rounded @ weight.T - exact @ weight.T).square().mean()
+    after = (rounded @ wanted.T - exact @ weight.T).square().mean()
+    assert after < 0.01 * before
+
+
+def test_strength_of_nothing_keeps_the_weight() -> None:
+    moments = Moments(normal(4, 8))
+    moments.add(normal(9, 8), normal(9, 8, seed=1))
+    assert torch.equal(moments.correct(moments.take_second(), 0.0), normal(4, 8))
+
+
+def test_shares_count_squared() -> None:
+    weight = normal(4, 8)
+    once, twice = Moments(weight), Moments(weight)
+    x = normal(5, 8)
+    once.add(x, x, torch.full((5,), 2.0))
+    for _ in range(4):
+        twice.add(x, x)
+    # Means: 5 tokens with 4 times the weight, against 20 of weight 1.
+    torch.testing.assert_close(once.take_second(), 4 * twice.take_second())
