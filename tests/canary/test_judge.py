@@ -43,7 +43,7 @@ def test_healthy_runtime_passes(canary: Canary, make_runtime: MakeRuntime) -> No
 def test_usual_noise_passes_and_more_is_doubtful(
     canary: Canary, make_runtime: MakeRuntime, arithmetic: str
 ) -> None:
-    for size, outcome in ((1, "passed"), (1.8, "passed"), (6, "doubtful")):
+    for size, outcome in ((1, "passed"), (1.8, "passed"), (7, "doubtful")):
         verdict = _judge(canary, make_runtime(_noise(size * NOISE)), arithmetic)
         assert verdict.outcome == outcome, size
 
@@ -61,7 +61,7 @@ def test_garbage_fails_with_place_token_and_figures(
     assert verdict.outcome == "failed"
     assert re.match(
         r"row '(text|single|long)'.* goes wrong at token \d+ \(prompt\): logits are off by [\d.]+ "
-        r"of their spread, and by [\d.]+ over the row, expected at most 0.04; its likeliest token",
+        r"of their spread, and by [\d.]+ over the row, expected at most 0.05; its likeliest token",
         verdict.reason,
     )
 
