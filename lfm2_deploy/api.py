@@ -19,9 +19,10 @@ from lfm2_deploy.canary.script import choose_tokens
 from lfm2_deploy.chat import ChatTemplate
 from lfm2_deploy.checkpoint import describe_model, open_checkpoint
 from lfm2_deploy.compare.compare import Comparison, compare_runtimes
+from lfm2_deploy.compare.exported import export_variants
 from lfm2_deploy.compare.result import Report
 from lfm2_deploy.compare.run import Settings, run_comparison
-from lfm2_deploy.compare.subjects import BASE, give_names, read_subject
+from lfm2_deploy.compare.subjects import BASE, give_names, is_model, read_subject
 from lfm2_deploy.compare.truth import choose_truth
 from lfm2_deploy.contracts import Checkpoint, Progress, Runtime, RuntimeInfo, ignore_progress
 from lfm2_deploy.errors import BundleError, ExportError, GenerationError
@@ -389,6 +390,8 @@ def compare_models(
     subjects: Sequence[str | Path | Bundle],
     *,
     reference: str | None = None,
+    precisions: Sequence[str] = (),
+    targets: Sequence[str] = (),
     adapter: str | Path | None = None,
     settings: Settings | None = None,
     threads: int | None = None,
@@ -403,6 +406,8 @@ def compare_models(
         reference: another of these, or "base:FILE" for a base file of llama.cpp; None for the
             checkpoint that the first bundle was made from, in torch float32, or, where the first
             is no bundle, the first itself.
+        precisions, targets: of each subject that is a model, as `export` takes it, bundles are
+            made in these precisions for these targets, and kept in the user's cache.
         adapter: the LoRA adapter that was merged into the first bundle.
         settings: text, windows, what to measure, limits; None for the defaults.
         threads: threads of one operator; None lets the runtimes choose.
@@ -420,6 +425,10 @@ def compare_models(
     if not subjects:
         raise GenerationError("there is nothing to compare: name at least one bundle")
     choice = None if device is None else device.lower()
+    if precisions or targets:
+        if reference is None and is_model(subjects[0]):
+            reference = f"torch:{subjects[0]}"
+        subjects = _export_models(subjects, targets or ["cpu"], precisions or ["int4"], progress)
     read = give_names([read_subject(given, choice, threads) for given in subjects])
     for subject in read:
         if subject.kind == BASE:
@@ -430,3 +439,34 @@ def compare_models(
     merged = None if adapter is None else Path(adapter)
     truth, left = choose_truth(read, reference, merged, progress)
     return run_comparison(left, truth, settings or Settings(), progress)
+
+
+def _export_models(
+    subjects: Sequence[str | Path | Bundle],
+    targets: Sequence[str],
+    precisions: Sequence[str],
+    progress: Progress,
+) -> list[str | Path | Bundle]:
+    """Subjects with each model replaced by bundles made of it.
+
+    Raises:
+        GenerationError: none is a model.
+    """
+    if not any(map(is_model, subjects)):
+        raise GenerationError(
+            "precisions and targets are of models that are exported for the comparison, and "
+            f"{subjects[0]} is none: leave --precision and --target out"
+        )
+
+    def make(model: str, folder: Path, target: str, precision: str) -> Bundle:
+        return export(
+            model, folder, target=target, precision=precision, overwrite=True, progress=progress
+        )
+
+    every: list[str | Path | Bundle] = []
+    for subject in subjects:
+        if is_model(subject):
+            every += export_variants(str(subject), targets, precisions, make, progress)
+        else:
+            every.append(subject)
+    return every

@@ -21,6 +21,8 @@ from lfm2_deploy.errors import CheckpointError, GenerationError
 from lfm2_deploy.session_checks import check_rows, check_session, check_some_tokens
 
 VERSION = transformers.__version__
+# As Python's own logging has it.
+_ERRORS_ONLY = 40
 
 
 def load(model: str) -> TransformersRuntime:
@@ -33,9 +35,10 @@ def load(model: str) -> TransformersRuntime:
         CheckpointError: transformers cannot load it.
     """
     try:
-        loaded = transformers.AutoModelForCausalLM.from_pretrained(
-            model, dtype=torch.float32, attn_implementation="eager", trust_remote_code=False
-        )
+        with _quietly():
+            loaded = transformers.AutoModelForCausalLM.from_pretrained(
+                model, dtype=torch.float32, attn_implementation="eager", trust_remote_code=False
+            )
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0]
         raise CheckpointError(
@@ -141,13 +144,17 @@ class TransformersSession:
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """Without transformers' advice on faster kernels, which would be in the way of results."""
-    before = logging.get_verbosity()
-    logging.set_verbosity(logging.ERROR)
+    """Without transformers' progress bars and advice on faster kernels: ours are enough."""
+    told: Any = logging  # partly untyped
+    before, bars = told.get_verbosity(), told.is_progress_bar_enabled()
+    told.set_verbosity(_ERRORS_ONLY)
+    told.disable_progress_bar()
     try:
         yield
     finally:
-        logging.set_verbosity(before)
+        told.set_verbosity(before)
+        if bars:
+            told.enable_progress_bar()
 
 
 def _refuse(what: str) -> GenerationError:

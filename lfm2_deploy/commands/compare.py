@@ -5,7 +5,6 @@ from __future__ import annotations
 import shlex
 import sys
 from dataclasses import replace
-from importlib import import_module
 from pathlib import Path
 from typing import Annotated
 
@@ -40,6 +39,17 @@ def compare(
             help="Hold them against this, or against base:FILE, a base file of llama.cpp.",
             show_default="what the first bundle was made from, in torch",
         ),
+    ] = None,
+    precision: Annotated[
+        str | None,
+        typer.Option(
+            metavar="P,P",
+            help="Of a MODEL as export takes it, make and compare bundles in these precisions.",
+        ),
+    ] = None,
+    target: Annotated[
+        str | None,
+        typer.Option(metavar="T,T", help="Likewise, for these targets.", show_default="cpu"),
     ] = None,
     adapter: Annotated[
         Path | None, typer.Option(metavar="DIR", help="The LoRA adapter merged into the bundle.")
@@ -130,6 +140,7 @@ def compare(
     \b
     Examples:
       lfm2-deploy compare ./LFM2-350M-cpu-int4 ./LFM2-350M-cpu-int8
+      lfm2-deploy compare LiquidAI/LFM2-350M --precision int8,int4
       lfm2-deploy compare ./my-bundle@gpu ./my-bundle@cpu --html report.html
       lfm2-deploy compare ./LFM2-350M-cpu-int4 --quick --max-kld 0.05
       lfm2-deploy compare ./LFM2-350M-cpu-int4 --reference base:f16.kld
@@ -164,6 +175,8 @@ def compare(
         report = api.compare_models(
             subjects,
             reference=reference,
+            precisions=_split("--precision", precision),
+            targets=_split("--target", target),
             adapter=adapter,
             settings=settings,
             threads=threads,
@@ -173,7 +186,9 @@ def compare(
     report = replace(report, command=shlex.join(["lfm2-deploy", *sys.argv[1:]]))
     if html is not None:
         # It brings templates, which nobody else waits for.
-        import_module("lfm2_deploy.compare.report").write_page(report, html)
+        from lfm2_deploy.compare.report import write_page
+
+        write_page(report, html)
         note(f"page: {html}")
     if as_json:
         from lfm2_deploy.compare.result import describe
@@ -185,3 +200,13 @@ def compare(
         print_report(report)
     if not report.verdict.passed:
         raise typer.Exit(ERROR)
+
+
+def _split(option: str, words: str | None) -> list[str]:
+    """The parts of a list with commas."""
+    if words is None:
+        return []
+    parts = [part.strip().lower() for part in words.split(",")]
+    if not all(parts):
+        raise typer.BadParameter(f"{option} {words!r}: write names with commas, as int8,int4")
+    return list(dict.fromkeys(parts))

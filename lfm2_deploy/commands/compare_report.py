@@ -123,7 +123,7 @@ def _print_states(subjects: Sequence[SubjectResult]) -> None:
     for subject in subjects:
         if subject.states is not None:
             word, style, text = _tell_states(subject.states)
-            lines.append(Line(subject.info.name, word, style, text))
+            lines.append(Line(_name(subject), word, style, text))
     if lines:
         _print_heading("states", "where does the error start?")
         print_lines(lines)
@@ -158,7 +158,7 @@ def _print_greedy(subjects: Sequence[SubjectResult]) -> None:
         parted = [run for run in subject.greedy if run.margin is not None]
         if parted:
             # Near ties part by chance; the largest margin says most.
-            _print_run(subject.info.name, max(parted, key=lambda run: run.margin or 0.0))
+            _print_run(_name(subject), max(parted, key=lambda run: run.margin or 0.0))
 
 
 def _tell_greedy(subject: SubjectResult) -> Line:
@@ -167,7 +167,7 @@ def _tell_greedy(subject: SubjectResult) -> Line:
     same = f"{len(runs) - len(parted)} of {len(runs)}"
     if not parted:
         total = sum(run.tokens for run in runs)
-        return Line(subject.info.name, f"{same} same", "green", f"all {total} tokens")
+        return Line(_name(subject), f"{same} same", "green", f"all {total} tokens")
     places = ", ".join(str(run.equal + 1) for run in parted)
     margin = max(run.margin or 0.0 for run in parted)
     agreement = sum(run.agreement * run.tokens for run in runs) / sum(run.tokens for run in runs)
@@ -175,7 +175,7 @@ def _tell_greedy(subject: SubjectResult) -> Line:
     word = _judge_margin(margin)
     style = "bold red" if margin >= FAULT else "yellow"
     return Line(
-        subject.info.name, f"{same} same", style, f"{text} ({word}); {agreement:.1%} agreed to"
+        _name(subject), f"{same} same", style, f"{text} ({word}); {agreement:.1%} agreed to"
     )
 
 
@@ -202,7 +202,7 @@ def _print_run(name: str, run: GreedyRun) -> None:
 
 def _print_worst(subjects: Sequence[SubjectResult]) -> None:
     told = [
-        (subject.info.name, place)
+        (_name(subject), place)
         for subject in subjects
         for place in subject.worst[:_WORST_SHOWN]
         if place.divergence >= _WORTH_TELLING
@@ -239,9 +239,9 @@ def _print_remarks(report: Report) -> None:
     lines = []
     for subject in report.subjects:
         if subject.failure:
-            lines.append(Line(subject.info.name, "failed", "bold red", subject.failure))
+            lines.append(Line(_name(subject), "failed", "bold red", subject.failure))
         for remark in (*subject.remarks, *subject.info.notes):
-            lines.append(Line(subject.info.name, "note", "yellow", remark))
+            lines.append(Line(_name(subject), "note", "yellow", remark))
     if lines:
         output().print()
         print_lines(lines)
@@ -263,6 +263,11 @@ def _print_verdict(report: Report) -> None:
 def _print_heading(title: str, remark: str) -> None:
     output().print()
     print_title(title, remark)
+
+
+def _name(subject: SubjectResult) -> str:
+    """A subject's name where it stands before a sentence."""
+    return shorten(subject.info.name, max(_LEAST_NAME, output().width // 3))
 
 
 def _room() -> int:

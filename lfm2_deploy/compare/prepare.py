@@ -16,6 +16,7 @@ from lfm2_deploy.compare.reference import (
     Reference,
     StoredReference,
     list_requests,
+    measure_reference,
 )
 from lfm2_deploy.compare.reference_cache import (
     Key,
@@ -103,7 +104,7 @@ class Oracle:
 
         def read() -> Iterator[np.ndarray]:
             for number in range(count):
-                self._progress(f"writing {size / 1e9:.2f} GB to {file.name}", number, count)
+                self._progress(f"writing the base file ({_tell_size(size)})", number, count)
                 yield reference.read(number)
 
         write_base_file(file, windows.chunks, read(), reference.vocab_size)
@@ -130,6 +131,9 @@ class Oracle:
         try:
             vocab_size = scorer.config.vocab_size
             _check_vocabulary(windows, vocab_size)
+            size = _tell_size(measure_reference(windows, vocab_size))
+            kept = "kept in the cache" if self._key is not None else "on disk for now"
+            self._progress(f"the reference takes {size}, {kept}", 0, 0)
 
             def answer() -> Iterator[Scored]:
                 return scorer.score(list_requests(windows), self._progress)
@@ -139,6 +143,10 @@ class Oracle:
             return self._stack.enter_context(keep_for_now(windows, vocab_size, answer))
         finally:
             scorer.close()
+
+
+def _tell_size(size: int) -> str:
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{max(1, round(size / 1e6))} MB"
 
 
 def _check_vocabulary(windows: Windows, vocab_size: int) -> None:

@@ -28,6 +28,7 @@ from lfm2_deploy.compare.reference import (
     open_reference_folder,
     write_reference,
 )
+from lfm2_deploy.compare.room import make_room
 from lfm2_deploy.compare.scorer import Scored
 from lfm2_deploy.contracts import Progress
 from lfm2_deploy.errors import DiskFullError
@@ -109,7 +110,7 @@ def keep_reference(
         found = find_reference(key, progress)  # another process may have made it meanwhile
         if found is not None:
             return found
-        _make_room(root, size)
+        make_room(root, size, MOST_BYTES)
         _check_room(root, size)
         scratch = root / f".{key.digest}.partial"
         shutil.rmtree(scratch, ignore_errors=True)
@@ -154,22 +155,6 @@ def _check_room(root: Path, size: int) -> None:
             f"the reference takes {size / 1e9:.1f} GB and {root} has {free / 1e9:.1f} GB free: "
             "free some, or compare on fewer --chunks"
         )
-
-
-def _make_room(root: Path, size: int) -> None:
-    """Remove what was used longest ago, until so many bytes fit."""
-    held = []
-    for folder in root.iterdir():
-        with suppress(OSError):  # another process removed it
-            if folder.is_dir() and not folder.name.startswith("."):
-                taken = sum(file.stat().st_size for file in folder.iterdir())
-                held.append((folder.stat().st_mtime_ns, taken, folder))
-    total = size + sum(taken for _, taken, _ in held)
-    for _, taken, folder in sorted(held):
-        if total <= MOST_BYTES:
-            return
-        shutil.rmtree(folder, ignore_errors=True)
-        total -= taken
 
 
 def read_judgements(reference: StoredReference, written: Written) -> list[Judgement] | None:

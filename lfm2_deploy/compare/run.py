@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -84,14 +85,11 @@ def run_comparison(
         Lfm2DeployError: the reference cannot be had, or there is one subject and it failed
             before anything was measured.
     """
-    costs: dict[str, Cost | Exception | None] = {}
-    if settings.cost:
-        # First: nothing else is in memory then, and a device that is missing is told before a
-        # reference is computed for an hour.
-        for subject in subjects:
-            costs[subject.name] = _attempt(
-                lambda one=subject: measure_cost(one, settings.quick, progress)  # type: ignore[misc]
-            )
+    # First: nothing else is in memory then, and a device that is missing is told before a
+    # reference is computed for an hour.
+    costs = {
+        subject.name: _attempt(partial(_try, subject, settings, progress)) for subject in subjects
+    }
     _raise_if_all_failed(list(costs.values()))
     tokenizer = _find_tokenizer(truth, subjects)
     windows, words = _choose_windows(truth, subjects, tokenizer, settings), Words(tokenizer)
@@ -99,34 +97,41 @@ def run_comparison(
     with Oracle(truth, windows, settings.cache, versions, progress) as oracle:
         if settings.save_base is not None:
             oracle.save_base(settings.save_base)
-        measured: dict[str, Measured | Exception] = {}
-        for subject in subjects:
-            before = costs.get(subject.name)
-            measured[subject.name] = (
-                before
-                if isinstance(before, Exception)
-                else _attempt(
-                    lambda one=subject: measure_subject(  # type: ignore[misc]
-                        one, oracle.reference, windows, words, settings.wish, progress
-                    )
-                )
-            )
+        measure = partial(
+            measure_subject,
+            reference=oracle.reference,
+            windows=windows,
+            words=words,
+            wish=settings.wish,
+            progress=progress,
+        )
+        measured = {one.name: _go_on(costs[one.name], partial(measure, one)) for one in subjects}
         _raise_if_all_failed(list(measured.values()))
         runs = _judge_all(oracle, measured, words, progress)
         results = tuple(
-            _assemble(subject, measured[subject.name], costs.get(subject.name), runs, oracle)
+            _assemble(subject, measured[subject.name], costs[subject.name], runs, oracle)
             for subject in subjects
         )
-        return Report(
-            reference=_describe_reference(truth, oracle, versions),
-            protocol=_describe_protocol(windows),
-            subjects=results,
-            verdict=give_verdict(results, settings.limits),
-            layer_types=_list_layers(truth, subjects),
-            machine=_describe_machine(),
-            versions=versions,
-            created=datetime.now(UTC).isoformat(timespec="seconds"),
-        )
+        reference = _describe_reference(truth, oracle, versions)
+    return Report(
+        reference=reference,
+        protocol=_describe_protocol(windows),
+        subjects=results,
+        verdict=give_verdict(results, settings.limits),
+        layer_types=_list_layers(truth, subjects),
+        machine=_describe_machine(),
+        versions=versions,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+def _try(subject: Subject, settings: Settings, progress: Progress) -> Cost | None:
+    """Its cost, or at least whether it loads."""
+    if settings.cost:
+        return measure_cost(subject, settings.quick, progress)
+    if subject.bundle is not None:
+        subject.load(progress).close()
+    return None
 
 
 def _attempt(work: Callable[[], _Value]) -> _Value | Exception:
@@ -135,6 +140,11 @@ def _attempt(work: Callable[[], _Value]) -> _Value | Exception:
         return work()
     except Exception as error:
         return error
+
+
+def _go_on(before: object, work: Callable[[], _Value]) -> _Value | Exception:
+    """As `_attempt`, where what came before did not fail already."""
+    return before if isinstance(before, Exception) else _attempt(work)
 
 
 def _raise_if_all_failed(outcomes: Sequence[object]) -> None:

@@ -9,13 +9,14 @@ base:FILE                 a base file of llama.cpp; as the reference only
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from lfm2_deploy.bundle import Bundle, open_bundle
-from lfm2_deploy.checkpoint import open_checkpoint
+from lfm2_deploy.checkpoint import is_hub_id, open_checkpoint
 from lfm2_deploy.compare.result import SubjectInfo
 from lfm2_deploy.compare.scorer import RuntimeScorer
 from lfm2_deploy.contracts import Origin, Progress, Runtime
@@ -27,6 +28,7 @@ from lfm2_deploy.tokenizer import Tokenizer
 
 TORCH, HUGGING_FACE, BASE, BUNDLE = "torch", "transformers", "base", "bundle"
 FORMS = "a bundle's FOLDER, FOLDER@DEVICE, torch:MODEL or transformers:MODEL"
+FORMS += "; or, with --precision, a MODEL as export takes it"
 _PACKAGES = (
     "lfm2-deploy",
     "numpy",
@@ -103,7 +105,7 @@ class Subject:
     def find_tokenizer(self) -> Tokenizer | None:
         """Its tokenizer; None where it has none, or names no folder."""
         folder = Path(self.model).expanduser() if self.bundle is None else self.bundle.path
-        if self.kind == TORCH and not folder.is_dir():
+        if self.kind in (TORCH, HUGGING_FACE) and not folder.is_dir():
             found = open_checkpoint(self.model).side_files.get("tokenizer.json")
             folder = found.parent if found else folder
         return Tokenizer.from_folder(folder) if (folder / "tokenizer.json").is_file() else None
@@ -118,6 +120,17 @@ class Subject:
         else:
             runtime = TRANSFORMERS.load()(self.model)
         return runtime
+
+
+def is_model(given: str | Path | Bundle) -> bool:
+    """Whether it names a checkpoint of which bundles can be made: a folder, Hub id, synthetic:."""
+    if isinstance(given, Bundle):
+        return False
+    text = str(given)
+    folder = Path(text).expanduser()
+    if folder.is_dir():
+        return not (folder / MANIFEST).is_file() and (folder / "config.json").is_file()
+    return text.startswith("synthetic:") or is_hub_id(text)
 
 
 def _tell_origin(origin: Origin) -> str:
@@ -153,7 +166,9 @@ def read_subject(
     if separator and kind in (TORCH, HUGGING_FACE, BASE) and not Path(text).exists():
         if not rest:
             raise GenerationError(f"{text!r} names no model: write {kind}:MODEL")
-        return Subject(text, Path(rest).name if kind == BASE else rest, kind, rest)
+        is_place = kind == BASE or Path(rest).expanduser().is_dir()
+        short = os.path.basename(os.path.abspath(os.path.expanduser(rest))) if is_place else rest
+        return Subject(text, f"{kind}:{short}", kind, rest)
     folder, at, place = text.rpartition("@")
     if at and not Path(text).expanduser().exists():
         return _of_bundle(text, _open(folder, text), place.lower(), threads)
@@ -166,14 +181,15 @@ def _open(folder: str, given: str) -> Bundle:
         raise GenerationError(f"{given!r} was not found: expected {FORMS}")
     if not (path / MANIFEST).is_file() and (path / "config.json").is_file():
         raise GenerationError(
-            f"{given!r} is a checkpoint, not a bundle: write torch:{folder} to compare the torch "
-            "model itself, or say with --precision and --target what to export of it"
+            f"{given!r} is a checkpoint, not a bundle: say what to export of it (--precision "
+            f"int8,int4), or write torch:{folder} to compare the torch model itself"
         )
     return open_bundle(path)
 
 
 def _of_bundle(given: str, bundle: Bundle, device: str | None, threads: int | None) -> Subject:
-    name = bundle.path.resolve().name
+    # Not resolved: the name of a link is the one its user gave.
+    name = Path(os.path.abspath(bundle.path)).name
     if device is not None:
         name = f"{name}@{device}"
     return Subject(given, name, BUNDLE, str(bundle.path), bundle, device, threads)

@@ -84,7 +84,7 @@ def _of_subject(subject: Subject, adapter: Path | None, progress: Progress) -> T
         return Truth(subject.name, BASE, None, detail, None, None, base=base)
     if subject.kind == TORCH:
         checkpoint = open_checkpoint(subject.model, adapter=adapter, progress=progress)
-        return _of_checkpoint(checkpoint, subject.name)
+        return _of_checkpoint(checkpoint, subject.name.removeprefix(f"{TORCH}:"))
     if subject.bundle is not None:
         config = subject.bundle.config
     else:

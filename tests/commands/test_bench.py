@@ -92,7 +92,7 @@ def test_bundle_that_does_not_load_is_told_in_a_line(
 def test_process_that_dies_is_told_in_a_line(
     run: Callable, fails: Callable, bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from lfm2_deploy.commands import bench
+    from lfm2_deploy.bench import process
 
-    monkeypatch.setattr(bench.sys, "executable", "/bin/false")
+    monkeypatch.setattr(process.sys, "executable", "/bin/false")
     fails(run("bench", bundle, *QUICK), "ended with code 1")

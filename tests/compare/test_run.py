@@ -1,0 +1,304 @@
+"""Whole comparisons of tiny models: faults, caches, base files, failures."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from lfm2_deploy.api import compare_models
+from lfm2_deploy.compare import measure, reference_cache
+from lfm2_deploy.compare.measure import Wish
+from lfm2_deploy.compare.result import Report, describe, read_report
+from lfm2_deploy.compare.run import Settings
+from lfm2_deploy.compare.scorer import Request, RuntimeScorer
+from lfm2_deploy.compare.verdict import Limits
+from lfm2_deploy.contracts import Capabilities, ignore_progress
+from lfm2_deploy.demo import DEMO_MODEL
+from lfm2_deploy.errors import BundleError, GenerationError, Lfm2DeployError
+from runtimes.fake import FakeRuntime, hash_logits
+from runtimes.streamed import StreamedScorer
+
+Checkpoints = Mapping[str, Path]
+
+
+def settings(**changes: Any) -> Settings:
+    few = {"chunks": 2, "length": 24, "wish": Wish(2, 2, 6), "cost": False}
+    return Settings(**{**few, **changes})
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of references, empty and for one test."""
+    folder = tmp_path / "references"
+    monkeypatch.setattr(reference_cache, "find_folder", lambda: folder)
+    return folder
+
+
+def spoil(checkpoint: Path, place: Path, tensor: str) -> Path:
+    """A copy with the rows of one tensor in a wrong order."""
+    copy = shutil.copytree(checkpoint, place)
+    tensors = load_file(copy / "model.safetensors")
+    tensors[f"model.{tensor}"] = np.roll(tensors[f"model.{tensor}"], 1, axis=0)
+    save_file(tensors, copy / "model.safetensors", {"format": "pt"})
+    return copy
+
+
+def compare(*subjects: object, reference: object = None, **changes: Any) -> Report:
+    return compare_models(
+        [str(subject) for subject in subjects],
+        reference=None if reference is None else str(reference),
+        settings=settings(**changes),
+        threads=1,
+    )
+
+
+def test_fault_is_measured_and_found(checkpoints: Checkpoints, tmp_path: Path) -> None:
+    faulty = spoil(checkpoints["dense"], tmp_path / "faulty", "layers.3.conv.in_proj.weight")
+    good = f"torch:{checkpoints['dense']}"
+    report = compare(f"torch:{faulty}", reference=good, limits=Limits(max_kld=0.01))
+    (subject,) = report.subjects
+    assert subject.scores is not None
+    assert subject.states is not None
+    assert subject.states.start is not None
+    assert (subject.states.start.layer, subject.states.start.kind) == (3, "conv")
+    assert subject.scores.divergence.mean.value > 0.1
+    assert len(subject.worst) == 2
+    assert subject.worst[0].divergence == subject.scores.divergence.most
+    assert report.verdict.passed is False
+    assert "above 0.01" in report.verdict.reasons[0]
+    assert read_report(describe(report)) == report
+
+
+@pytest.mark.parametrize("kind", ["dense", "moe"])
+def test_bundle_and_transformers_are_the_model(
+    checkpoints: Checkpoints, bundle_of: Any, kind: str
+) -> None:
+    bundle = bundle_of(kind, "fp32").path
+    transformers = f"transformers:{checkpoints[kind]}"
+    report = compare(bundle, transformers, reference=f"torch:{checkpoints[kind]}")
+    assert (report.reference.kind, report.reference.cached) == ("torch", False)
+    for subject in report.subjects:
+        assert subject.scores is not None
+        # float32 in another order moves logits by 1e-6 of their size; divergence by its square.
+        assert 0 <= subject.scores.divergence.mean.value < 1e-9
+        assert subject.scores.same_top.value == 1
+        assert all(run.equal == run.tokens == 6 for run in subject.greedy)
+    ours, theirs = (subject.states for subject in report.subjects)
+    assert ours is not None
+    assert theirs is not None
+    # Rows of half and of a whole window but its last token.
+    assert [row.tokens for row in ours.rows] == [12, 23]
+    assert max(error.error for row in ours.rows for error in row.errors) < 1e-5
+    assert theirs.absent == "runtime transformers gives no states"
+    assert report.verdict.passed
+
+
+def test_second_comparison_reads_no_weights(
+    checkpoints: Checkpoints, bundle_of: Any, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle, good = bundle_of("dense", "int4").path, f"torch:{checkpoints['dense']}"
+    first = compare(bundle, reference=good)
+
+    def fail(*anything: object) -> None:
+        raise AssertionError("the reference was computed again")
+
+    monkeypatch.setattr(StreamedScorer, "score", fail)
+    second = compare(bundle, reference=good)
+    assert second.reference.cached
+    assert second.subjects == first.subjects
+    assert len([folder for folder in cache.iterdir() if folder.is_dir()]) == 1
+
+
+@pytest.mark.parametrize("name", ["logits.f32", "states.safetensors", "record.json"])
+def test_damaged_reference_is_made_anew(
+    checkpoints: Checkpoints, bundle_of: Any, cache: Path, name: str
+) -> None:
+    bundle, good = bundle_of("dense", "int4").path, f"torch:{checkpoints['dense']}"
+    first = compare(bundle, reference=good)
+    (folder,) = (folder for folder in cache.iterdir() if folder.is_dir())
+    data = bytearray((folder / name).read_bytes())
+    data[len(data) // 2] ^= 1
+    (folder / name).write_bytes(data)
+    second = compare(bundle, reference=good)
+    assert second.reference.cached is False
+    assert second.subjects == first.subjects
+    assert compare(bundle, reference=good).reference.cached
+
+
+def test_other_tokens_are_another_reference(
+    checkpoints: Checkpoints, bundle_of: Any, cache: Path
+) -> None:
+    bundle, good = bundle_of("dense", "int4").path, f"torch:{checkpoints['dense']}"
+    compare(bundle, reference=good)
+    assert compare(bundle, reference=good, length=16).reference.cached is False
+    assert len([folder for folder in cache.iterdir() if folder.is_dir()]) == 2
+
+
+def test_oldest_references_make_room(
+    checkpoints: Checkpoints, bundle_of: Any, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle, good = bundle_of("dense", "int4").path, f"torch:{checkpoints['dense']}"
+    compare(bundle, reference=good)
+    monkeypatch.setattr(reference_cache, "MOST_BYTES", 100_000)
+    compare(bundle, reference=good, length=16)
+    assert len([folder for folder in cache.iterdir() if folder.is_dir()]) == 1
+
+
+def test_without_the_cache_nothing_stays(
+    checkpoints: Checkpoints, bundle_of: Any, cache: Path
+) -> None:
+    bundle, good = bundle_of("dense", "int4").path, f"torch:{checkpoints['dense']}"
+    assert compare(bundle, reference=good, cache=False).reference.cached is False
+    assert list(cache.iterdir()) == []
+
+
+def test_saved_base_file_is_a_reference(
+    checkpoints: Checkpoints, bundle_of: Any, tmp_path: Path
+) -> None:
+    bundle, file = bundle_of("dense", "int4").path, tmp_path / "ours.kld"
+    exact = compare(bundle, reference=f"torch:{checkpoints['dense']}", save_base=file)
+    base = compare(bundle, reference=f"base:{file}")
+    ours, theirs = (report.subjects[0].scores for report in (exact, base))
+    assert ours is not None
+    assert theirs is not None
+    # Rounding to 16 bits brings up to 7e-5 nats a position, and some positions fewer tokens.
+    assert theirs.divergence.mean.value == pytest.approx(ours.divergence.mean.value, abs=1e-4)
+    assert base.protocol.positions == exact.protocol.positions
+    assert 0 < base.reference.resolution < 1e-4
+    assert base.subjects[0].greedy == ()
+    assert "no model behind a base file" in base.subjects[0].remarks[0]
+    assert base.subjects[0].states is not None
+    assert base.subjects[0].states.absent == "the reference gives no states"
+
+
+def test_bundle_is_a_reference_too(bundle_of: Any, cache: Path) -> None:
+    report = compare(bundle_of("dense", "int8").path, reference=bundle_of("dense", "fp32").path)
+    assert report.reference.kind == "bundle"
+    assert report.subjects[0].greedy
+    assert list(cache.iterdir()) == []
+
+
+def test_subject_that_fails_does_not_lose_the_others(
+    checkpoints: Checkpoints, bundle_of: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle, other = bundle_of("dense", "int4").path, bundle_of("dense", "int8").path
+    score = RuntimeScorer.score
+
+    def fail_in_the_middle(self: RuntimeScorer, *given: Any) -> Any:
+        for number, scored in enumerate(score(self, *given)):
+            if number == 1 and "int4" in self._what:
+                raise RuntimeError("the driver\nwent away")
+            yield scored
+
+    monkeypatch.setattr(RuntimeScorer, "score", fail_in_the_middle)
+    report = compare(bundle, other, reference=f"torch:{checkpoints['dense']}")
+    failed, fine = report.subjects
+    assert failed.failure == "RuntimeError: the driver went away"
+    assert failed.scores is None
+    assert fine.scores is not None
+    assert report.verdict.passed is False
+    assert report.verdict.reasons == (f"{failed.info.name}: RuntimeError: the driver went away",)
+
+
+def test_device_that_is_not_there_is_told_before_the_reference_is_computed(
+    bundle_of: Any, checkpoints: Checkpoints, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*anything: object) -> None:
+        raise AssertionError("the reference was computed")
+
+    monkeypatch.setattr(StreamedScorer, "score", fail)
+    with pytest.raises(Lfm2DeployError, match="cannot run on 'gpu'"):
+        compare(
+            f"{bundle_of('dense', 'int4').path}@gpu",
+            reference=f"torch:{checkpoints['dense']}",
+            cost=True,
+        )
+
+
+def test_cost_is_measured_of_bundles(bundle_of: Any, checkpoints: Checkpoints) -> None:
+    report = compare(
+        bundle_of("dense", "int4").path,
+        reference=f"torch:{checkpoints['dense']}",
+        cost=True,
+        quick=True,
+    )
+    cost = report.subjects[0].cost
+    assert cost is not None
+    assert cost.context == measure.COST_CONTEXT
+    assert min(cost.prefill, cost.decode, cost.first_token_ms, cost.load_s) > 0
+
+
+def test_other_vocabulary_is_told(bundle_of: Any) -> None:
+    with pytest.raises(GenerationError, match=r"vocabularies differ: 512 and .* 4,096"):
+        compare(bundle_of("dense", "int4").path, reference=f"torch:{DEMO_MODEL}")
+
+
+@pytest.mark.parametrize(
+    ("subjects", "reference", "words"),
+    [
+        ((), None, "name at least one bundle"),
+        (("no-such-folder",), None, "'no-such-folder' was not found: expected"),
+        (("no-such-folder@gpu",), None, "was not found"),
+        (("torch:",), None, "names no model"),
+        (("torch:synthetic:tiny-dense",), None, "nothing to compare with"),
+        (("base:f.kld",), "torch:synthetic:tiny-dense", "can be the reference"),
+        (("torch:synthetic:tiny-dense",) * 2, None, "given twice"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(
+    subjects: Sequence[str], reference: str | None, words: str
+) -> None:
+    with pytest.raises(GenerationError, match=words):
+        compare(*subjects, reference=reference)
+
+
+def test_checkpoint_folder_is_told_from_a_bundle(checkpoints: Checkpoints) -> None:
+    with pytest.raises(
+        GenerationError, match=r"is a checkpoint, not a bundle: .*--precision int8,int4"
+    ):
+        compare(checkpoints["dense"])
+
+
+def test_bundle_of_a_folder_asks_for_its_checkpoint(bundle_of: Any) -> None:
+    with pytest.raises(Lfm2DeployError, match="--reference torch:FOLDER"):
+        compare(bundle_of("dense", "int4").path)
+
+
+def test_damaged_bundle_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_text("{}")
+    with pytest.raises(BundleError):
+        compare(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "can",
+    [
+        Capabilities(appends_many=True, rewinds=True, max_batch_size=1, scores_all=True),
+        Capabilities(appends_many=False, rewinds=True, max_batch_size=1, scores_all=True),
+        Capabilities(appends_many=True, rewinds=False, max_batch_size=1, scores_all=False),
+        Capabilities(appends_many=False, rewinds=False, max_batch_size=1, scores_all=False),
+    ],
+)
+@pytest.mark.parametrize("first", [0, 2, 4])
+def test_every_runtime_gives_the_same_logits_in_its_own_way(can: Capabilities, first: int) -> None:
+    row, logits = [3, 1, 4, 1, 5], hash_logits(16)
+    scorer = RuntimeScorer(FakeRuntime(logits, vocab_size=16, capabilities=can), (), "")
+    (scored,) = scorer.score([Request(row, first, states=True)], ignore_progress)
+    wanted = [logits(row[: at + 1]) for at in range(first, 5)]
+    assert np.array_equal(scored.logits, wanted)
+    assert scored.states is None
+
+
+def test_logits_that_are_not_finite_are_told_with_their_place() -> None:
+    def overflow(history: Sequence[int]) -> Any:
+        return np.full(16, np.nan if len(history) > 3 else 0, np.float32)
+
+    scorer = RuntimeScorer(FakeRuntime(overflow, vocab_size=16), (), "")
+    with pytest.raises(GenerationError, match=r"not finite .* at 2 positions, first at position 3"):
+        list(scorer.score([Request([1, 2, 3, 4, 5], 1)], ignore_progress))
