@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from exporters.canary import add_canary
 from exporters.describe import complete_defaults, describe
 from exporters.encoding import EncodeJobs, encode_here
 from exporters.journal import Journal
@@ -79,6 +80,7 @@ def export_checkpoint(
         if options.compile_graphs is not None:
             blobs = options.compile_graphs(folder, manifest.graphs, progress)
             manifest = replace(manifest, blobs=blobs)
+        add_canary(folder, checkpoint, lowered.first, options, progress)
         seal(folder, manifest, progress)
         _require_size(folder, options.max_size_bytes)
     return open_bundle(out)

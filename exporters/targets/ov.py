@@ -18,6 +18,7 @@ from exporters.passes.ov.stateful_frame import (
     rename_states,
     stateful_frame,
 )
+from exporters.passes.weights import round_half
 from exporters.quantize.plan import (
     PRECISIONS,
     Precision,
@@ -78,6 +79,7 @@ def _make_target(name: str) -> Target:
         groups=(0, 128),
         expert_groups=(0, 128),
         scale_bytes=2,
+        rounding=lambda precision: round_half,
     )
 
 

@@ -10,6 +10,7 @@ from exporters.draft import Draft
 from exporters.quantize.calibrate import Calibration
 from exporters.quantize.plan import Precision, TensorPlan, plan_tensors
 from exporters.quantize.ranges import Ranges
+from exporters.quantize.stored import Rounder, round_packed
 from lfm2_deploy.config import Lfm2Config
 from lfm2_deploy.contracts import Checkpoint, Progress
 from lfm2_deploy.manifest import GRAPH
@@ -108,6 +109,7 @@ class Target:
             are asked for; 0 means a whole row.
         expert_groups: the same, of experts.
         scale_bytes: of one scale.
+        rounding: what storing a tensor does to its numbers, by precision.
     """
 
     name: str
@@ -132,3 +134,4 @@ class Target:
     groups: tuple[int, ...] = ()
     expert_groups: tuple[int, ...] = ()
     scale_bytes: int = 4
+    rounding: Callable[[Precision], Rounder] = lambda precision: round_packed
