@@ -55,6 +55,7 @@ class Measured:
 def measure_subject(
     subject: Subject,
     reference: Reference,
+    reference_precision: str,
     windows: Windows,
     words: Words,
     wish: Wish,
@@ -68,7 +69,10 @@ def measure_subject(
     scorer = subject.load(progress)
     try:
         _check_fit(scorer, reference, windows)
-        scores, worst, states = _score(scorer, subject, reference, windows, words, wish, progress)
+        precisions = (reference_precision, subject.precision)
+        scores, worst, states = _score(
+            scorer, precisions, reference, windows, words, wish, progress
+        )
         prompts = windows.choose_prompts(wish.prompts) if wish.greedy_tokens else []
         written = []
         for number, prompt in enumerate(prompts):
@@ -133,7 +137,7 @@ def _check_fit(scorer: RuntimeScorer, reference: Reference, windows: Windows) ->
 
 def _score(
     scorer: RuntimeScorer,
-    subject: Subject,
+    precisions: tuple[str, str],
     reference: Reference,
     windows: Windows,
     words: Words,
@@ -156,14 +160,14 @@ def _score(
     return (
         summarize(scores),
         found.list(),
-        _compare_states(reference, states, subject, scorer, logits_error),
+        _compare_states(reference, states, precisions, scorer, logits_error),
     )
 
 
 def _compare_states(
     reference: Reference,
     states: dict[int, States],
-    subject: Subject,
+    precisions: tuple[str, str],
     scorer: RuntimeScorer,
     logits_error: float,
 ) -> StateErrors:
@@ -175,7 +179,7 @@ def _compare_states(
     rows = [(tokens, reference.states[tokens], states[tokens]) for tokens in both]
     if any(ours.keys() != theirs.keys() for _, ours, theirs in rows):
         return StateErrors((), None, "the reference has other layers")
-    return compare_states(rows, scorer.config, subject.precision, logits_error)
+    return compare_states(rows, scorer.config, precisions, logits_error)
 
 
 def _center(logits: FloatArray) -> FloatArray:

@@ -100,6 +100,7 @@ def run_comparison(
         measure = partial(
             measure_subject,
             reference=oracle.reference,
+            reference_precision=truth.precision,
             windows=windows,
             words=words,
             wish=_limit(settings.wish, truth, windows),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
@@ -26,7 +26,7 @@ _MOST_AT_FIRST_ROUNDED = 0.3
 def compare_states(
     rows: Sequence[tuple[int, States, States]],
     config: Lfm2Config,
-    precision: str,
+    precisions: Collection[str],
     logits_error: float = 0.0,
 ) -> StateErrors:
     """Compare states row by row, and then what comes after all of them.
@@ -34,10 +34,10 @@ def compare_states(
     Args:
         rows: tokens, the reference's states and the subject's.
         config: the model's.
-        precision: the subject's, which says how far off the first layer may be.
+        precisions: the reference's and the subject's: how far off the first layer may be.
         logits_error: `relative_error` of the logits after the longest row's tokens.
     """
-    first = _MOST_AT_FIRST.get(precision, _MOST_AT_FIRST_ROUNDED)
+    first = max(_MOST_AT_FIRST.get(name, _MOST_AT_FIRST_ROUNDED) for name in precisions)
     measured = tuple(StateRow(n, _measure(ours, theirs, config)) for n, ours, theirs in rows)
     # Faults in attention show where there is much to look back on, and the shortest row is
     # where rounding has had the least time to spread.

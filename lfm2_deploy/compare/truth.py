@@ -31,6 +31,7 @@ class Truth:
         tokenizer: None where it has none.
         identity: what its logits depend on; "" where it is not kept for later.
         base: the base file.
+        precision: of its weights.
         context_length: most tokens of a row; None where it is the model's own.
         origin: what the first bundle was made from, where that is the reference.
     """
@@ -43,6 +44,7 @@ class Truth:
     tokenizer: Tokenizer | None
     identity: str = ""
     base: BaseFile | None = None
+    precision: str = "fp32"
     context_length: int | None = None
     origin: Origin | None = None
 
@@ -101,6 +103,7 @@ def _of_subject(subject: Subject, adapter: Path | None, progress: Progress) -> T
         subject.precision,
         config,
         subject.find_tokenizer(),
+        precision=subject.precision,
         context_length=subject.context_length,
     )
 
