@@ -157,7 +157,7 @@ def write_reference(
             if number < len(windows.chunks):
                 logits = np.ascontiguousarray(scored.logits, np.float32)
                 checksums.append(_checksum(logits))
-                logits.tofile(file)
+                file.write(logits.data)  # tofile would not say why it fails
     named = {f"{n}/{name}": array for n, row in states.items() for name, array in row.items()}
     save_file(
         {name: np.ascontiguousarray(array) for name, array in named.items()}, folder / _STATES

@@ -245,6 +245,8 @@ def test_saved_base_file_is_a_reference(
     assert "no model behind a base file" in base.subjects[0].remarks[0]
     assert base.subjects[0].states is not None
     assert base.subjects[0].states.absent == "the reference gives no states"
+    with pytest.raises(GenerationError, match="leave --text out"):
+        compare(bundle, reference=f"base:{file}", text=tmp_path / "mine.txt")
 
 
 def test_bundle_is_a_reference_too(bundle_of: Any, cache: Path) -> None:
