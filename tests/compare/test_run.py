@@ -374,3 +374,13 @@ def test_logits_that_are_not_finite_are_told_with_their_place() -> None:
     scorer = RuntimeScorer(FakeRuntime(overflow, vocab_size=16), (), "")
     with pytest.raises(GenerationError, match=r"not finite .* at 2 positions, first at position 3"):
         list(scorer.score([Request([1, 2, 3, 4, 5], 1)], ignore_progress))
+
+
+def test_reference_that_overflows_is_no_reference(checkpoints: Checkpoints, tmp_path: Path) -> None:
+    copy = shutil.copytree(checkpoints["dense"], tmp_path / "huge")
+    tensors = load_file(copy / "model.safetensors")
+    for name in ("layers.0.conv.out_proj.weight", "layers.0.feed_forward.w2.weight"):
+        tensors[f"model.{name}"] = tensors[f"model.{name}"] * np.float32(1e38)
+    save_file(tensors, copy / "model.safetensors", {"format": "pt"})
+    with pytest.raises(GenerationError, match="the reference gives logits that are not finite"):
+        compare(f"torch:{checkpoints['dense']}", reference=f"torch:{copy}")

@@ -120,3 +120,16 @@ def test_fault_after_the_last_state_is_found_in_the_logits(
     assert (found.layer, found.kind, found.error) == (last, "logits", 0.3)
     # Float32's own rounding is none.
     assert compare_states(rows, config, ["fp32"], logits_error=1e-6).start is None
+
+
+@pytest.mark.parametrize(("precision", "told"), [("fp32", False), ("int8", True)])
+def test_routing_is_named_as_a_cause_where_weights_are_rounded(
+    checkpoints: Mapping[str, Path], precision: str, told: bool
+) -> None:
+    config = open_checkpoint(str(checkpoints["moe"])).config
+    states = read_states(checkpoints["moe"])
+    last = list_states(config)[-1].input
+    rows = [(len(r), a, {**a, last: -a[last]}) for r, a in zip(ROWS, states, strict=True)]
+    found = compare_states(rows, config, ["fp32", precision]).start
+    assert found is not None
+    assert ("other experts" in found.advice) is told

@@ -84,7 +84,7 @@ def _list_notices(report: Report) -> Iterator[str]:
         if start is not None:
             what = "logits" if start.kind == "logits" else "states"
             where = f"the error of its {what} jumps in layer {start.layer}"
-            yield f"{subject.info.name}: {where}, as a fault does and rounding does not."
+            yield f"{subject.info.name}: {where}, as a fault does and rounding seldom."
 
 
 def _judge_limits(report: Report) -> Judgement:
