@@ -10,38 +10,16 @@ the bundle holds them. Prints a Markdown table. Needs memory for one float32 mod
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from exporters.quantize.pack import dequantize, quantize
-from exporters.quantize.plan import plan_tensors
+from exporters.quantize.stored import StoredCheckpoint
 from lfm2_deploy.bundle import open_bundle
 from lfm2_deploy.checkpoint import open_checkpoint
 from lfm2_deploy.compare.compare import compare_runtimes
-from lfm2_deploy.contracts import Checkpoint, FloatArray, Origin
-from lfm2_deploy.registry import find_runtime
+from lfm2_deploy.registry import find_runtime, find_target
 from lfm2_deploy.weights import list_weights
-
-
-class RoundedCheckpoint:
-    """A checkpoint whose weights are rounded as a precision stores them."""
-
-    def __init__(self, base: Checkpoint, precision: Any) -> None:
-        self.base, self.config, self.raw_config = base, base.config, base.raw_config
-        self.origin: Origin = base.origin
-        self.side_files: Mapping[str, Path] = base.side_files
-        self.plan = plan_tensors(list_weights(base.config), precision)
-
-    def read(self, name: str) -> FloatArray:
-        """One tensor, float32, after a round trip through its stored form."""
-        weight, plan = self.base.read(name), self.plan[name]
-        if not plan.is_quantized:
-            return weight
-        levels, scales = quantize(weight, plan.bits, plan.group)
-        return dequantize(levels, scales, plan.bits)
 
 
 def main() -> None:
@@ -53,7 +31,9 @@ def main() -> None:
     bundle, checkpoint = open_bundle(args.bundle), open_checkpoint(args.model)
     tested = find_runtime(bundle.manifest.runtime)(bundle, threads=None)
     ids = np.random.default_rng(0).integers(10, bundle.config.vocab_size - 10, args.tokens)
-    rounded = RoundedCheckpoint(checkpoint, bundle.manifest.precision)
+    target, precision = find_target(bundle.manifest.target), bundle.manifest.precision
+    plan = target.plan(list_weights(checkpoint.config), precision)
+    rounded = StoredCheckpoint(checkpoint, plan, target.rounding(precision))
     print("| bundle against torch on | KL divergence, nats |\n|---|---|")
     for name, weights in (("exact weights", checkpoint), ("rounded weights", rounded)):
         reference = find_runtime("reference")(weights)

@@ -46,6 +46,8 @@ class ExportOptions:
         calibration: token ids to find the ranges of activations with, rows of one length, for
             targets and precisions that need them.
         ranges: what calibration found; filled in by `export_checkpoint`.
+        canary: token ids to cut the canary's prompts from (`lfm2_deploy/canary/script.py`); empty
+            for a bundle without one.
         quantize: how weights are rounded, by name; None for the default.
         text: what they are rounded on, for methods that calibrate.
         changed: how some tensors are stored otherwise than the target plans; by name.
@@ -65,6 +67,7 @@ class ExportOptions:
     remarks: tuple[str, ...] = ()
     calibration: Sequence[Sequence[int]] = ()
     ranges: Ranges = field(default_factory=dict)
+    canary: Sequence[int] = ()
     quantize: str | None = None
     text: CalibrationText | None = None
     changed: Mapping[str, TensorPlan] = field(default_factory=dict)

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
+from exporters.canary import add_canary
 from exporters.describe import complete_defaults, describe
 from exporters.draft import SEMANTIC, Draft
 from exporters.encoding import EncodeJobs, encode_here
@@ -153,6 +154,7 @@ def export_checkpoint(
         if options.compile_graphs is not None:
             blobs = options.compile_graphs(folder, manifest.graphs, progress)
             manifest = replace(manifest, blobs=blobs)
+        add_canary(folder, checkpoint, drafts[parts[0].name], options, progress)
         seal(folder, manifest, progress)
     return open_bundle(out)
 

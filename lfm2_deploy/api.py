@@ -11,6 +11,11 @@ from typing import Any
 from lfm2_deploy.auto import AUTO, Choice, Wish, choose
 from lfm2_deploy.bundle import GENERATION, Bundle, check_destination, open_bundle
 from lfm2_deploy.calibration_text import choose_calibration, choose_text
+from lfm2_deploy.canary.check import check as run_check
+from lfm2_deploy.canary.check import choose_mode, guard, has_canary
+from lfm2_deploy.canary.judge import Verdict
+from lfm2_deploy.canary.run import Reading
+from lfm2_deploy.canary.script import choose_tokens
 from lfm2_deploy.chat import ChatTemplate
 from lfm2_deploy.checkpoint import describe_model, open_checkpoint
 from lfm2_deploy.compare.compare import Comparison, compare_runtimes
@@ -19,7 +24,7 @@ from lfm2_deploy.compare.result import Report
 from lfm2_deploy.compare.run import Settings, run_comparison
 from lfm2_deploy.compare.subjects import BASE, give_names, is_model, read_subject
 from lfm2_deploy.compare.truth import choose_truth
-from lfm2_deploy.contracts import Checkpoint, Progress, Runtime, ignore_progress
+from lfm2_deploy.contracts import Checkpoint, Progress, Runtime, RuntimeInfo, ignore_progress
 from lfm2_deploy.errors import BundleError, ExportError, GenerationError
 from lfm2_deploy.generate import LanguageModel
 from lfm2_deploy.json_file import read_json_object
@@ -57,6 +62,7 @@ def export(
     resume: bool = False,
     cluster: str | None = None,
     calibrate: str | Path | None = None,
+    canary: bool = True,
     quantize: str | None = None,
     progress: Progress = ignore_progress,
 ) -> Bundle:
@@ -87,6 +93,8 @@ def export(
             of activations with, where a target rounds them ("qnn"); None for one that is built in.
         quantize: how int8 and int4 weights are rounded: "rtn", "search" (the default), and with
             a calibration text "awq", "gptq" or "awq+gptq".
+        canary: record short prompts with what their logits must be, for `load` to check devices
+            with; reads each weight once more.
         progress: told of each step.
 
     Raises:
@@ -124,6 +132,8 @@ def export(
     checkpoint = open_checkpoint(model, revision=revision, adapter=adapter, progress=progress)
     _check_text_files(checkpoint)
     options = _add_calibration(options, checkpoint, calibrate)
+    if canary:
+        options = replace(options, canary=choose_tokens(checkpoint))
     encoder = None
     if cluster is not None:
         recipe = CLUSTER_RECIPE.load()(
@@ -224,8 +234,13 @@ def load(
     runtime: str | None = None,
     threads: int | None = None,
     device: str | None = None,
+    canary: str | None = None,
 ) -> LanguageModel:
     """Load a bundle for generation.
+
+    The first time on a device, and after its driver changed, the bundle's canary is run: a few
+    short prompts whose logits were recorded at export. It takes well under a second for small
+    models, and what it finds is remembered.
 
     Args:
         bundle: the folder, or the opened bundle.
@@ -234,11 +249,16 @@ def load(
         device: "cpu", "gpu" or "npu", where the runtime knows several, or one of several GPUs by
             number or name ("gpu.1", "webgpu.1", "nvidia"); None for the one the
             bundle was made for. It runs there or not at all.
+        canary: "auto"; "always" to check at every load; "off" never to; None for what the
+            environment variable LFM2_DEPLOY_CANARY says, or "auto".
 
     Raises:
         BundleError: it is absent or damaged, or has no tokenizer.
+        CanaryError: the device computes something else than the model. One that is only less
+            exact than usual is warned of (`CanaryWarning`).
         RuntimeUnavailableError: the runtime is not installed, or there is no such device.
     """
+    mode = choose_mode(canary)
     opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
     if not (opened.path / "tokenizer.json").is_file():
         raise BundleError(
@@ -246,12 +266,14 @@ def load(
             "put the model's tokenizer.json into the checkpoint and export it again"
         )
     loaded = _load_runtime(opened, runtime, threads, device)
+    remark = guard(opened, loaded, mode)
     tokenizer = Tokenizer.from_folder(opened.path)
     return LanguageModel(
         loaded,
         tokenizer,
         ChatTemplate.find(opened.path, tokenizer.special_tokens),
         read_generation_defaults(opened.path),
+        [remark] if remark else [],
     )
 
 
@@ -262,6 +284,34 @@ def _load_runtime(
     choice = {} if device is None else {"device": str(device).lower()}
     runtime: Runtime = find_runtime_of(bundle, name)(bundle, threads=threads, **choice)
     return runtime
+
+
+def check(
+    bundle: str | Path | Bundle, *, threads: int | None = None, device: str | None = None
+) -> tuple[Bundle, RuntimeInfo, Verdict, list[Reading]]:
+    """Run a bundle's canary now, whatever is remembered, and remember what it says.
+
+    Args:
+        bundle: the folder, or the opened bundle; it needs no tokenizer.
+        threads: threads of one operator; None lets the runtime choose.
+        device: as `load` takes it.
+
+    Returns:
+        The bundle, where it ran, the verdict, and what came of each call.
+
+    Raises:
+        BundleError: the bundle is absent or damaged, or has no canary.
+        CanaryError: the device does not get to the canary's end.
+        RuntimeUnavailableError: the runtime is not installed, or there is no such device.
+    """
+    opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
+    if not has_canary(opened):
+        raise BundleError(f"{opened.path} has no canary to check: export the model again")
+    runtime = _load_runtime(opened, None, threads, device)
+    verdict, readings = run_check(opened, runtime)
+    info = runtime.info
+    runtime.close()
+    return opened, info, verdict, readings
 
 
 def prepare(bundle: str | Path | Bundle, *, progress: Progress = ignore_progress) -> Path:

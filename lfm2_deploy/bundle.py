@@ -3,6 +3,7 @@
     model.onnx            the graph, weights by reference (of an NPU several graphs; of
     model.onnx.data       OpenVINO openvino_model.xml and .bin instead)
     tokenizer.json ...    tokenizer, chat template, generation defaults, config.json
+    canary.json           short prompts, and what their logits must be
     genai_config.json     what onnxruntime-genai reads
     manifest.json         what this is, how it was made, sizes and sha256 of all the rest
 
@@ -24,6 +25,7 @@ from lfm2_deploy.contracts import Progress, ignore_progress
 from lfm2_deploy.errors import BundleError
 from lfm2_deploy.json_file import read_json_object
 from lfm2_deploy.manifest import (
+    CANARY,
     CONFIG,
     GENERATION,
     GRAPH,
@@ -40,6 +42,7 @@ from lfm2_deploy.manifest import (
 )
 
 __all__ = [
+    "CANARY",
     "DEMO_SOURCE",
     "GENERATION",
     "GRAPH",
@@ -70,6 +73,7 @@ _POSSIBLE_FILES = _LATER_FILES | {
     WEIGHTS,
     CONFIG,
     GENERATION,
+    CANARY,
     *(f"{name}.onnx" for name in ("embed", "prefill", "decode", "head", "routers")),
     "genai_config.json",
     "tokenizer.json",

@@ -11,6 +11,7 @@ import typer
 
 from lfm2_deploy.commands.bench import bench
 from lfm2_deploy.commands.chat import chat
+from lfm2_deploy.commands.check import check
 from lfm2_deploy.commands.compare import compare
 from lfm2_deploy.commands.compile_graphs import compile_graphs
 from lfm2_deploy.commands.demo import demo
@@ -45,6 +46,7 @@ for command in (
     inspect,
     lint,
     verify,
+    check,
     compare,
     evaluate,
     bench,

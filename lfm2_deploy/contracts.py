@@ -133,12 +133,18 @@ class RuntimeInfo:
         device: where it runs, for people.
         capabilities: what it can do.
         notes: what a user should know of this model on this device, such as why it is slow.
+        driver: versions of what computes there, library and driver: what was found of a device
+            holds as long as they stay.
+        arithmetic: what activations are kept in: "float32", "float16", "int16" or "int8"; "" where
+            that is not known.
     """
 
     runtime: str
     device: str
     capabilities: Capabilities
     notes: tuple[str, ...] = ()
+    driver: str = ""
+    arithmetic: str = ""
 
 
 class Snapshot(Protocol):

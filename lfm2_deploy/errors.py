@@ -12,6 +12,7 @@ expected, and what to do next. The command line prints it and nothing else.
     │   ├── DiskFullError            no room; what is written is kept for --resume
     │   └── ResumeError              what is kept is not of this export
     ├── BundleError              a bundle is absent, damaged, foreign or in the way
+    ├── CanaryError              a device computes something else than the model
     ├── RuntimeUnavailableError  a runtime, target or package is not there
     ├── TemplateError            a chat template or its messages
     ├── EvaluationError          a task is unknown, broken, or its data cannot be had
@@ -60,6 +61,10 @@ class BundleError(Lfm2DeployError):
 
 class RuntimeUnavailableError(Lfm2DeployError):
     """A runtime, target or optional package that was asked for is not there."""
+
+
+class CanaryError(Lfm2DeployError):
+    """A device gives other logits than the bundle's canary says it must."""
 
 
 class TemplateError(Lfm2DeployError):

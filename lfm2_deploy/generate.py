@@ -100,6 +100,7 @@ class LanguageModel:
         tokenizer: Tokenizer,
         chat_template: ChatTemplate | None = None,
         defaults: GenerationOptions | None = None,
+        remarks: Sequence[str] = (),
     ) -> None:
         """Put the parts together.
 
@@ -108,7 +109,9 @@ class LanguageModel:
             tokenizer: the same model's.
             chat_template: the same model's; None for a base model, which takes no chats.
             defaults: options of calls that give none; greedy when None.
+            remarks: what a user should know of it, beside what the runtime notes.
         """
+        self.remarks = tuple(remarks)
         self.runtime = runtime
         self.tokenizer = tokenizer
         self.chat_template = chat_template

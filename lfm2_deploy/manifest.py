@@ -23,6 +23,7 @@ SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
 GRAPH, WEIGHTS = "model.onnx", "model.onnx.data"
 CONFIG, GENERATION = "config.json", "generation_config.json"
+CANARY = "canary.json"
 
 # What states may be made of.
 STATE_DTYPES = ("float32", "float16")

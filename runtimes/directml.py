@@ -20,6 +20,7 @@ import onnxruntime as ort
 from lfm2_deploy.bundle import Bundle
 from lfm2_deploy.errors import BundleError, RuntimeUnavailableError
 from lfm2_deploy.gpu_graphs import STEPS
+from runtimes.drivers import describe_cpu, describe_gpu_drivers
 from runtimes.gpu_capture import check_capture
 from runtimes.gpu_graph import Loader
 from runtimes.gpu_memory import DeviceMemory, Memory
@@ -107,7 +108,8 @@ def make_runtime(
         routed_from: the padded length from which a mixture's prompts run in parts.
     """
     per_step = _TOKENS_PER_STEP["dense" if bundle.config.moe is None else "moe"]
-    info = make_info(_RUNTIME, device, appends_many=False, tokens_per_step=per_step)
+    driver = describe_cpu() if device == "cpu" else describe_gpu_drivers()
+    info = make_info(_RUNTIME, bundle, device, driver, appends_many=False, per_step=per_step)
     graphs = FixedLengths(bundle, load_one, memory, routed_from)
     return GpuRuntime(bundle, graphs, memory, info, captures, total_on_host=True)
 

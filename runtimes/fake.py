@@ -268,6 +268,7 @@ class FakeRuntime:
         context_length: int = 64,
         eos_token_ids: Sequence[int] = (7,),
         capabilities: Capabilities = ALL_CAPABILITIES,
+        driver: str = "fake 1.0",
     ) -> None:
         """Make a runtime.
 
@@ -277,10 +278,13 @@ class FakeRuntime:
             context_length: most tokens a session may hold.
             eos_token_ids: for the config.
             capabilities: what to admit to; the rest raises GenerationError.
+            driver: as `RuntimeInfo` has it.
         """
         self.next_logits = next_logits
         self._config = tiny_config(vocab_size, context_length, eos_token_ids)
-        self._info = RuntimeInfo("fake", "nowhere", capabilities)
+        self._info = RuntimeInfo(
+            "fake", "nowhere", capabilities, driver=driver, arithmetic="float32"
+        )
         self.sessions: list[FakeSession] = []
         self.closed = False
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from runtimes.gpu_session import Model
 
 # Set to 0, single tokens are computed by plain calls.
-_SWITCH = "LFM2_DEPLOY_GRAPH_CAPTURE"
+SWITCH = "LFM2_DEPLOY_GRAPH_CAPTURE"
 _RECORDING = "gpu_graph_id"
 # A call with this number is neither recorded nor replayed.
 _NONE = "-1"
@@ -104,7 +104,7 @@ def _number(number: str) -> ort.RunOptions:
 
 def check_capture(runtime: GpuRuntime) -> None:
     """Stop capturing where replayed tokens are not those of plain calls, or a user wants none."""
-    if os.environ.get(_SWITCH) == "0":
+    if os.environ.get(SWITCH) == "0":
         runtime.captures = False
     if not runtime.captures:
         return

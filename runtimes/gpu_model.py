@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 
+import onnxruntime as ort
+
 from lfm2_deploy.bundle import Bundle
 from lfm2_deploy.config import Lfm2Config
 from lfm2_deploy.contracts import Capabilities, RuntimeInfo, Session
@@ -105,14 +107,38 @@ def check_runtime(bundle: Bundle, runtime: str) -> None:
 
 
 def make_info(
-    runtime: str, device: str, *, appends_many: bool, tokens_per_step: int = 16
+    runtime: str,
+    bundle: Bundle,
+    device: str,
+    driver: str,
+    *,
+    appends_many: bool,
+    per_step: int = 16,
 ) -> RuntimeInfo:
-    """What a runtime of such graphs can do."""
+    """What a runtime of such graphs can do.
+
+    Args:
+        runtime: its name.
+        bundle: what it runs.
+        device, driver: as `RuntimeInfo` has them; the version of onnxruntime is put before it.
+        appends_many, per_step: as `Capabilities` has them.
+    """
     able = Capabilities(
         appends_many=appends_many,
         rewinds=True,
         max_batch_size=0,
         scores_all=True,
-        tokens_per_step=tokens_per_step,
+        tokens_per_step=per_step,
     )
-    return RuntimeInfo(runtime, device, able)
+    exact = bundle.manifest.precision == "fp32"
+    arithmetic = "float32" if exact else "float16"
+    # On the CPU provider, kernels for integers round activations to 8 bits.
+    if device == "cpu" and bundle.manifest.precision in ("int8", "int4"):
+        arithmetic = "int8"
+    return RuntimeInfo(
+        runtime,
+        device,
+        able,
+        driver=f"onnxruntime {ort.__version__}, {driver}",
+        arithmetic=arithmetic,
+    )

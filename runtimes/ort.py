@@ -13,6 +13,7 @@ from lfm2_deploy.contracts import Capabilities, RuntimeInfo, Session
 from lfm2_deploy.errors import BundleError, GenerationError, RuntimeUnavailableError
 from lfm2_deploy.session_checks import check_session
 from lfm2_deploy.states import StateSpec
+from runtimes.drivers import describe_cpu
 from runtimes.ort_options import PROVIDER, make_options
 from runtimes.ort_session import OrtSession
 from runtimes.prepared import find_prepared
@@ -56,7 +57,15 @@ class OrtRuntime:
         self.states: tuple[StateSpec, ...] = bundle.manifest.states
         self._session: ort.InferenceSession | None = _create_session(bundle, threads)
         proposal = MAX_PROPOSAL if self._gives_windows() else 0
-        self.info = RuntimeInfo("ort", "cpu", Capabilities(True, True, 0, True, proposal))
+        # Floats are stored as float16 and computed in float32; integers get 8-bit activations.
+        exact = bundle.manifest.precision in ("fp32", "fp16")
+        self.info = RuntimeInfo(
+            "ort",
+            "cpu",
+            Capabilities(True, True, 0, True, proposal),
+            driver=f"onnxruntime {ort.__version__}, {describe_cpu()}",
+            arithmetic="float32" if exact else "int8",
+        )
         self._agreement: dict[int, bool] = {}
 
     @property

@@ -18,6 +18,7 @@ import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from functools import partial
+from importlib.metadata import PackageNotFoundError, version
 from types import ModuleType
 from typing import Any
 
@@ -199,6 +200,19 @@ def register(provider: str) -> None:
             f"pip install --upgrade {library.package}"
         ) from error
     _registered[provider] = path
+
+
+def describe_library(provider: str) -> str:
+    """The package that brought a provider, and its version; "" where it is built in."""
+    if provider not in _registered:
+        return ""
+    library = list_libraries().get(provider)
+    if library is None:
+        return ""
+    try:
+        return f"{library.package} {version(library.package)}"
+    except PackageNotFoundError:  # Windows ML's, whose folder names the version
+        return f"{library.package} {_registered[provider]}"
 
 
 def _is_listed(provider: str) -> bool:

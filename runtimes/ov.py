@@ -7,7 +7,7 @@ from lfm2_deploy.config import Lfm2Config
 from lfm2_deploy.contracts import Capabilities, RuntimeInfo, Session
 from lfm2_deploy.errors import GenerationError, RuntimeUnavailableError
 from lfm2_deploy.session_checks import check_session
-from runtimes.ov_device import Device, find_device
+from runtimes.ov_device import Device, describe_driver, find_device
 from runtimes.ov_stateful import StatefulModel
 from runtimes.ov_static import load_static
 from runtimes.separate_rows import SeparateRows
@@ -52,7 +52,13 @@ class OvRuntime:
         proposal = self._model.max_proposal
         chunk = bundle.manifest.chunk
         capabilities = Capabilities(True, True, 0, True, proposal, chunk)
-        self.info = RuntimeInfo("openvino", device.describe(), capabilities)
+        self.info = RuntimeInfo(
+            "openvino",
+            device.describe(),
+            capabilities,
+            driver=describe_driver(device),
+            arithmetic=self._model.arithmetic,
+        )
 
     def open(self, batch_size: int = 1, capacity: int | None = None) -> Session:
         """A fresh session; see `contracts.Runtime.open`.

@@ -11,6 +11,7 @@ import openvino as ov
 
 from lfm2_deploy.errors import BundleError, RuntimeUnavailableError
 from lfm2_deploy.machine import find_cache
+from runtimes.drivers import describe_cpu, describe_npu_drivers
 
 # What brings a device that OpenVINO does not find.
 REMEDIES = {
@@ -22,6 +23,7 @@ REMEDIES = {
 }
 
 
+_VERSIONS = ("DRIVER_VERSION", "COMPILER_VERSION")
 # As targets are called.
 _ALIASES = {"IGPU": "GPU", "OPENVINO-CPU": "CPU"}
 
@@ -137,6 +139,22 @@ def import_blob(path: Path, device: Device) -> ov.CompiledModel:
             f"{device.describe()} refuses {path}, which was compiled ahead of time "
             f"({_reason(error)}): update the NPU driver, or export without --compile"
         ) from error
+
+
+def describe_driver(device: Device) -> str:
+    """Versions of all that computes on a device: OpenVINO's, and the driver's and its compiler's
+    where the plugin tells (NPU_DRIVER_VERSION, NPU_COMPILER_VERSION, GPU_DRIVER_VERSION)."""
+    found = [f"OpenVINO {ov.__version__}"]
+    if device.kind == "CPU":
+        return ", ".join([*found, describe_cpu()])
+    core = ov.Core()
+    with contextlib.suppress(RuntimeError):
+        for name in sorted(map(str, core.get_property(device.name, "SUPPORTED_PROPERTIES"))):
+            if name.endswith(_VERSIONS):
+                with contextlib.suppress(RuntimeError):
+                    found.append(f"{name} {core.get_property(device.name, name)}")
+    drivers = describe_npu_drivers() if device.kind == "NPU" else ""
+    return ", ".join([*found, *([drivers] if drivers else [])])
 
 
 def find_platform(device: Device) -> str:

@@ -37,6 +37,7 @@ class StatefulModel:
             settings |= _choose_cpu_precision(bundle.manifest.precision)
         elif device.kind == "GPU":
             settings |= _choose_gpu_precision(bundle.manifest.precision)
+        self.arithmetic = _name_arithmetic(bundle.manifest.precision, device)
         self.compiled = compile_graph(model, device, settings, bundle.graph)
 
     def open(self, capacity: int) -> StatefulSession:
@@ -67,6 +68,13 @@ def _choose_gpu_precision(precision: str) -> dict[str, Any]:
     if precision in ("fp32", "fp16"):
         settings[_ACTIVATION_GROUP] = 0
     return settings
+
+
+def _name_arithmetic(precision: str, device: Device) -> str:
+    """What activations become with those settings; see `RuntimeInfo.arithmetic`."""
+    if precision in ("int8", "int4"):
+        return "int8"
+    return "float16" if device.kind != "CPU" and precision == "fp16" else "float32"
 
 
 def _keep_last(model: ov.Model) -> None:

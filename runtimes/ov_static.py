@@ -45,7 +45,9 @@ def load_static(bundle: Bundle, device: Device, threads: int | None) -> StaticMo
     check_graphs(bundle, set(compiled), prefill, decode)
     embed, head = (next(iter(compiled[name].values())) for name in (EMBED, HEAD))
     graphs = StaticGraphs(embed, head, prefill, decode, _make_mixture(bundle, compiled))
-    return StaticModel(bundle, graphs)
+    # States and what lies between graphs are of the states' type; an NPU computes in float16.
+    exact = device.kind == "CPU" and bundle.manifest.states[0].dtype == "float32"
+    return StaticModel(bundle, graphs, "float32" if exact else "float16")
 
 
 class OvGraph:

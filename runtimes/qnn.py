@@ -18,6 +18,7 @@ from runtimes.qnn_device import (
     QnnDevice,
     create_host_session,
     create_session,
+    describe_driver,
     find_device,
 )
 from runtimes.qnn_graph import OrtGraph
@@ -59,7 +60,14 @@ class QnnRuntime:
         capabilities = Capabilities(True, True, 0, True, 0, bundle.manifest.chunk)
         remark = f"runs on {device.describe()}: to check, not for speed"
         notes = (remark,) if device.kind == EMULATOR else ()
-        self.info = RuntimeInfo("qnn", device.describe(), capabilities, notes)
+        self.info = RuntimeInfo(
+            "qnn",
+            device.describe(),
+            capabilities,
+            notes,
+            describe_driver(device),
+            self._model.arithmetic,
+        )
 
     def open(self, batch_size: int = 1, capacity: int | None = None) -> Session:
         """A fresh session; see `contracts.Runtime.open`.
@@ -88,7 +96,9 @@ def _load_model(bundle: Bundle, device: QnnDevice, threads: int | None) -> Stati
     names = {name.rpartition(".")[0] if _is_numbered(name) else name for name in loaded}
     check_graphs(bundle, names, prefill, decode)
     mixture = _make_mixture(bundle, loaded)
-    return StaticModel(bundle, StaticGraphs(loaded[EMBED], loaded[HEAD], prefill, decode, mixture))
+    graphs = StaticGraphs(loaded[EMBED], loaded[HEAD], prefill, decode, mixture)
+    arithmetic = "int16" if bundle.manifest.precision in ("int8", "int4") else "float16"
+    return StaticModel(bundle, graphs, arithmetic)
 
 
 def _is_numbered(name: str) -> bool:

@@ -17,6 +17,7 @@ import onnxruntime as ort
 import onnxruntime_qnn
 
 from lfm2_deploy.errors import BundleError, RuntimeUnavailableError
+from runtimes.drivers import describe_cpu, describe_npu_drivers
 from runtimes.ort_options import PROVIDER, make_options
 from runtimes.quiet import stdout_to_stderr
 
@@ -74,6 +75,15 @@ def describe_package() -> str:
     """The package and the SDK in it, such as "onnxruntime-qnn 2.7.0, QNN 2.51.0"."""
     info = onnxruntime_qnn.build_and_package_info
     return f"onnxruntime-qnn {info.__version__}, QNN {info.qnn_version}"
+
+
+def describe_driver(device: QnnDevice) -> str:
+    """Versions of all that computes on a device."""
+    found = [f"onnxruntime {ort.__version__}"]
+    if device.kind == CPU:
+        return ", ".join([*found, describe_cpu()])
+    drivers = describe_npu_drivers() if device.kind == NPU else ""
+    return ", ".join([*found, describe_package(), *([drivers] if drivers else [])])
 
 
 def find_device(asked: str, soc: str = DEFAULT_SOC) -> QnnDevice:

@@ -61,7 +61,13 @@ class ReferenceRuntime:
     def __init__(self, model: Decoder) -> None:
         self.model, self.config = model, model.config
         self.context_length = model.config.max_position_embeddings
-        self.info = RuntimeInfo("reference", "cpu (torch)", _CAPABILITIES)
+        self.info = RuntimeInfo(
+            "reference",
+            "cpu (torch)",
+            _CAPABILITIES,
+            driver=f"torch {torch.__version__}",
+            arithmetic="float32",
+        )
 
     def open(self, batch_size: int = 1, capacity: int | None = None) -> ReferenceSession:
         """A fresh session; see `contracts.Runtime.open`."""

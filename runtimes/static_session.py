@@ -61,13 +61,14 @@ class StaticModel:
 
     max_proposal = 0
 
-    def __init__(self, bundle: Bundle, graphs: StaticGraphs) -> None:
+    def __init__(self, bundle: Bundle, graphs: StaticGraphs, arithmetic: str) -> None:
         manifest = bundle.manifest
         self.config, self.states = bundle.config, manifest.states
         self.chunk, self.context_length = manifest.chunk, manifest.context_length
         self.graphs = graphs
         self.dtype = np.dtype(manifest.states[0].dtype)
         self.rotary = _lay_out_rotary(bundle, self.dtype)
+        self.arithmetic = arithmetic
 
     def open(self, capacity: int) -> StaticSession:
         """A fresh row."""

@@ -63,7 +63,13 @@ class TransformersRuntime:
         self.context_length = config.max_position_embeddings
         # A prompt is read in one piece, as its users do; then its tokens one by one.
         can = Capabilities(appends_many=False, rewinds=False, max_batch_size=1, scores_all=True)
-        self.info = RuntimeInfo("transformers", f"cpu (transformers {VERSION}, eager)", can)
+        self.info = RuntimeInfo(
+            "transformers",
+            f"cpu (transformers {VERSION}, eager)",
+            can,
+            driver=f"torch {torch.__version__}",
+            arithmetic="float32",
+        )
 
     def open(self, batch_size: int = 1, capacity: int | None = None) -> TransformersSession:
         """A fresh session of one row; see `contracts.Runtime.open`."""

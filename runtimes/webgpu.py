@@ -15,12 +15,15 @@ import onnxruntime as ort
 
 from lfm2_deploy.bundle import Bundle
 from lfm2_deploy.errors import BundleError, RuntimeUnavailableError
+from runtimes.drivers import describe_cpu, describe_gpu_drivers
 from runtimes.gpu_capture import check_capture
 from runtimes.gpu_memory import DeviceMemory, Memory, SessionMemory
 from runtimes.gpu_model import GpuRuntime, check_runtime, make_info
 from runtimes.gpu_prompts import check_prompts, send_singly
 from runtimes.gpu_provider import load_graph, load_graph_on_cpu, make_gpu_options
+from runtimes.gpu_settled import settle
 from runtimes.gpu_shapes import AnyLength
+from runtimes.ort_plugins import describe_library
 from runtimes.vulkan import examine_vulkan
 from runtimes.webgpu_device import PROVIDER, Chosen, choose_device
 
@@ -33,6 +36,8 @@ _CAPTURE = {"enableGraphCapture": "1"}
 def load(bundle: Bundle, *, threads: int | None = None, device: str | None = None) -> GpuRuntime:
     """Load a bundle made for target `webgpu`.
 
+    Which calls come out right is tried at the first load on a device and driver, and remembered.
+
     Args:
         bundle: the opened bundle.
         threads: threads of the CPU provider, where that was asked for.
@@ -44,7 +49,7 @@ def load(bundle: Bundle, *, threads: int | None = None, device: str | None = Non
     """
     check_runtime(bundle, _RUNTIME)
     if device == "cpu":
-        info = make_info(_RUNTIME, "cpu", appends_many=True)
+        info = make_info(_RUNTIME, bundle, "cpu", describe_cpu(), appends_many=True)
         on_cpu = partial(load_graph_on_cpu, threads=threads)
         return GpuRuntime(bundle, AnyLength(bundle, on_cpu), DeviceMemory("cpu"), info)
     return _load_on(bundle, choose_device(device))
@@ -63,15 +68,22 @@ def _load_on(bundle: Bundle, chosen: Chosen) -> GpuRuntime:
         _explain_vulkan(error)
         raise
     memory: Memory = DeviceMemory("webgpu") if is_plugin else SessionMemory(PROVIDER, "webgpu")
-    info = make_info(_RUNTIME, chosen.description, appends_many=True)
+    driver = ", ".join(filter(None, [describe_library(PROVIDER), describe_gpu_drivers()]))
+    info = make_info(_RUNTIME, bundle, chosen.description, driver, appends_many=True)
     info = replace(info, notes=chosen.notes)
     runtime = GpuRuntime(bundle, graphs, memory, info, captures=is_plugin)
+    key = {"bundle": bundle.identity, "device": chosen.description, "driver": info.driver}
+    settle(runtime, key, partial(_check_calls, runtime, bundle))
+    return runtime
+
+
+def _check_calls(runtime: GpuRuntime, bundle: Bundle) -> None:
+    """Find out which calls come out right here."""
     check_capture(runtime)
     if bundle.config.moe is not None and bundle.manifest.precision in ("int8", "int4"):
         send_singly(runtime)
     else:
         check_prompts(runtime)
-    return runtime
 
 
 def _explain_vulkan(error: BundleError) -> None:

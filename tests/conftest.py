@@ -16,6 +16,10 @@ from typing import Any
 
 # As `cli.main` sets it: otherwise torch's threads spin, and a busy machine takes minutes.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# Bundles are loaded hundreds of times, and not to check this machine: tests/canary does that.
+os.environ.setdefault("LFM2_DEPLOY_CANARY", "off")
+# What a test finds is not for the next one.
+os.environ.setdefault("LFM2_DEPLOY_REMEMBER", "0")
 
 import numpy as np
 import pytest

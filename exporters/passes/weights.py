@@ -9,12 +9,13 @@ import numpy as np
 import onnx_ir as ir
 
 from exporters.draft import Draft, Rewriter, name_of
-from exporters.quantize.pack import choose_levels, pack
+from exporters.quantize.pack import choose_levels, dequantize, pack, unpack
 from exporters.quantize.plan import Rounding, TensorPlan
+from exporters.quantize.stored import round_float
 from exporters.weight_book import Array, Slot
 from lfm2_deploy.config import Lfm2Config
 from lfm2_deploy.errors import ExportError
-from lfm2_deploy.weights import list_weights
+from lfm2_deploy.weights import WeightSpec, list_weights
 
 # MatMulNBits and QMoE: activations are rounded to int8, which is 5 times faster than
 # the float path on AVX2 (onnxruntime 1.32.0; leaving it unset selects the slow one).
@@ -154,6 +155,21 @@ def encode_rows_half(
         nearest = np.rint(np.divide(weight[row], steps, out=np.zeros_like(steps), where=steps != 0))
         levels[row] = pack((np.clip(nearest, -zero, zero - 1) + zero).astype(np.uint8), bits)
     return levels, stored
+
+
+def round_half(spec: WeightSpec, weight: Array, plan: TensorPlan) -> Array:
+    """What `encode_rows_half` stores, as float32: a `Rounder`."""
+    if not plan.is_quantized:
+        return round_float(weight, plan.bits)
+    packed, scales = encode_rows_half(weight, plan.bits, plan.group, plan.rounding)
+    return dequantize(unpack(packed, plan.bits), scales.astype(np.float32), plan.bits)
+
+
+def round_all_half(spec: WeightSpec, weight: Array, plan: TensorPlan) -> Array:
+    """As `round_half`, with norms and convolutions in float16, too: what `plain_weight` gives."""
+    if spec.role in ("norm", "conv"):
+        return round_float(weight, 16)
+    return round_half(spec, weight, plan)
 
 
 def _round_scales(scales: Array) -> Array:

@@ -31,7 +31,7 @@ from exporters.quantize.plan import (
     TensorPlan,
     plan_tensors,
 )
-from exporters.targets.gpu import FIRST, FRAME, LAST, compute_dtype, finish
+from exporters.targets.gpu import FIRST, FRAME, LAST, compute_dtype, finish, rounding
 from exporters.targets.target import Part, Pass, Target, Wanted
 from lfm2_deploy.config import Lfm2Config
 from lfm2_deploy.errors import ExportError
@@ -145,4 +145,5 @@ DIRECTML = Target(
     context_length=CONTEXT,
     state_dtype=compute_dtype,
     compute_dtype=compute_dtype,
+    rounding=rounding,
 )

@@ -6,7 +6,9 @@ from exporters.passes.clean_up import clean_up, remove_unused, share_common
 from exporters.passes.gpu.frame import drop_unused_inputs, gpu_frame, widen_logits
 from exporters.passes.lower_norm import lower_norm
 from exporters.passes.lower_parameters import lower_parameters
+from exporters.passes.weights import round_all_half
 from exporters.quantize.plan import Precision
+from exporters.quantize.stored import Rounder, round_packed
 from exporters.targets.target import Pass, Written
 
 FRAME: tuple[Pass, ...] = (clean_up, gpu_frame)
@@ -24,6 +26,11 @@ LAST: tuple[Pass, ...] = (
 def compute_dtype(precision: Precision) -> str:
     """GPUs compute in float16; float32 serves to compare, and where a GPU has no float16."""
     return "float32" if precision == "fp32" else "float16"
+
+
+def rounding(precision: Precision) -> Rounder:
+    """Scales and all small weights are of the type that graphs compute in."""
+    return round_packed if precision == "fp32" else round_all_half
 
 
 def finish(written: Written) -> None:

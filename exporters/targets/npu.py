@@ -17,7 +17,9 @@ Why each choice is as it is: docs/npu.md, with what Intel's compiler estimates f
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
+import numpy as np
 import onnx_ir as ir
 
 from exporters.passes.clean_up import clean_up, remove_unused, share_common
@@ -31,7 +33,7 @@ from exporters.passes.ov.cut_experts import (
 )
 from exporters.passes.ov.embedding import lower_embedding
 from exporters.passes.ov.experts import lower_experts
-from exporters.passes.ov.feed_forward import cut_feed_forward
+from exporters.passes.ov.feed_forward import choose_parts, cut_feed_forward
 from exporters.passes.ov.linear import join_linear, lower_linear
 from exporters.passes.ov.norm import lower_norm
 from exporters.passes.ov.static_attention import lower_static_attention
@@ -40,9 +42,11 @@ from exporters.passes.ov.static_frame import (
     only_head,
     static_frame,
 )
+from exporters.passes.weights import round_half
 from exporters.quantize.plan import PRECISIONS, Precision, TensorPlan, plan_in_groups
 from exporters.targets.notes import note_half_precision
 from exporters.targets.target import Part, Pass, Target, Wanted, Written
+from exporters.weight_book import Array
 from lfm2_deploy.config import Lfm2Config
 from lfm2_deploy.static_graphs import DECODE, EMBED, EXPERTS, HEAD, PREFILL, ROUTERS
 from lfm2_deploy.weights import WeightSpec
@@ -128,6 +132,22 @@ def plan(weights: Sequence[WeightSpec], precision: Precision) -> Mapping[str, Te
     return found
 
 
+def round_in_parts(spec: WeightSpec, weight: Array, plan: TensorPlan) -> Array:
+    """As `round_half`; of a feed-forward block that is cut, each part has scales of its own."""
+    width = weight.shape[-1]
+    if not spec.name.endswith(".feed_forward.w2.weight") or plan.group != width:
+        return round_half(spec, weight, plan)
+    sizes = choose_parts(width)
+    parts = np.split(weight, np.cumsum(sizes)[:-1], axis=1)
+    return np.concatenate(
+        [
+            round_half(spec, np.ascontiguousarray(part), replace(plan, group=size))
+            for part, size in zip(parts, sizes, strict=True)
+        ],
+        axis=1,
+    )
+
+
 def finish(written: Written) -> None:
     """Nothing is left to do: graphs and weights are what the runtime reads."""
 
@@ -148,4 +168,5 @@ NPU = Target(
     experts=("npu", "gpu", "cpu"),
     compiles=True,
     notes=note_half_precision,
+    rounding=lambda precision: round_in_parts,
 )

@@ -18,6 +18,7 @@ from exporters.passes.ov.stateful_frame import (
     rename_states,
     stateful_frame,
 )
+from exporters.passes.weights import round_half
 from exporters.quantize.plan import (
     PRECISIONS,
     Precision,
@@ -75,6 +76,7 @@ def _make_target(name: str) -> Target:
         ir_version=10,
         plan=plan,
         packages=("openvino",),
+        rounding=lambda precision: round_half,
     )
 
 

@@ -36,6 +36,7 @@ from exporters.passes.qnn.linear import lower_linear, project
 from exporters.passes.qnn.mask import add_masks, take_row_mask
 from exporters.passes.qnn.norm import lower_norm, rms_norm
 from exporters.passes.qnn.segment import only_segment
+from exporters.passes.qnn.weights import round_turned
 from exporters.quantize.calibrate import Calibration, measure_static
 from exporters.quantize.plan import Precision, TensorPlan, plan_in_groups, plan_tensor
 from exporters.quantize.ranges import Ranges
@@ -190,4 +191,5 @@ QNN = Target(
     notes=note,
     calibrate=calibrate,
     calibrated=_ROUNDED,
+    rounding=lambda precision: round_turned,
 )

@@ -10,6 +10,7 @@ from exporters.draft import Draft
 from exporters.quantize.calibrate import Calibration
 from exporters.quantize.plan import Precision, TensorPlan, plan_tensors
 from exporters.quantize.ranges import Ranges
+from exporters.quantize.stored import Rounder, round_packed
 from lfm2_deploy.config import Lfm2Config
 from lfm2_deploy.contracts import Checkpoint, Progress
 from lfm2_deploy.manifest import GRAPH
@@ -104,6 +105,7 @@ class Target:
         packages: those besides the exporter's own whose versions the manifest records.
         calibrate: finds what `Wanted.ranges` says, before graphs are lowered.
         calibrated: the precisions that need it.
+        rounding: what storing a tensor does to its numbers, by precision.
     """
 
     name: str
@@ -125,3 +127,4 @@ class Target:
     compiles: bool = False
     calibrate: Callable[[Calibration], Ranges] | None = None
     calibrated: tuple[Precision, ...] = ()
+    rounding: Callable[[Precision], Rounder] = lambda precision: round_packed

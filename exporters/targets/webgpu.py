@@ -9,7 +9,7 @@ from exporters.passes.gpu.embedding import lower_embedding
 from exporters.passes.gpu.fused_experts import lower_fused_experts
 from exporters.passes.gpu.linear import lower_linear, multiply_packed
 from exporters.quantize.plan import PRECISIONS
-from exporters.targets.gpu import FIRST, LAST, compute_dtype, finish
+from exporters.targets.gpu import FIRST, LAST, compute_dtype, finish, rounding
 from exporters.targets.target import Part, Target
 from exporters.trace import OPSET
 
@@ -33,4 +33,5 @@ WEBGPU = Target(
     ir_version=10,
     state_dtype=compute_dtype,
     compute_dtype=compute_dtype,
+    rounding=rounding,
 )

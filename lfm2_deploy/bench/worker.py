@@ -10,12 +10,14 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from lfm2_deploy.bandwidth import measure_bandwidth
 from lfm2_deploy.bench.measure import Trial, measure
 from lfm2_deploy.bundle import Bundle, open_bundle
+from lfm2_deploy.canary.check import choose_mode, guard, has_canary
 from lfm2_deploy.contracts import Runtime
 from lfm2_deploy.errors import Lfm2DeployError
 from lfm2_deploy.footprint import expand_plan, measure_footprint
@@ -53,6 +55,7 @@ def run(request: dict[str, Any]) -> dict[str, Any]:
         expand_plan(bundle.config, bundle.manifest.quantization),
         bundle.manifest.context_length,
     )
+    _check_canary(bundle, load, choice, request["threads"])
     described = result.describe()
     for speed in described["speeds"]:
         # The middle of what was decoded is what an average token looked back on.
@@ -70,6 +73,19 @@ def run(request: dict[str, Any]) -> dict[str, Any]:
         "peak_bytes": peak,
         "bandwidth_bytes_per_second": bandwidth,
     }
+
+
+def _check_canary(
+    bundle: Bundle, load: Callable[..., Runtime], choice: dict[str, str], threads: int | None
+) -> None:
+    """Whether what was measured computes the model; once for each device, and after measuring.
+
+    Raises:
+        CanaryError: it computes something else, so that its speed says nothing.
+    """
+    mode = choose_mode(None)
+    if mode != "off" and has_canary(bundle):
+        guard(bundle, load(bundle, threads=threads, **choice), mode)
 
 
 def _drop_from_page_cache(bundle: Bundle) -> bool:

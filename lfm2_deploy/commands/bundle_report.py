@@ -62,6 +62,7 @@ def describe_bundle(bundle: Bundle) -> dict[str, Any]:
         "context_length": manifest.context_length,
         "chunk": manifest.chunk,
         "graphs": [asdict(graph) for graph in manifest.graphs],
+        "canary": describe_canary(bundle),
         "blobs": [asdict(blob) for blob in manifest.blobs],
         "size_bytes": bundle.size_bytes,
         "files": {name: asdict(record) for name, record in manifest.files.items()},
@@ -88,12 +89,34 @@ def print_bundle(bundle: Bundle) -> None:
             "context": f"{manifest.context_length:,} tokens",
             **_list_static_facts(bundle),
             **list_model_facts(bundle.config),
+            "canary": _summarize_canary(bundle),
             "states": _summarize_states(measure_states(manifest.states)),
         }
     )
     _print_files(bundle)
     _print_plan(bundle)
     _print_notes(manifest.notes)
+
+
+def describe_canary(bundle: Bundle) -> list[dict[str, Any]] | None:
+    """What is remembered of the bundle's canary on each device; None where it has none."""
+    from lfm2_deploy.canary.check import has_canary, list_verdicts
+
+    if not has_canary(bundle):
+        return None
+    shown = ("runtime", "device", "driver")
+    return [
+        {**{name: key[name] for name in shown}, **verdict.describe()}
+        for key, verdict in list_verdicts(bundle)
+    ]
+
+
+def _summarize_canary(bundle: Bundle) -> str:
+    found = describe_canary(bundle)
+    if found is None:
+        return "none, so devices are not checked: export it again to have one"
+    seen = ", ".join(f"{one['outcome']} on {one['device']} ({one['runtime']})" for one in found)
+    return f"there; {seen or 'not run here yet'}"
 
 
 def _describe_runtime(name: str) -> str:

@@ -47,6 +47,7 @@ def chat(
     prompt_cache: options.PromptCacheFolder = None,
     threads: options.Threads = None,
     device: options.Device = None,
+    canary: options.Canary = None,
 ) -> None:
     """Talk with a model.
 
@@ -59,7 +60,7 @@ def chat(
       lfm2-deploy chat ./LFM2-350M-cpu-int4 --system "Answer in one sentence."
       echo "Name three rivers." | lfm2-deploy chat ./LFM2-350M-cpu-int4
     """
-    model = options.load_model(bundle, threads, device)
+    model = options.load_model(bundle, threads, device, canary)
     options.warn_of_speculation(model, overrides)
     if model.chat_template is None:
         raise TemplateError(

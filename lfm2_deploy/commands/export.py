@@ -144,6 +144,13 @@ def export(
             "local for one on this machine.",
         ),
     ] = None,
+    canary: Annotated[
+        bool,
+        typer.Option(
+            "--canary/--no-canary",
+            help="Record prompts and what their logits must be, to check devices with.",
+        ),
+    ] = True,
     as_json: AsJson = False,
 ) -> None:
     """Make a bundle: one folder with all that running a model needs.
@@ -177,6 +184,7 @@ def export(
             if compile_now
             else (),
             calibrate=calibrate,
+            canary=canary,
             quantize=quantize,
             revision=revision,
             adapter=adapter,

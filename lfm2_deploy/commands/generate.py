@@ -93,6 +93,7 @@ def generate(
     prompt_cache: options.PromptCacheFolder = None,
     threads: options.Threads = None,
     device: options.Device = None,
+    canary: options.Canary = None,
     stream: Annotated[bool, typer.Option(help="Show one prompt's text as it comes.")] = True,
     stats: Annotated[bool, typer.Option("--stats", help="Tell the speed, on stderr.")] = False,
     as_json: options.AsJson = False,
@@ -108,7 +109,7 @@ def generate(
       cat letter.txt | lfm2-deploy generate ./LFM2-350M-cpu-int4 - --json
     """
     prompts = _gather_prompts(prompt or [], prompts_file, chat, system)
-    model = options.load_model(bundle, threads, device)
+    model = options.load_model(bundle, threads, device, canary)
     options.warn_of_speculation(model, overrides)
     if prompt_cache is not None and prompts.is_batch:
         raise typer.BadParameter("--prompt-cache serves one prompt at a time: give one")

@@ -5,6 +5,7 @@ An option left out is None, and then the model's own generation_config.json deci
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from inspect import Parameter, Signature, signature
@@ -43,6 +44,15 @@ Device = Annotated[
         help="Run on npu, gpu or cpu, or on one of several GPUs (gpu.1, dml.1, nvidia; webgpu: "
         "low-power), and nowhere else.",
         show_default="where the bundle was made for",
+    ),
+]
+Canary = Annotated[
+    str | None,
+    typer.Option(
+        metavar="WHEN",
+        help="Check that the device computes what it must: auto (once for each driver), always, "
+        "off.",
+        show_default="auto",
     ),
 ]
 MaxNewTokens = Annotated[
@@ -203,14 +213,19 @@ def takes_generation_options(command: Callable[..., None]) -> Callable[..., None
     return run
 
 
-def load_model(bundle: Path, threads: int | None, device: str | None = None) -> LanguageModel:
+def load_model(
+    bundle: Path, threads: int | None, device: str | None = None, canary: str | None = None
+) -> LanguageModel:
     """Load a bundle, with a sign of life while it takes long."""
-    with show_progress() as progress:
+    with show_progress() as progress, warnings.catch_warnings():
         progress("loading", 0, 0)
         from lfm2_deploy.api import load
+        from lfm2_deploy.canary.check import CanaryWarning
 
-        model = load(bundle, threads=threads, device=device)
-    for remark in model.runtime.info.notes:
+        # Said below, in this program's words.
+        warnings.simplefilter("ignore", CanaryWarning)
+        model = load(bundle, threads=threads, device=device, canary=canary)
+    for remark in (*model.runtime.info.notes, *model.remarks):
         note(remark)
     return model
 

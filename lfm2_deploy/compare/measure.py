@@ -191,7 +191,11 @@ def _center(logits: FloatArray) -> FloatArray:
 def _describe(subject: Subject, scorer: RuntimeScorer) -> SubjectInfo:
     info = scorer.runtime.info
     return replace(
-        subject.describe(), runtime=info.runtime, device=info.device, notes=tuple(info.notes)
+        subject.describe(),
+        runtime=info.runtime,
+        device=info.device,
+        driver=info.driver,
+        notes=tuple(info.notes),
     )
 
 

@@ -90,6 +90,7 @@ def test_bundle_and_transformers_are_the_model(
         assert 0 <= subject.scores.divergence.mean.value < 1e-9
         assert subject.scores.same_top.value == 1
         assert all(run.equal == run.tokens == 6 for run in subject.greedy)
+        assert any(package in subject.info.driver for package in ("onnxruntime", "torch"))
     ours, theirs = (subject.states for subject in report.subjects)
     assert ours is not None
     assert theirs is not None

@@ -62,7 +62,9 @@ def test_runtime_reports_where_it_runs_and_what_it_can_do(
     able = Capabilities(
         appends_many=True, rewinds=True, max_batch_size=0, scores_all=True, max_proposal=16
     )
-    assert runtime.info == RuntimeInfo("ort", "cpu", able)
+    told = RuntimeInfo("ort", "cpu", able, driver=runtime.info.driver, arithmetic="float32")
+    assert runtime.info == told
+    assert runtime.info.driver.startswith("onnxruntime ")
     assert runtime.config == bundle.config
     assert runtime.context_length == 4096
 

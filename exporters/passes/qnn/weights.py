@@ -10,8 +10,10 @@ import onnx_ir as ir
 from exporters.draft import Draft, Rewriter
 from exporters.passes.weights import FLOATS, to_float, weight_shape
 from exporters.quantize.pack import pack, recover
-from exporters.quantize.plan import Rounding
+from exporters.quantize.plan import Rounding, TensorPlan
+from exporters.quantize.stored import round_float, round_packed
 from exporters.weight_book import Array, Slot
+from lfm2_deploy.weights import WeightSpec
 
 _SIGNED = {4: ir.DataType.INT4, 8: ir.DataType.INT8}
 # Scales tried for int4, as parts of the largest; each is then fitted by least squares.
@@ -77,6 +79,16 @@ def encode_turned(weight: Array, bits: int, rounding: Rounding = "search") -> tu
     if bits == 8:
         return levels, scales
     return pack(levels.view(np.uint8) & np.uint8(0xF), bits), scales
+
+
+def round_turned(spec: WeightSpec, weight: Array, plan: TensorPlan) -> Array:
+    """What `encode_turned` stores, as float32; tables lie as the CPU reads them. A `Rounder`."""
+    if spec.role in ("embedding", "head"):
+        return round_packed(spec, weight, plan)
+    if not plan.is_quantized:
+        return round_float(weight, plan.bits)
+    levels, scales = _quantize(weight, plan.bits, plan.rounding)
+    return levels.astype(np.float32) * scales[:, None]
 
 
 def _quantize(weight: Array, bits: int, rounding: Rounding) -> tuple[Array, Array]:

@@ -1,0 +1,195 @@
+"""Whether the device a bundle was loaded on computes it: found out once, and remembered.
+
+What was found holds for this bundle's very files, this runtime, device and driver, and this
+version of the package; where one of them changes, it is found out again. Only what passed, or is
+doubtful, is taken from memory: a device that failed is tried at every load.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+import warnings
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from lfm2_deploy.bundle import CANARY, Bundle
+from lfm2_deploy.canary.judge import Verdict, judge
+from lfm2_deploy.canary.record import read_canary
+from lfm2_deploy.canary.run import Reading, run_canary
+from lfm2_deploy.contracts import Runtime, RuntimeInfo
+from lfm2_deploy.errors import BundleError, CanaryError, GenerationError
+from lfm2_deploy.remember import list_remembered, recall, remember
+
+Mode = Literal["auto", "always", "off"]
+MODES: tuple[Mode, ...] = get_args(Mode)
+# What `canary=None` means; one of the modes.
+SWITCH = "LFM2_DEPLOY_CANARY"
+KIND = "canary"
+NO_CANARY = (
+    "this bundle has no canary, so nothing tells whether this device computes it rightly: "
+    "export it again to have one"
+)
+
+
+class CanaryWarning(UserWarning):
+    """A device computes a bundle in a way that is not usual."""
+
+
+def choose_mode(asked: str | None) -> Mode:
+    """What was asked for, or what the environment says, or "auto".
+
+    Raises:
+        GenerationError: it is none of the modes.
+    """
+    word = asked or os.environ.get(SWITCH) or "auto"
+    found = next((mode for mode in MODES if mode == word.lower()), None)
+    if found is None:
+        source = "canary" if asked else SWITCH
+        raise GenerationError(f"{source} is {word!r}: expected one of {', '.join(MODES)}")
+    return found
+
+
+def guard(bundle: Bundle, runtime: Runtime, mode: Mode) -> str:
+    """Check a runtime that was just loaded, unless it is known to be right.
+
+    Args:
+        bundle: what it was loaded from.
+        runtime: closed where it fails.
+        mode: "auto" once for each device and driver, "always" at every load, "off" never.
+
+    Returns:
+        What a user should know, or "". Where a device is doubtful, it is also warned of.
+
+    Raises:
+        CanaryError: the device computes something else.
+        BundleError: the canary is damaged, or must be there and is not.
+    """
+    if mode == "off":
+        return ""
+    if not has_canary(bundle):
+        if mode == "always":
+            raise BundleError(f"{bundle.path} has no canary to check: export the model again")
+        return NO_CANARY
+    verdict = find_verdict(bundle, runtime.info) if mode == "auto" else None
+    if verdict is None or verdict.outcome == "failed":
+        verdict, _ = check(bundle, runtime)
+    if verdict.outcome == "failed":
+        message = _explain_failure(runtime.info, verdict)
+        runtime.close()
+        raise CanaryError(message)
+    if verdict.outcome == "passed":
+        return ""
+    remark = _explain_doubt(runtime.info, verdict)
+    warnings.warn(remark, CanaryWarning, stacklevel=3)
+    return remark
+
+
+def has_canary(bundle: Bundle) -> bool:
+    """Whether a bundle has one; those made before 0.2 do not."""
+    return CANARY in bundle.manifest.files
+
+
+def check(bundle: Bundle, runtime: Runtime) -> tuple[Verdict, list[Reading]]:
+    """Run a bundle's canary now, and remember what it says.
+
+    Raises:
+        BundleError: it has none, or a damaged one.
+        CanaryError: the device does not get to its end.
+    """
+    canary = read_canary(bundle.path, bundle.config.vocab_size, bundle.manifest.context_length)
+    started = time.perf_counter()
+    try:
+        readings = run_canary(canary, runtime)
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise CanaryError(
+            f"{_name(runtime.info)} fails while it is checked ({reason}): {_ADVICE}"
+        ) from error
+    seconds = time.perf_counter() - started
+    verdict = judge(canary, readings, runtime.info.arithmetic, seconds)
+    found = {**verdict.describe(), "when": int(time.time())}
+    remember(KIND, make_key(bundle, runtime.info), found)
+    return verdict, readings
+
+
+def find_verdict(bundle: Bundle, info: RuntimeInfo) -> Verdict | None:
+    """What is remembered of a bundle where it is loaded now."""
+    return _parse(recall(KIND, make_key(bundle, info)))
+
+
+def list_verdicts(bundle: Bundle) -> list[tuple[Mapping[str, str], Verdict]]:
+    """What is remembered of a bundle as it is, on any device, with what it holds for."""
+    own = _describe_bundle(bundle)
+    found = [
+        (key, _parse(finding))
+        for key, finding in list_remembered(KIND)
+        if own.items() <= key.items()
+    ]
+    return [(key, verdict) for key, verdict in found if verdict is not None]
+
+
+def make_key(bundle: Bundle, info: RuntimeInfo) -> dict[str, str]:
+    """All that a verdict depends on."""
+    return {
+        **_describe_bundle(bundle),
+        "runtime": info.runtime,
+        "device": info.device,
+        "driver": info.driver,
+    }
+
+
+def _describe_bundle(bundle: Bundle) -> dict[str, str]:
+    """A bundle's files, as they are and as they were when they were last written."""
+    files: dict[str, list[str | int]] = {
+        name: [record.sha256, _ask_time(bundle.path / name)]
+        for name, record in sorted(bundle.manifest.files.items())
+        if name.endswith((".onnx", ".data", ".xml", ".bin", ".blob", CANARY))
+    }
+    digest = hashlib.sha256(json.dumps(files).encode()).hexdigest()
+    return {"bundle": digest}
+
+
+def _ask_time(file: Path) -> int:
+    try:
+        return file.stat().st_mtime_ns
+    except OSError:
+        return 0
+
+
+def _parse(finding: Mapping[str, Any] | None) -> Verdict | None:
+    """A remembered verdict, if it is one."""
+    if finding is None or finding.get("outcome") not in ("passed", "doubtful", "failed"):
+        return None
+    try:
+        found = {field.name: finding[field.name] for field in fields(Verdict)}
+    except KeyError:
+        return None
+    numbers = {k: float("inf") if found[k] is None else found[k] for k in ("error", "kld")}
+    return Verdict(**{**found, **numbers})
+
+
+_ADVICE = (
+    "update the device's driver, run it elsewhere (such as --device cpu), or see how far it is off "
+    "with `lfm2-deploy compare`; --canary off loads it all the same"
+)
+
+
+def _name(info: RuntimeInfo) -> str:
+    driver = f", {info.driver}" if info.driver else ""
+    return f"{info.runtime} on {info.device}{driver}"
+
+
+def _explain_failure(info: RuntimeInfo, verdict: Verdict) -> str:
+    return f"{_name(info)} computes something else than this model: {verdict.reason}; {_ADVICE}"
+
+
+def _explain_doubt(info: RuntimeInfo, verdict: Verdict) -> str:
+    return (
+        f"{_name(info)} is less exact than is usual: {verdict.reason}; `lfm2-deploy compare` tells "
+        "what it costs, and a newer driver may mend it"
+    )

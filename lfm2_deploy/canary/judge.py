@@ -1,0 +1,175 @@
+"""Readings of a canary -> whether a device computes this model. Pure.
+
+What is usual depends on the model and on what the device keeps activations in. The canary says
+what rounding them to 8 bits does to this very model (`Canary.noise`); other kinds are parts of it.
+A row's error is the median over its calls: where rounding sends a token to another expert, one
+call is off and not the row; a fault of the graph, a kernel or a state stays in the row. Faults
+that show too little are recognised by how they change the logits (`Canary.signatures`).
+
+The limits are between what was measured of healthy bundles and of planted faults: docs/canary.md.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from statistics import median_high
+from typing import Any, Literal
+
+import numpy as np
+
+from lfm2_deploy.canary.record import Canary, Signature
+from lfm2_deploy.canary.run import Reading
+
+Outcome = Literal["passed", "doubtful", "failed"]
+
+# The usual error of healthy devices, as parts of the noise of 8-bit activations. "" is unknown.
+USUAL = {"float32": 1 / 200, "float16": 1 / 4, "int16": 1.0, "int8": 1.0, "": 1.0}
+# Healthy rows are at up to 1.7 times the usual, and 3.1 in a random mixture of four layers; planted
+# faults at 5.7 and more, but for what the rules below find.
+DOUBTFUL = 5.0
+# So is a quarter of all calls; with planted faults of keys and values, 2.8 and more.
+_QUARTER = 2.5
+# A row this far off, as a part of the logits' spread, writes other text.
+_FAILED, _FAILED_FACTOR = 0.1, 2.0
+# A signature is there where the error points its way, by about as much: planted, correlations are
+# 0.6 to 0.9 and sizes 0.6 to 1; of healthy devices and of other faults, correlations are below 0.2.
+_CORRELATION, _SIZES = 0.4, (0.4, 2.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a canary says of a device.
+
+    Args:
+        outcome: "passed", "doubtful" or "failed".
+        reason: what was seen against what was expected; "" where it passed.
+        error: of the worst row, as a part of the logits' spread; infinite for no numbers.
+        limit: up to which it passes.
+        kld: largest KL divergence of a call, in nats.
+        same_top: calls with the right likeliest token.
+        calls: all of them.
+        seconds: what it took.
+    """
+
+    outcome: Outcome
+    reason: str
+    error: float
+    limit: float
+    kld: float
+    same_top: int
+    calls: int
+    seconds: float = 0.0
+
+    def describe(self) -> dict[str, Any]:
+        """As a JSON object, which knows no infinity."""
+        return {k: None if v == math.inf else v for k, v in asdict(self).items()}
+
+
+def judge(
+    canary: Canary, readings: Sequence[Reading], arithmetic: str, seconds: float = 0.0
+) -> Verdict:
+    """Hold readings against what is usual.
+
+    Args:
+        canary: what must come out.
+        readings: what came out, of `run_canary`.
+        arithmetic: what activations are kept in, as `RuntimeInfo.arithmetic` has it.
+        seconds: what running them took.
+    """
+    limit = DOUBTFUL * canary.noise * USUAL.get(arithmetic, USUAL[""])
+    failed_from = max(_FAILED, _FAILED_FACTOR * limit)
+    worst = max(_group(readings), key=_measure_row)
+    error = _measure_row(worst)
+    outcome: Outcome = "passed"
+    reason = ""
+    if not all(math.isfinite(r.error) for r in readings):
+        outcome, reason = "failed", _explain_nan(readings)
+    elif error > limit:
+        outcome = "failed" if error > failed_from else "doubtful"
+        reason = _explain(worst, limit)
+    if outcome != "failed":
+        doubt = _find_doubt(canary, readings, limit * _QUARTER / DOUBTFUL)
+        outcome, reason = ("doubtful", doubt) if doubt else (outcome, reason)
+    return Verdict(
+        outcome,
+        reason,
+        error,
+        limit,
+        max(r.kld for r in readings),
+        sum(r.token == r.expected for r in readings),
+        len(readings),
+        seconds,
+    )
+
+
+def _find_doubt(canary: Canary, readings: Sequence[Reading], limit: float) -> str:
+    """What shows over all rows alone; "" for nothing."""
+    found = next((s for s in canary.signatures if _shows(canary, s, readings)), None)
+    if found is not None:
+        return f"logits are off as if {found.fault}"
+    quarter = float(np.quantile([reading.error for reading in readings], 0.75))
+    if quarter <= limit:
+        return ""
+    return (
+        f"in a quarter of all calls logits are off by {quarter:.2g} of their spread or more, "
+        f"expected at most {limit:.2g}"
+    )
+
+
+def _group(readings: Iterable[Reading]) -> list[list[Reading]]:
+    """Readings of each row, alone and in company."""
+    groups: dict[tuple[str, int], list[Reading]] = {}
+    for reading in readings:
+        groups.setdefault((reading.row, reading.rows), []).append(reading)
+    return list(groups.values())
+
+
+def _measure_row(row: Sequence[Reading]) -> float:
+    return median_high(reading.error for reading in row)
+
+
+def _explain(row: Sequence[Reading], limit: float) -> str:
+    first = next(reading for reading in row if reading.error > limit)
+    company = f", in a batch of {first.rows}," if first.rows > 1 else ""
+    if first.token == first.expected:
+        seen = f"its likeliest token is right ({first.token})"
+    else:
+        seen = (
+            f"its likeliest token is {first.token}, expected {first.expected} by "
+            f"{first.margin:.2g} nats"
+        )
+    return (
+        f"row {first.row!r}{company} goes wrong at token {first.length} ({first.kind}): logits are "
+        f"off by {first.error:.2g} of their spread, and by {_measure_row(row):.2g} over the row, "
+        f"expected at most {limit:.2g}; {seen}"
+    )
+
+
+def _explain_nan(readings: Sequence[Reading]) -> str:
+    first = next(reading for reading in readings if not math.isfinite(reading.error))
+    return (
+        f"row {first.row!r} has logits that are no numbers (NaN or infinity) at token "
+        f"{first.length} ({first.kind}), expected token {first.expected}"
+    )
+
+
+def _shows(canary: Canary, signature: Signature, readings: Sequence[Reading]) -> bool:
+    """Whether the error is that of a known fault."""
+    row = next(row for row in canary.rows if row.name == signature.row)
+    off, wanted = [], []
+    for reading in readings:
+        if reading.row == row.name and reading.rows == 1 and math.isfinite(reading.error):
+            spread = row.calls[reading.number].expected.spread
+            off.append(reading.off)
+            wanted.append(np.array(signature.changes[reading.number]) / spread)
+    if not off:
+        return False
+    seen, fault = np.concatenate(off), np.concatenate(wanted)
+    along, size = float(seen @ fault), float(fault @ fault)
+    length = math.sqrt(float(seen @ seen) * size)
+    if length == 0:
+        return False
+    low, high = _SIZES
+    return along / length >= _CORRELATION and low <= along / size <= high

@@ -1,0 +1,118 @@
+"""`lfm2-deploy check`: does this device compute what a bundle says it must?"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import typer
+from rich.text import Text
+
+from lfm2_deploy.commands.console import (
+    note,
+    output,
+    print_facts,
+    print_json,
+    print_table,
+    print_title,
+    show_progress,
+)
+from lfm2_deploy.commands.failures import ERROR
+from lfm2_deploy.commands.options import AsJson, BundlePath, Device, Threads
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from lfm2_deploy.bundle import Bundle
+    from lfm2_deploy.canary.judge import Verdict
+    from lfm2_deploy.canary.run import Reading
+    from lfm2_deploy.contracts import RuntimeInfo
+
+_STYLES = {"passed": "bold green", "doubtful": "bold yellow", "failed": "bold red"}
+
+
+def check(
+    bundle: BundlePath, threads: Threads = None, device: Device = None, as_json: AsJson = False
+) -> None:
+    """Run a bundle's canary: does this device compute what it must?
+
+    A canary is a few short prompts with logits that torch gave for them at export, on
+    the weights as the bundle stores them. `load`, `generate` and `chat` run it once for
+    each device and driver; this command runs it now and shows all figures, for a bug
+    report. The exit code is 1 unless it passes. How much a precision costs in quality
+    is another question, which `verify` answers.
+
+    \b
+    Examples:
+      lfm2-deploy check ./LFM2-350M-npu-int4
+      lfm2-deploy check ./LFM2-350M-webgpu-int4 --device gpu --json
+    """
+    with show_progress() as progress:
+        progress("loading", 0, 0)
+        from lfm2_deploy.api import check as run
+
+        opened, info, verdict, readings = run(bundle, threads=threads, device=device)
+    if as_json:
+        print_json(_describe(opened, info, verdict, readings))
+    else:
+        _print(opened, info, verdict, readings)
+    if verdict.outcome != "passed":
+        raise typer.Exit(ERROR)
+
+
+def _describe(
+    bundle: Bundle, info: RuntimeInfo, verdict: Verdict, readings: Sequence[Reading]
+) -> dict[str, Any]:
+    return {
+        "path": str(bundle.path),
+        "model": bundle.manifest.model,
+        "precision": bundle.manifest.precision,
+        "target": bundle.manifest.target,
+        "runtime": info.runtime,
+        "device": info.device,
+        "driver": info.driver,
+        "arithmetic": info.arithmetic,
+        **verdict.describe(),
+        "readings": [_describe_reading(reading) for reading in readings],
+    }
+
+
+def _describe_reading(reading: Reading) -> dict[str, Any]:
+    return {key: value for key, value in asdict(reading).items() if key != "off"}
+
+
+def _print(
+    bundle: Bundle, info: RuntimeInfo, verdict: Verdict, readings: Sequence[Reading]
+) -> None:
+    print_title(str(bundle.path), f"{bundle.manifest.precision} for {bundle.manifest.target}")
+    print_facts(
+        {
+            "device": f"{info.device} (runtime {info.runtime})",
+            "driver": info.driver or "not known",
+            "activations": info.arithmetic or "not known",
+            "logit error": f"{verdict.error:.2g} of their spread, at most {verdict.limit:.2g}",
+            "KL divergence": f"up to {verdict.kld:.2g} nats",
+            "likeliest token": f"{verdict.same_top} of {verdict.calls} right",
+            "took": f"{verdict.seconds:.2f} s",
+        }
+    )
+    output().print()
+    rows = [
+        (
+            reading.row + (" (batch)" if reading.rows > 1 else ""),
+            reading.kind,
+            str(reading.length),
+            f"{reading.error:.2g}",
+            f"{reading.kld:.2g}",
+            str(reading.token),
+            "" if reading.token == reading.expected else f"{reading.expected}",
+        )
+        for reading in readings
+    ]
+    print_table(("row", "call", ">tokens", ">error", ">KL", ">likeliest", ">expected"), rows)
+    output().print()
+    reason = f": {verdict.reason}" if verdict.reason else ""
+    word = Text.assemble((verdict.outcome, _STYLES[verdict.outcome]), reason)
+    output().print(word, soft_wrap=True)
+    if verdict.outcome == "failed":
+        note("update the device's driver, or run it elsewhere; `lfm2-deploy compare` tells more")

@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from lfm2_deploy.canary.judge import Verdict, judge
+from lfm2_deploy.canary.record import Canary
+from lfm2_deploy.canary.run import run_canary
+from lfm2_deploy.contracts import FloatArray
+from runtimes.fake import FakeRuntime
+
+from .conftest import NOISE
+
+MakeRuntime = Callable[..., FakeRuntime]
+SPREAD = 3.0  # of the fake model's logits
+
+
+def _noise(size: float, seed: int = 0) -> Callable[[tuple[int, ...], FloatArray], FloatArray]:
+    """Random errors of so many spreads, other ones after each token."""
+
+    def change(history: tuple[int, ...], logits: FloatArray) -> FloatArray:
+        rng = np.random.default_rng([seed, *history])
+        return logits + (SPREAD * size * rng.standard_normal(len(logits))).astype(np.float32)
+
+    return change
+
+
+def _judge(canary: Canary, runtime: FakeRuntime, arithmetic: str = "int8") -> Verdict:
+    return judge(canary, run_canary(canary, runtime), arithmetic)
+
+
+def test_healthy_runtime_passes(canary: Canary, make_runtime: MakeRuntime) -> None:
+    verdict = _judge(canary, make_runtime(), "float32")
+    assert verdict.outcome == "passed"
+    assert verdict.reason == ""
+    assert verdict.same_top == verdict.calls == 20
+
+
+@pytest.mark.parametrize("arithmetic", ["int8", "int16", ""])
+def test_usual_noise_passes_and_more_is_doubtful(
+    canary: Canary, make_runtime: MakeRuntime, arithmetic: str
+) -> None:
+    for size, outcome in ((1, "passed"), (1.8, "passed"), (7, "doubtful")):
+        verdict = _judge(canary, make_runtime(_noise(size * NOISE)), arithmetic)
+        assert verdict.outcome == outcome, size
+
+
+def test_finer_arithmetic_is_held_to_less(canary: Canary, make_runtime: MakeRuntime) -> None:
+    readings = run_canary(canary, make_runtime(_noise(2 * NOISE)))
+    outcomes = [judge(canary, readings, kind).outcome for kind in ("int8", "float16", "float32")]
+    assert outcomes == ["passed", "doubtful", "doubtful"]
+
+
+def test_garbage_fails_with_place_token_and_figures(
+    canary: Canary, make_runtime: MakeRuntime
+) -> None:
+    verdict = _judge(canary, make_runtime(_noise(1.0)))
+    assert verdict.outcome == "failed"
+    assert re.match(
+        r"row '(text|single|long)'.* goes wrong at token \d+ \(prompt\): logits are off by [\d.]+ "
+        r"of their spread, and by [\d.]+ over the row, expected at most 0.05; its likeliest token",
+        verdict.reason,
+    )
+
+
+def test_one_call_that_went_to_another_expert_is_no_fault(
+    canary: Canary, make_runtime: MakeRuntime
+) -> None:
+    def change(history: tuple[int, ...], logits: FloatArray) -> FloatArray:
+        size = 0.2 if len(history) in (14, 6) else NOISE
+        return _noise(size)(history, logits)
+
+    assert _judge(canary, make_runtime(change)).outcome == "passed"
+
+
+def test_fault_that_begins_on_the_way_and_stays_is_seen(
+    canary: Canary, make_runtime: MakeRuntime
+) -> None:
+    def change(history: tuple[int, ...], logits: FloatArray) -> FloatArray:
+        return _noise(0.5 if len(history) > 14 else 0.0)(history, logits)
+
+    verdict = _judge(canary, make_runtime(change))
+    assert verdict.outcome == "failed"
+    # The single row is 7 tokens long, so the long ones show it.
+    assert "'long'" in verdict.reason or "'text'" in verdict.reason
+
+
+def test_no_numbers_fail_even_in_one_call(canary: Canary, make_runtime: MakeRuntime) -> None:
+    def change(history: tuple[int, ...], logits: FloatArray) -> FloatArray:
+        return np.full_like(logits, np.nan) if len(history) == 14 else logits
+
+    verdict = _judge(canary, make_runtime(change))
+    assert verdict.outcome == "failed"
+    assert "NaN" in verdict.reason
+    assert "token 14 (decode)" in verdict.reason
+
+
+@pytest.mark.parametrize(("size", "known"), [(1.0, True), (0.7, True), (0.2, False), (-1.0, False)])
+def test_known_fault_is_recognised_within_the_noise(
+    canary: Canary, make_runtime: MakeRuntime, size: float, known: bool
+) -> None:
+    (signature,) = canary.signatures
+    ends = np.cumsum([len(call.tokens) for call in canary.rows[0].calls]).tolist()
+
+    def change(history: tuple[int, ...], logits: FloatArray) -> FloatArray:
+        logits = _noise(NOISE)(history, logits)
+        if len(history) in ends:
+            call = canary.rows[0].calls[ends.index(len(history))]
+            ids = [*call.expected.top_ids, *canary.sampled_ids]
+            for token, value in zip(ids, signature.changes[0], strict=True):
+                logits[token] += size * value
+        return logits
+
+    verdict = _judge(canary, make_runtime(change))
+    assert verdict.outcome == ("doubtful" if known else "passed")
+    assert ("the planet were flat" in verdict.reason) is known
+
+
+def test_verdict_is_json_even_where_nothing_is_a_number(
+    canary: Canary, make_runtime: MakeRuntime
+) -> None:
+    verdict = _judge(canary, make_runtime(lambda history, logits: logits * np.float32(np.nan)))
+    described = verdict.describe()
+    assert described["error"] is None
+    assert described["kld"] is None
+    assert described["outcome"] == "failed"
