@@ -81,7 +81,7 @@ class Checkpoint(Protocol):
 
     @property
     def identity(self) -> str:
-        """What tells these weights from others without reading them, on this machine.
+        """What tells this model from others without reading its weights, on this machine.
 
         A folder that was touched since has another one; it serves to resume an export.
         """

@@ -7,6 +7,7 @@ config's `auto_map` points at.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,8 +56,9 @@ class FolderCheckpoint:
 
     @property
     def identity(self) -> str:
-        """Places, sizes and times of change of the files."""
-        return identify_files({piece.tensor.file for piece in self.pieces.values()})
+        """Places, sizes and times of change of the weights' files, and what config.json says."""
+        files = identify_files({piece.tensor.file for piece in self.pieces.values()})
+        return f"{files}\n{json.dumps(self.raw_config, sort_keys=True)}"
 
     def read(self, name: str) -> FloatArray:
         """One tensor, float32 in its canonical shape, newly allocated.

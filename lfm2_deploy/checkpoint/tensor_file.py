@@ -176,9 +176,12 @@ def require_finite(values: FloatArray, what: str) -> None:
 
 
 def identify_files(files: Iterable[Path]) -> str:
-    """Names, sizes and times of change of files, where symbolic links lead."""
+    """Names, sizes and times of change of files, where symbolic links lead.
+
+    The time of change is told twice: what a copy or an archive sets back is the first alone.
+    """
     lines = []
     for file in sorted(file.resolve() for file in files):
         status = file.stat()
-        lines.append(f"{file} {status.st_size} {status.st_mtime_ns}")
+        lines.append(f"{file} {status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}")
     return "\n".join(lines)

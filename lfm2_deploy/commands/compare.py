@@ -146,6 +146,8 @@ def compare(
       lfm2-deploy compare ./LFM2-350M-cpu-int4 --reference base:f16.kld
     """
     for option, file in (("--html", html), ("--save-base", save_base)):
+        if file is not None and file.is_dir():
+            raise typer.BadParameter(f"{option} {file}: is a folder, expected a file to write")
         if file is not None and not file.absolute().parent.is_dir():
             raise typer.BadParameter(
                 f"{option} {file}: there is no folder {file.absolute().parent}"
@@ -184,12 +186,6 @@ def compare(
             progress=progress,
         )
     report = replace(report, command=shlex.join(["lfm2-deploy", *sys.argv[1:]]))
-    if html is not None:
-        # It brings templates, which nobody else waits for.
-        from lfm2_deploy.compare.report import write_page
-
-        write_page(report, html)
-        note(f"page: {html}")
     if as_json:
         from lfm2_deploy.compare.result import describe
 
@@ -198,6 +194,13 @@ def compare(
         from lfm2_deploy.commands.compare_report import print_report
 
         print_report(report)
+    # Last: where it cannot be written, what was measured is told already.
+    if html is not None:
+        # It brings templates, which nobody else waits for.
+        from lfm2_deploy.compare.report import write_page
+
+        write_page(report, html)
+        note(f"page: {html}")
     if not report.verdict.passed:
         raise typer.Exit(ERROR)
 

@@ -132,14 +132,14 @@ def _run(
     with show_progress() as progress:
         found = EVALUATOR.load()(model, path.name, loaded, Settings(**settings), progress)
     record = _describe(bundle, model, found)
-    if output is not None:
-        output.expanduser().write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     if as_json:
         print_json(record)
     else:
         _print(bundle, model, found)
         for remark in found.notes:
             note(remark)
+    if output is not None:  # last: where it cannot be written, the figures are told already
+        output.expanduser().write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 
 def _list(asked: Sequence[str], folder: Path | None, as_json: bool) -> None:

@@ -20,6 +20,7 @@ import math
 import os
 import struct
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -142,18 +143,24 @@ def write_base_file(
         tokens: chunks of ids, all of one length, as tokenized.
         logits: of each chunk, float32 [positions, V].
         vocab_size: V.
+
+    Raises:
+        OSError: it cannot be written, as where the disk is full.
     """
     scratch = path.with_name(f".{path.name}.partial")
     try:
         with scratch.open("wb") as file:
             file.write(_HEADER.pack(_MAGIC, len(tokens[0]), vocab_size, len(tokens)))
-            np.array(tokens, "<i4").tofile(file)
+            file.write(np.array(tokens, "<i4").tobytes())
             for chunk in logits:
                 for at in range(0, len(chunk), _POSITIONS_AT_ONCE):
                     _write_positions(file, chunk[at : at + _POSITIONS_AT_ONCE])
         os.replace(scratch, path)
+    except OSError as error:
+        raise type(error)(error.errno, error.strerror, str(path)) from error
     finally:
-        scratch.unlink(missing_ok=True)
+        with suppress(OSError):
+            scratch.unlink(missing_ok=True)
 
 
 def _write_positions(file: BinaryIO, logits: FloatArray) -> None:
@@ -168,7 +175,7 @@ def _write_positions(file: BinaryIO, logits: FloatArray) -> None:
     record[:, :4] = np.hstack([scale, lowest - highest - log_total]).astype("<f4").view("<u2")
     scaled = np.rint(steps * (logits - lowest))
     record[:, 4 : 4 + logits.shape[1]] = np.where(logits > lowest, scaled, 0)
-    record.tofile(file)
+    file.write(record.tobytes())  # tofile would not say why it fails
 
 
 def _read_scales(records: NDArray[np.uint16]) -> tuple[FloatArray, FloatArray]:

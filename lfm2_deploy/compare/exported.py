@@ -16,6 +16,7 @@ from pathlib import Path
 
 from lfm2_deploy.bundle import open_bundle
 from lfm2_deploy.checkpoint import open_checkpoint
+from lfm2_deploy.checkpoint.tensor_file import identify_files
 from lfm2_deploy.compare.room import make_room
 from lfm2_deploy.contracts import Progress
 from lfm2_deploy.errors import BundleError
@@ -51,7 +52,8 @@ def export_variants(
         Lfm2DeployError: the model cannot be opened or exported.
     """
     checkpoint = open_checkpoint(model, progress=progress)
-    key = json.dumps([checkpoint.identity, version("lfm2-deploy")])
+    beside = identify_files(checkpoint.side_files.values())  # a bundle holds tokenizer and template
+    key = json.dumps([checkpoint.identity, beside, version("lfm2-deploy")])
     root = find_exports() / hashlib.sha256(key.encode()).hexdigest()[:32]
     name = checkpoint.origin.name.rpartition("/")[2]
     root.mkdir(parents=True, exist_ok=True)

@@ -14,12 +14,12 @@ from lfm2_deploy.compare.protocol import Windows
 from lfm2_deploy.compare.reference import Reference, list_requests, pair_states
 from lfm2_deploy.compare.result import Cost, Scores, StateErrors, SubjectInfo, WorstPosition
 from lfm2_deploy.compare.scorer import RuntimeScorer, States
-from lfm2_deploy.compare.states import compare_states
+from lfm2_deploy.compare.states import compare_states, relative_error
 from lfm2_deploy.compare.subjects import Subject
 from lfm2_deploy.compare.summarize import summarize
 from lfm2_deploy.compare.words import Words
 from lfm2_deploy.compare.worst import WorstPositions
-from lfm2_deploy.contracts import Progress
+from lfm2_deploy.contracts import FloatArray, Progress
 from lfm2_deploy.errors import GenerationError
 
 # Speed is timed on a prompt of so many tokens, or of half the context where that is less.
@@ -55,6 +55,7 @@ class Measured:
 def measure_subject(
     subject: Subject,
     reference: Reference,
+    reference_precision: str,
     windows: Windows,
     words: Words,
     wish: Wish,
@@ -68,7 +69,10 @@ def measure_subject(
     scorer = subject.load(progress)
     try:
         _check_fit(scorer, reference, windows)
-        scores, worst, states = _score(scorer, subject, reference, windows, words, wish, progress)
+        precisions = (reference_precision, subject.precision)
+        scores, worst, states = _score(
+            scorer, precisions, reference, windows, words, wish, progress
+        )
         prompts = windows.choose_prompts(wish.prompts) if wish.greedy_tokens else []
         written = []
         for number, prompt in enumerate(prompts):
@@ -133,7 +137,7 @@ def _check_fit(scorer: RuntimeScorer, reference: Reference, windows: Windows) ->
 
 def _score(
     scorer: RuntimeScorer,
-    subject: Subject,
+    precisions: tuple[str, str],
     reference: Reference,
     windows: Windows,
     words: Words,
@@ -143,6 +147,7 @@ def _score(
     requests, found = list_requests(windows), WorstPositions(windows, words, wish.worst)
     scores: list[PositionScores] = []
     states: dict[int, States] = {}
+    logits_error = 0.0
     for number, scored in enumerate(scorer.score(requests, progress)):
         states.update(pair_states(requests, number, scored))
         if number < len(windows.chunks):
@@ -150,15 +155,21 @@ def _score(
             targets = np.array(windows.targets(number), np.int64)
             scores.append(score_positions(ours, scored.logits, targets, reference.floor))
             found.look(number, scores[-1], ours, scored.logits)
+            if number == 0:  # the window whose states are compared
+                logits_error = relative_error(_center(ours), _center(scored.logits))
     return (
         summarize(scores),
         found.list(),
-        _compare_states(reference, states, subject, scorer),
+        _compare_states(reference, states, precisions, scorer, logits_error),
     )
 
 
 def _compare_states(
-    reference: Reference, states: dict[int, States], subject: Subject, scorer: RuntimeScorer
+    reference: Reference,
+    states: dict[int, States],
+    precisions: tuple[str, str],
+    scorer: RuntimeScorer,
+    logits_error: float,
 ) -> StateErrors:
     if not reference.states:
         return StateErrors((), None, "the reference gives no states")
@@ -166,7 +177,15 @@ def _compare_states(
         return StateErrors((), None, f"runtime {scorer.runtime.info.runtime} gives no states")
     both = sorted(states.keys() & reference.states.keys())
     rows = [(tokens, reference.states[tokens], states[tokens]) for tokens in both]
-    return compare_states(rows, scorer.config, subject.precision)
+    if any(ours.keys() != theirs.keys() for _, ours, theirs in rows):
+        return StateErrors((), None, "the reference has other layers")
+    return compare_states(rows, scorer.config, precisions, logits_error)
+
+
+def _center(logits: FloatArray) -> FloatArray:
+    """Logits [N, V] less their mean, which no probability depends on."""
+    centered: FloatArray = logits - logits.mean(-1, keepdims=True)
+    return centered
 
 
 def _describe(subject: Subject, scorer: RuntimeScorer) -> SubjectInfo:

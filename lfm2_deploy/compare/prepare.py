@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -27,10 +28,21 @@ from lfm2_deploy.compare.reference_cache import (
 )
 from lfm2_deploy.compare.result import Estimate
 from lfm2_deploy.compare.scorer import Scored, Scorer
+from lfm2_deploy.compare.subjects import Subject
 from lfm2_deploy.compare.summarize import estimate_perplexity
 from lfm2_deploy.compare.truth import Truth
 from lfm2_deploy.contracts import Progress
 from lfm2_deploy.errors import GenerationError
+
+# Of a config, what no logits depend on: a bundle may record less, or newer words.
+_NOT_OF_THE_MODEL = {
+    "assumptions",
+    "bos_token_id",
+    "eos_token_ids",
+    "max_position_embeddings",
+    "pad_token_id",
+    "text_part_of",
+}
 
 
 class Oracle:
@@ -87,6 +99,24 @@ class Oracle:
         """Load the model behind it; the caller closes it."""
         assert self._truth.open is not None
         return self._truth.open(self._progress)
+
+    def tell_other_model(self, subject: Subject) -> list[str]:
+        """A remark where a bundle is seen to be of another model than the reference."""
+        if subject.bundle is None:
+            return []
+        config, origin = self._truth.config, self._truth.origin
+        if config is not None:
+            differing = [
+                field.name
+                for field in fields(config)
+                if field.name not in _NOT_OF_THE_MODEL
+                and getattr(config, field.name) != getattr(subject.bundle.config, field.name)
+            ]
+            if differing:
+                return [f"another model than the reference: differs in {', '.join(differing)}"]
+        if origin is not None and origin != subject.bundle.manifest.origin:
+            return [f"was made from {subject.describe().origin}, and not from the reference"]
+        return []
 
     def measure_perplexity(self) -> Estimate:
         """Of the windows' own tokens."""

@@ -71,12 +71,16 @@ class Windows:
         """The true next tokens of the scored positions."""
         return list(self.chunks[window][self.first + 1 :])
 
+    @property
+    def prompt_length(self) -> int:
+        """Tokens of each prompt."""
+        return min(_MOST_PROMPT, self.length // 2)
+
     def choose_prompts(self, count: int) -> list[list[int]]:
         """Beginnings of windows, spread over the text."""
         count = min(count, len(self.chunks))
-        size = min(_MOST_PROMPT, self.length // 2)
         places = [number * len(self.chunks) // count for number in range(count)]
-        return [self.read_by(place)[:size] for place in places]
+        return [self.read_by(place)[: self.prompt_length] for place in places]
 
 
 def choose_windows(
@@ -128,16 +132,28 @@ def _cut(ids: Sequence[int], begin_id: int | None, name: str, chunks: int, lengt
     return Windows(rows, begin_id, name, tuple(remarks))
 
 
-def take_windows(base: BaseFile, begin_id: int | None, chunks: int) -> Windows:
+def take_windows(
+    base: BaseFile, tokenizer: Tokenizer | None, chunks: int, length: int = LENGTH
+) -> Windows:
     """The windows that a base file was made of, or the first of them.
 
     Args:
         base: its tokens are taken as they are.
-        begin_id: the model's start token, which llama.cpp puts in front where it has one.
+        tokenizer: its start token takes the place of each window's first, as llama.cpp does it.
         chunks: most windows to take.
+        length: tokens that were asked for; the base file has its own.
     """
+    remarks = []
+    if length not in (LENGTH, base.length):
+        remarks.append(f"windows of {base.length} tokens, as the base file has them: not {length}")
+    if base.chunks < chunks:
+        remarks.append(f"the base file has {base.chunks} of {chunks} windows")
+    if tokenizer is None:
+        remarks.append("there is no tokenizer, so no start token takes the place of first tokens")
+    start = [] if tokenizer is None else tokenizer.encode("", add_special_tokens=True)
     rows = tuple(tuple(row) for row in base.tokens[:chunks].tolist())
-    return Windows(rows, begin_id, f"the tokens of {base.path.name}")
+    text = f"the tokens of {base.path.name}"
+    return Windows(rows, start[0] if start else None, text, tuple(remarks))
 
 
 def _read(file: Path) -> str:

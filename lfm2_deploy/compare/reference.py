@@ -23,8 +23,9 @@ from safetensors.numpy import load_file, save_file
 
 from lfm2_deploy.compare.base_file import FLOOR, BaseFile
 from lfm2_deploy.compare.protocol import Windows
-from lfm2_deploy.compare.scorer import Request, Scored, States
+from lfm2_deploy.compare.scorer import Request, Scored, States, check_finite
 from lfm2_deploy.contracts import FloatArray, Progress
+from lfm2_deploy.errors import GenerationError
 
 # The shorter of the two rows whose states are compared.
 SHORT_ROW = 16
@@ -148,6 +149,9 @@ def write_reference(
         answers: to `list_requests`, in order.
         vocab_size: V.
         about: what it is of, for people.
+
+    Raises:
+        GenerationError: logits are not finite: nothing can be held against them.
     """
     requests, checksums = list_requests(windows), []
     states: dict[int, States] = {}
@@ -156,8 +160,9 @@ def write_reference(
             states.update(pair_states(requests, number, scored))
             if number < len(windows.chunks):
                 logits = np.ascontiguousarray(scored.logits, np.float32)
+                _check_reference(logits, windows.first, number)
                 checksums.append(_checksum(logits))
-                logits.tofile(file)
+                file.write(logits.data)  # tofile would not say why it fails
     named = {f"{n}/{name}": array for n, row in states.items() for name, array in row.items()}
     save_file(
         {name: np.ascontiguousarray(array) for name, array in named.items()}, folder / _STATES
@@ -171,6 +176,13 @@ def write_reference(
         about=about,
     )
     (folder / _RECORD).write_text(json.dumps(asdict(record), indent=1) + "\n", encoding="utf-8")
+
+
+def _check_reference(logits: FloatArray, first: int, row: int) -> None:
+    try:
+        check_finite(logits, first, row)
+    except GenerationError as error:
+        raise GenerationError(f"the reference {error}") from error
 
 
 def open_reference_folder(folder: Path, progress: Progress) -> StoredReference | None:

@@ -245,14 +245,14 @@ class ErrorStart:
 
     Args:
         layer: the first layer whose states are much worse than all before it.
-        kind: its worst state.
-        error: of that state.
+        kind: its worst state; "logits" where all states are right and the logits are not.
+        error: of that state, or of the logits.
         before: the largest error of the layers before; 0 where it is the first.
         advice: where to look, for people.
     """
 
     layer: int
-    kind: StateKind
+    kind: StateKind | Literal["logits"]
     error: float
     before: float
     advice: str

@@ -37,7 +37,7 @@ from lfm2_deploy.compare.truth import Truth
 from lfm2_deploy.compare.verdict import Limits, give_verdict
 from lfm2_deploy.compare.words import Words
 from lfm2_deploy.contracts import Progress
-from lfm2_deploy.errors import Lfm2DeployError
+from lfm2_deploy.errors import GenerationError, Lfm2DeployError
 from lfm2_deploy.machine import describe_machine
 from lfm2_deploy.tokenizer import Tokenizer
 
@@ -100,9 +100,10 @@ def run_comparison(
         measure = partial(
             measure_subject,
             reference=oracle.reference,
+            reference_precision=truth.precision,
             windows=windows,
             words=words,
-            wish=settings.wish,
+            wish=_limit(settings.wish, truth, windows),
             progress=progress,
         )
         measured = {one.name: _go_on(costs[one.name], partial(measure, one)) for one in subjects}
@@ -165,11 +166,16 @@ def _choose_windows(
     truth: Truth, subjects: Sequence[Subject], tokenizer: Tokenizer | None, settings: Settings
 ) -> Windows:
     if truth.base is not None:
-        start = [] if tokenizer is None else tokenizer.encode("", add_special_tokens=True)
-        return take_windows(truth.base, start[0] if start else None, settings.chunks)
+        if settings.text is not None:
+            raise GenerationError(
+                f"{truth.name} brings its own tokens, so {settings.text} cannot be read: leave "
+                "--text out"
+            )
+        return take_windows(truth.base, tokenizer, settings.chunks, settings.length)
     config = truth.config
     assert config is not None
-    contexts = [s.context_length for s in subjects if s.context_length is not None]
+    found = [truth.context_length, *(subject.context_length for subject in subjects)]
+    contexts = [context for context in found if context is not None]
     shortest = min(settings.length, config.max_position_embeddings, *contexts)
     windows = choose_windows(tokenizer, config.vocab_size, settings.text, settings.chunks, shortest)
     if shortest < settings.length:
@@ -178,6 +184,14 @@ def _choose_windows(
         )
         windows = replace(windows, remarks=(remark, *windows.remarks))
     return windows
+
+
+def _limit(wish: Wish, truth: Truth, windows: Windows) -> Wish:
+    """As much greedy text as the reference has room to read."""
+    if truth.context_length is None:
+        return wish
+    room = truth.context_length - windows.prompt_length
+    return replace(wish, greedy_tokens=max(0, min(wish.greedy_tokens, room)))
 
 
 def _judge_all(
@@ -219,7 +233,7 @@ def _assemble(
     timed = None if isinstance(cost, Exception) else cost
     if isinstance(measured, Exception):
         return SubjectResult(subject.describe(), failure=explain(measured), cost=timed)
-    remarks = list(measured.remarks)
+    remarks = [*measured.remarks, *oracle.tell_other_model(subject)]
     if measured.written and not oracle.has_model:
         remarks.append("greedy texts are not judged: there is no model behind a base file")
     record = None if subject.bundle is None else subject.bundle.manifest.rounding

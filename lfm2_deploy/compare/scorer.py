@@ -93,7 +93,7 @@ class RuntimeScorer:
             progress(self._what, done, len(requests))
             session.reset()
             logits = read_row(session, self.runtime, request)
-            _check_finite(logits, request.first, done)
+            check_finite(logits, request.first, done)
             yield Scored(logits, self._take_states(session) if request.states else None)
         progress(self._what, len(requests), len(requests))
 
@@ -144,11 +144,21 @@ def lay_out_states(
     return result
 
 
-def _check_finite(logits: FloatArray, first: int, row: int) -> None:
+def check_finite(logits: FloatArray, first: int, row: int) -> None:
+    """Refuse logits [N, V] that hold NaN or infinity.
+
+    Args:
+        logits: of one row.
+        first: the position of the first of them.
+        row: its number.
+
+    Raises:
+        GenerationError: with how many positions they are, and where.
+    """
     wrong = ~np.isfinite(logits).all(-1)
     if wrong.any():
         at = first + int(wrong.argmax())
         raise GenerationError(
             f"gives logits that are not finite (NaN or infinity) at {int(wrong.sum())} positions, "
-            f"first at position {at} of row {row}: its arithmetic overflows"
+            f"first at position {at} of row {row}: its arithmetic overflows, or a weight is damaged"
         )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -21,24 +22,52 @@ NOTHING = 1e-4
 # states by up to a fifth (measured on random and trained models).
 _MOST_AT_FIRST = {"fp32": NOTHING, "fp16": 1e-2}
 _MOST_AT_FIRST_ROUNDED = 0.3
+# A convolution remembers two tokens: one of them with other experts moves its whole state
+# (seen on a random model in int8).
+_ROUTED = (
+    "; or, in a mixture of experts, rounding sent one of the last tokens to other experts: see "
+    "whether another --text shows it too"
+)
 
 
 def compare_states(
-    rows: Sequence[tuple[int, States, States]], config: Lfm2Config, precision: str
+    rows: Sequence[tuple[int, States, States]],
+    config: Lfm2Config,
+    precisions: Collection[str],
+    logits_error: float = 0.0,
 ) -> StateErrors:
-    """Compare states row by row.
+    """Compare states row by row, and then what comes after all of them.
 
     Args:
         rows: tokens, the reference's states and the subject's.
         config: the model's.
-        precision: the subject's, which says how far off the first layer may be.
+        precisions: the reference's and the subject's: how far off the first layer may be.
+        logits_error: `relative_error` of the logits after the longest row's tokens.
     """
-    first = _MOST_AT_FIRST.get(precision, _MOST_AT_FIRST_ROUNDED)
+    first = max(_MOST_AT_FIRST.get(name, _MOST_AT_FIRST_ROUNDED) for name in precisions)
     measured = tuple(StateRow(n, _measure(ours, theirs, config)) for n, ours, theirs in rows)
     # Faults in attention show where there is much to look back on, and the shortest row is
     # where rounding has had the least time to spread.
     starts = [start for row in measured if (start := find_start(row.errors, first))]
-    return StateErrors(measured, min(starts, key=lambda found: found.layer, default=None))
+    start = min(starts, key=lambda found: found.layer, default=None)
+    start = start or _find_start_behind(measured, logits_error)
+    if start is not None and config.moe is not None and set(precisions) != {"fp32"}:
+        start = replace(start, advice=f"{start.advice}{_ROUTED}")
+    return StateErrors(measured, start)
+
+
+def _find_start_behind(rows: Sequence[StateRow], logits_error: float) -> ErrorStart | None:
+    """The last layer, where the logits are much worse than any state."""
+    errors = [found for row in rows for found in row.errors]
+    before = max((found.error for found in errors), default=0.0)
+    if not errors or logits_error <= max(JUMP * before, NOTHING):
+        return None
+    last = max(found.layer for found in errors)
+    advice = (
+        f"all states are right, so look at what layer {last} does after its own: convolution or "
+        "attention, out_proj, feed-forward; and at the final norm and the head"
+    )
+    return ErrorStart(last, "logits", logits_error, before, advice)
 
 
 def relative_error(reference: FloatArray, tested: FloatArray) -> float:

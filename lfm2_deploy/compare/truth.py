@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lfm2_deploy.checkpoint import describe_model, open_checkpoint
@@ -12,7 +12,7 @@ from lfm2_deploy.compare.origin import open_reference
 from lfm2_deploy.compare.scorer import Scorer
 from lfm2_deploy.compare.subjects import BASE, TORCH, Subject, read_subject
 from lfm2_deploy.config import Lfm2Config
-from lfm2_deploy.contracts import Checkpoint, Progress
+from lfm2_deploy.contracts import Checkpoint, Origin, Progress
 from lfm2_deploy.errors import GenerationError
 from lfm2_deploy.registry import STREAMED_REFERENCE
 from lfm2_deploy.tokenizer import Tokenizer
@@ -31,6 +31,9 @@ class Truth:
         tokenizer: None where it has none.
         identity: what its logits depend on; "" where it is not kept for later.
         base: the base file.
+        precision: of its weights.
+        context_length: most tokens of a row; None where it is the model's own.
+        origin: what the first bundle was made from, where that is the reference.
     """
 
     name: str
@@ -41,6 +44,9 @@ class Truth:
     tokenizer: Tokenizer | None
     identity: str = ""
     base: BaseFile | None = None
+    precision: str = "fp32"
+    context_length: int | None = None
+    origin: Origin | None = None
 
 
 def choose_truth(
@@ -67,7 +73,8 @@ def choose_truth(
         left = [subject for subject in subjects if subject.given != reference]
     elif subjects[0].bundle is not None:
         checkpoint = open_reference(subjects[0].bundle, None, adapter, progress)
-        return _of_checkpoint(checkpoint, checkpoint.origin.name), subjects
+        truth = _of_checkpoint(checkpoint, checkpoint.origin.name)
+        return replace(truth, origin=subjects[0].bundle.manifest.origin), subjects
     else:
         chosen, *left = subjects
     if not left:
@@ -96,6 +103,8 @@ def _of_subject(subject: Subject, adapter: Path | None, progress: Progress) -> T
         subject.precision,
         config,
         subject.find_tokenizer(),
+        precision=subject.precision,
+        context_length=subject.context_length,
     )
 
 

@@ -189,7 +189,7 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]  # the library has no type
         if room < 1:
             raise EvaluationError(
                 f"a continuation has {len(continuation):,} tokens, and the context holds "
-                f"{self.max_length:,}: export with a longer one (--context-length)"
+                f"{self.max_length:,}: export with a longer one (--context)"
             )
         self._truncated += len(context) > room
         return Pair(tuple(context[-room:]), tuple(continuation))
@@ -235,7 +235,7 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]  # the library has no type
         if room < 1:
             raise EvaluationError(
                 f"the task generates {asked:,} tokens, and the context holds {self.max_length:,}, "
-                "the prompt included: export with a longer one (--context-length)"
+                "the prompt included: export with a longer one (--context)"
             )
         self._truncated += len(ids) > room
         return ids[-room:], options

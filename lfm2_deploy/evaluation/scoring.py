@@ -87,7 +87,8 @@ def score_pairs(
         One score a pair, in their order, and what it cost.
 
     Raises:
-        GenerationError: a context is empty, or an id is outside the vocabulary.
+        GenerationError: a context is empty, an id is outside the vocabulary, or logits are
+            not finite.
         ContextOverflowError: a pair does not fit the context.
     """
     if any(not pair.context for pair in pairs):
@@ -137,6 +138,11 @@ class _Rows:
         self._logits = logits
         self._likeliest = logits.argmax(-1)
         largest = np.take_along_axis(logits, self._likeliest[:, None], axis=-1)
+        if not np.isfinite(largest).all():
+            raise GenerationError(
+                "the model gives logits that are not finite (NaN or infinity), so nothing can be "
+                "scored: see lfm2-deploy compare, which says where they begin"
+            )
         # Summed in float64: 65,536 float32 terms would lose a digit or two.
         totals = np.exp(logits - largest).sum(-1, dtype=np.float64)
         self._normalizers = largest[:, 0].astype(np.float64) + np.log(totals)

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import os
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,7 +12,12 @@ import torch
 from safetensors.torch import save_file
 
 from lfm2_deploy.checkpoint import tensor_file
-from lfm2_deploy.checkpoint.tensor_file import read_floats, read_header, require_finite
+from lfm2_deploy.checkpoint.tensor_file import (
+    identify_files,
+    read_floats,
+    read_header,
+    require_finite,
+)
 from lfm2_deploy.errors import CheckpointError
 
 WriteRaw = Callable[..., Path]
@@ -119,3 +127,15 @@ def test_header_above_the_formats_limit_is_not_read(
         stream.truncate(length + 100)  # sparse: takes no space
     with pytest.raises(CheckpointError, match=expected):
         read_header(file)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows tells no time of change of state")
+def test_rewritten_file_of_the_same_size_and_time_has_another_identity(tmp_path: Path) -> None:
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(b"before")
+    status, first = file.stat(), identify_files([file])
+    time.sleep(0.02)  # clocks of file systems tick every 4 ms or so
+    file.write_bytes(b"after!")
+    os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert file.stat().st_mtime_ns == status.st_mtime_ns
+    assert identify_files([file]) != first

@@ -101,3 +101,12 @@ def test_damaged_file_is_refused(
     data = spoil(lay_out(4, [(0.5, -4.0, [0, 2, 7, 9])] * 4))
     with pytest.raises(GenerationError, match=words):
         BaseFile(write(tmp_path / "f.kld", data))
+
+
+def test_base_file_that_cannot_be_written_is_named_and_leaves_nothing(tmp_path: Path) -> None:
+    place = tmp_path / "taken"
+    place.mkdir()
+    with pytest.raises(OSError, match="taken") as caught:
+        write_base_file(place, [[1, 2, 3, 4]], [np.zeros((1, 8), np.float32)], 8)
+    assert caught.value.filename == str(place)
+    assert list(tmp_path.iterdir()) == [place]

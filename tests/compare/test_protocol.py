@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from lfm2_deploy.compare.protocol import Windows, choose_windows
+from lfm2_deploy.compare.base_file import BaseFile, write_base_file
+from lfm2_deploy.compare.protocol import Windows, choose_windows, take_windows
 from lfm2_deploy.demo import DEMO_MODEL
 from lfm2_deploy.errors import GenerationError
 from lfm2_deploy.tokenizer import Tokenizer
@@ -80,3 +82,20 @@ def test_prompts_are_spread_over_the_text() -> None:
     assert [prompt[0] for prompt in prompts] == [0, 20, 40, 60]
     assert {len(prompt) for prompt in prompts} == {5}
     assert len(Windows(chunks[:1], None, "").choose_prompts(4)) == 1
+
+
+def test_windows_of_a_base_file_say_what_is_otherwise_than_asked(
+    tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    write_base_file(tmp_path / "a.kld", [range(8)] * 2, [np.zeros((3, 16), np.float32)] * 2, 16)
+    base = BaseFile(tmp_path / "a.kld")
+    asked = take_windows(base, tokenizer, 2, 8)
+    assert asked.remarks == ()
+    assert asked.begin_id is not None
+    other = take_windows(base, None, 3, 64)
+    assert other.begin_id is None
+    assert other.remarks == (
+        "windows of 8 tokens, as the base file has them: not 64",
+        "the base file has 2 of 3 windows",
+        "there is no tokenizer, so no start token takes the place of first tokens",
+    )

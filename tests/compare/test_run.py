@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from lfm2_deploy.api import compare_models
+from lfm2_deploy.api import compare_models, export
 from lfm2_deploy.compare import measure, reference_cache
 from lfm2_deploy.compare.measure import Wish
 from lfm2_deploy.compare.result import Report, describe, read_report
@@ -116,6 +117,75 @@ def test_second_comparison_reads_no_weights(
     assert len([folder for folder in cache.iterdir() if folder.is_dir()]) == 1
 
 
+def test_same_weights_under_another_config_are_another_reference(
+    checkpoints: Checkpoints, tmp_path: Path
+) -> None:
+    copy = shutil.copytree(checkpoints["dense"], tmp_path / "copy")
+    good = f"torch:{checkpoints['dense']}"
+    assert not compare(good, reference=f"torch:{copy}").reference.cached
+    config = json.loads((copy / "config.json").read_text())
+    config["norm_eps"] = 0.5
+    (copy / "config.json").write_text(json.dumps(config))
+    report = compare(good, reference=f"torch:{copy}")
+    assert not report.reference.cached
+    assert report.subjects[0].scores is not None
+    assert report.subjects[0].scores.divergence.mean.value > 1e-6
+
+
+def test_fault_behind_the_last_state_is_no_sound_model(
+    checkpoints: Checkpoints, tmp_path: Path
+) -> None:
+    last = max(
+        int(name.split(".")[2])
+        for name in load_file(checkpoints["dense"] / "model.safetensors")
+        if ".layers." in name
+    )
+    faulty = spoil(
+        checkpoints["dense"], tmp_path / "faulty", f"layers.{last}.feed_forward.w2.weight"
+    )
+    report = compare(f"torch:{faulty}", reference=f"torch:{checkpoints['dense']}")
+    states = report.subjects[0].states
+    assert states is not None
+    assert states.start is not None
+    assert (states.start.layer, states.start.kind) == (last, "logits")
+    assert read_report(describe(report)) == report
+
+
+def test_bundle_of_another_model_is_told(checkpoints: Checkpoints, bundle_of: Any) -> None:
+    report = compare(bundle_of("moe", "fp32").path, reference=f"torch:{checkpoints['dense']}")
+    (subject,) = report.subjects
+    assert subject.remarks[-1].startswith("another model than the reference: differs in ")
+
+
+def test_states_of_other_layers_are_not_compared() -> None:
+    report = compare("torch:synthetic:tiny-moe", reference="torch:synthetic:tiny-dense")
+    (subject,) = report.subjects
+    assert subject.states is not None
+    assert subject.states.absent == "the reference has other layers"
+
+
+def test_reference_with_a_short_context_shortens_windows_and_texts(
+    checkpoints: Checkpoints, bundle_of: Any, tmp_path: Path
+) -> None:
+    short = tmp_path / "short"
+    export(str(checkpoints["dense"]), short, precision="fp32", context_length=16)
+    wish = Wish(2, 2, 60)
+    report = compare(bundle_of("dense", "fp32").path, reference=short, wish=wish)
+    (subject,) = report.subjects
+    assert subject.failure == ""
+    assert report.protocol.length == 16
+    # A prompt of 8 tokens, and what the reference has room to read behind it.
+    assert [run.tokens for run in subject.greedy] == [8, 8]
+
+
+def test_rounded_reference_is_no_fault_of_an_exact_subject(bundle_of: Any) -> None:
+    exact, rounded = bundle_of("dense", "fp32").path, bundle_of("dense", "int8").path
+    (subject,) = compare(exact, reference=rounded).subjects
+    assert subject.states is not None
+    assert subject.states.rows
+    assert subject.states.start is None
+
+
 @pytest.mark.parametrize("name", ["logits.f32", "states.safetensors", "record.json"])
 def test_damaged_reference_is_made_anew(
     checkpoints: Checkpoints, bundle_of: Any, cache: Path, name: str
@@ -176,6 +246,8 @@ def test_saved_base_file_is_a_reference(
     assert "no model behind a base file" in base.subjects[0].remarks[0]
     assert base.subjects[0].states is not None
     assert base.subjects[0].states.absent == "the reference gives no states"
+    with pytest.raises(GenerationError, match="leave --text out"):
+        compare(bundle, reference=f"base:{file}", text=tmp_path / "mine.txt")
 
 
 def test_bundle_is_a_reference_too(bundle_of: Any, cache: Path) -> None:
@@ -303,3 +375,13 @@ def test_logits_that_are_not_finite_are_told_with_their_place() -> None:
     scorer = RuntimeScorer(FakeRuntime(overflow, vocab_size=16), (), "")
     with pytest.raises(GenerationError, match=r"not finite .* at 2 positions, first at position 3"):
         list(scorer.score([Request([1, 2, 3, 4, 5], 1)], ignore_progress))
+
+
+def test_reference_that_overflows_is_no_reference(checkpoints: Checkpoints, tmp_path: Path) -> None:
+    copy = shutil.copytree(checkpoints["dense"], tmp_path / "huge")
+    tensors = load_file(copy / "model.safetensors")
+    for name in ("layers.0.conv.out_proj.weight", "layers.0.feed_forward.w2.weight"):
+        tensors[f"model.{name}"] = tensors[f"model.{name}"] * np.float32(1e38)
+    save_file(tensors, copy / "model.safetensors", {"format": "pt"})
+    with pytest.raises(GenerationError, match="the reference gives logits that are not finite"):
+        compare(f"torch:{checkpoints['dense']}", reference=f"torch:{copy}")

@@ -89,7 +89,7 @@ def test_planted_fault_is_found_where_it_shows(
     save_file(tensors, faulty / "model.safetensors", {"format": "pt"})
     config = open_checkpoint(str(faulty)).config
     pairs = zip(ROWS, read_states(checkpoints["dense"]), read_states(faulty), strict=True)
-    found = compare_states([(len(r), a, b) for r, a, b in pairs], config, "fp32")
+    found = compare_states([(len(r), a, b) for r, a, b in pairs], config, ["fp32"])
     assert found.start is not None
     assert found.start.layer == layer
     assert found.start.kind in kinds
@@ -100,9 +100,36 @@ def test_sound_copy_shows_no_start(checkpoints: Mapping[str, Path]) -> None:
     config = open_checkpoint(str(checkpoints["dense"])).config
     states = read_states(checkpoints["dense"])
     rows = [(len(row), a, a) for row, a in zip(ROWS, states, strict=True)]
-    found = compare_states(rows, config, "fp32")
+    found = compare_states(rows, config, ["fp32"])
     assert found.start is None
     assert [row.tokens for row in found.rows] == [8, 40]
     # Two attention layers of two states, and four convolutions.
     assert len(found.rows[0].errors) == 8
     assert all(error.error == 0 for error in found.rows[0].errors)
+
+
+def test_fault_after_the_last_state_is_found_in_the_logits(
+    checkpoints: Mapping[str, Path],
+) -> None:
+    config = open_checkpoint(str(checkpoints["dense"])).config
+    states = read_states(checkpoints["dense"])
+    rows = [(len(row), a, a) for row, a in zip(ROWS, states, strict=True)]
+    found = compare_states(rows, config, ["fp32"], logits_error=0.3).start
+    assert found is not None
+    last = config.num_hidden_layers - 1
+    assert (found.layer, found.kind, found.error) == (last, "logits", 0.3)
+    # Float32's own rounding is none.
+    assert compare_states(rows, config, ["fp32"], logits_error=1e-6).start is None
+
+
+@pytest.mark.parametrize(("precision", "told"), [("fp32", False), ("int8", True)])
+def test_routing_is_named_as_a_cause_where_weights_are_rounded(
+    checkpoints: Mapping[str, Path], precision: str, told: bool
+) -> None:
+    config = open_checkpoint(str(checkpoints["moe"])).config
+    states = read_states(checkpoints["moe"])
+    last = list_states(config)[-1].input
+    rows = [(len(r), a, {**a, last: -a[last]}) for r, a in zip(ROWS, states, strict=True)]
+    found = compare_states(rows, config, ["fp32", precision]).start
+    assert found is not None
+    assert ("other experts" in found.advice) is told

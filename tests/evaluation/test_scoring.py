@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
 
 from lfm2_deploy.compare.metrics import log_softmax
-from lfm2_deploy.contracts import Capabilities
+from lfm2_deploy.contracts import Capabilities, FloatArray
 from lfm2_deploy.errors import ContextOverflowError, GenerationError
 from lfm2_deploy.evaluation import scoring
 from lfm2_deploy.evaluation.scoring import Pair, Score, score_pairs
@@ -158,3 +159,18 @@ def test_pair_may_be_one_token_longer_than_the_context_and_no_more() -> None:
     score_pairs(open_runtime(context=4), [pair])
     with pytest.raises(ContextOverflowError):
         score_pairs(open_runtime(context=3), [pair])
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
+@pytest.mark.parametrize("kind", KINDS)
+def test_logits_that_are_not_finite_give_no_score(kind: str, wrong: float) -> None:
+    def overflow(history: Sequence[int]) -> FloatArray:
+        logits = NEXT(history)
+        logits[5] = wrong
+        return logits
+
+    runtime = FakeRuntime(
+        overflow, vocab_size=VOCABULARY, context_length=64, capabilities=KINDS[kind]
+    )
+    with pytest.raises(GenerationError, match="not finite"):
+        score_pairs(runtime, [Pair((1, 2), (3, 4))])

@@ -10,6 +10,8 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import os
+from contextlib import suppress
 from pathlib import Path
 
 from markupsafe import Markup
@@ -32,12 +34,21 @@ def write_page(report: Report, file: Path) -> None:
 
     Args:
         report: what was measured.
-        file: where to; an existing file is replaced.
+        file: where to; an existing file is replaced once the new one is whole.
 
     Raises:
         OSError: it cannot be written.
     """
-    file.write_text(render_page(report), encoding="utf-8", newline="\n")
+    page = render_page(report).encode("utf-8")
+    scratch = file.with_name(f".{file.name}.partial")
+    try:
+        scratch.write_bytes(page)
+        os.replace(scratch, file)
+    except OSError as error:
+        raise type(error)(error.errno, error.strerror, str(file)) from error
+    finally:
+        with suppress(OSError):
+            scratch.unlink(missing_ok=True)
 
 
 def render_page(report: Report) -> str:

@@ -82,8 +82,9 @@ def _list_notices(report: Report) -> Iterator[str]:
     for subject in report.subjects:
         start = subject.states.start if subject.states else None
         if start is not None:
-            where = f"the error of its states jumps in layer {start.layer}"
-            yield f"{subject.info.name}: {where}, as a fault does and rounding does not."
+            what = "logits" if start.kind == "logits" else "states"
+            where = f"the error of its {what} jumps in layer {start.layer}"
+            yield f"{subject.info.name}: {where}, as a fault does and rounding seldom."
 
 
 def _judge_limits(report: Report) -> Judgement:
@@ -136,7 +137,10 @@ def describe_start(states: StateErrors | None) -> str:
         first, last = format_number(errors[0].error, 2), format_number(most.error, 2)
         return f"No layer stands out: {first} in the first, {last} at most, in layer {most.layer}."
     start = states.start
-    where = f"It starts in the {_KINDS[start.kind]} of layer {start.layer}"
+    if start.kind == "logits":
+        where = f"It starts after the states of layer {start.layer}, and shows in the logits"
+    else:
+        where = f"It starts in the {_KINDS[start.kind]} of layer {start.layer}"
     before = f", after at most {format_number(start.before, 2)} before" if start.layer else ""
     advice = start.advice[:1].upper() + start.advice[1:].rstrip(".")
     return f"{where}: {format_number(start.error, 2)}{before}. {advice}."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import errno
 import hashlib
 import json
 import re
@@ -165,3 +166,22 @@ def test_browser_runs_the_script_and_reads_hostile_text_as_text(tmp_path: Path) 
     assert dom.count("button") == len([a for t, a in dom.tags if t == "th" and "title" in a]) + 1
     assert not [a for t, a in dom.tags if t == "button" and "hidden" in a]
     assert "<title>broken into" not in done.stdout
+
+
+def test_page_that_cannot_be_written_leaves_the_old_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "report.html"
+    file.write_text("old")
+
+    def fill_disk(path: Path, data: bytes) -> int:
+        with path.open("wb") as half:
+            half.write(data[: len(data) // 2])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", fill_disk)
+    with pytest.raises(OSError, match="No space left") as caught:
+        write_page(make_report(), file)
+    assert caught.value.filename == str(file)
+    assert file.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [file]
