@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -70,9 +71,9 @@ def fit_size(
         usual,
         options.target.scale_bytes,
     )
-    _require_possible(units, fixed, options)
+    least = _find_smallest(units, predict, options)
     priced = _measure(checkpoint, options, units, folder / _COSTS, progress)
-    budget = most - fixed
+    budget = max(least, most - fixed)
     for _ in range(_TRIES):
         choice = choose(priced, budget)
         changed = replace(options, changed=choice.plans)
@@ -80,7 +81,7 @@ def fit_size(
         if size <= most:
             return changed
         # Graphs and the gaps between tensors depend on the choice, too.
-        budget = choice.size_bytes - (size - most)
+        budget = max(least, choice.size_bytes - (size - most))
     raise ExportError(f"no choice of bits was found for --max-size {most:,}: ask for some more")
 
 
@@ -118,13 +119,24 @@ def _foresee(checkpoint: Checkpoint, options: ExportOptions) -> QuantizationReco
     )
 
 
-def _require_possible(units: Sequence[Unit], fixed: int, options: ExportOptions) -> None:
-    smallest = fixed + sum(min(o.size_bytes for o in unit.options) for unit in units)
+def _find_smallest(
+    units: Sequence[Unit], predict: Callable[[ExportOptions], int], options: ExportOptions
+) -> int:
+    """Bytes of all units in the smallest bundle there is.
+
+    Raises:
+        ExportError: it is larger than what was asked for.
+    """
+    # Options are in order of size. Graphs differ with the choice, so that only a prediction tells.
+    first = [unit.options[0] for unit in units]
+    plans = {name: plan for option in first for name, plan in option.plans.items()}
+    smallest = predict(replace(options, changed=plans))
     if smallest > options.max_size_bytes:
         raise ExportError(
             f"--max-size {options.max_size_bytes:,} bytes is too small: for target "
-            f"{options.target.name} the smallest bundle of this model takes about {smallest:,}"
+            f"{options.target.name} the smallest bundle of this model takes {smallest:,} bytes"
         )
+    return sum(option.size_bytes for option in first)
 
 
 def _measure(
@@ -146,7 +158,10 @@ def _measure(
     found = measure_costs(checkpoint, units, rows, progress)
     costs = [[option.cost for option in unit.options] for unit in found]
     kept.parent.mkdir(exist_ok=True)
-    kept.write_text(json.dumps({"of": told, "costs": costs}), encoding="ascii")
+    # Half a file, of a process that was killed or a disk that is full, would stop who goes on.
+    draft = kept.with_suffix(".new")
+    draft.write_text(json.dumps({"of": told, "costs": costs}), encoding="ascii")
+    os.replace(draft, kept)
     return found
 
 

@@ -52,12 +52,13 @@ class Store:
         self.folder = folder
         folder.mkdir(exist_ok=True)
         file = folder / _FINGERPRINT
-        if file.is_file() and file.read_text(encoding="ascii", errors="replace") != fingerprint:
+        if not self._index(0).is_file():
+            file.write_text(fingerprint, encoding="ascii")
+        elif file.read_text(encoding="ascii", errors="replace") != fingerprint:
             raise ResumeError(
                 f"what an interrupted export left in {folder} was rounded otherwise: export as "
                 "then, or without --resume to start afresh"
             )
-        file.write_text(fingerprint, encoding="ascii")
         self._places: dict[str, tuple[int, Place]] = {}
         self.records: list[Any] = []
         while self._index(len(self.records)).is_file():
