@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from math import isfinite
 from reprlib import repr as shorten
 from typing import Any
 
 # More than any model has: a record may come from anywhere.
 _MOST_LINES = 100_000
+# Far above what any export writes; squares and sums of them are still floats.
+_LONGEST_NAME, _MOST_COUNTED, _LARGEST_ERROR = 1000, 1 << 63, 1e30
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,11 +116,11 @@ def _check(entry: QuantizationRecord | TensorError | LayerError) -> None:
     for field in fields(entry):
         value, kind = getattr(entry, field.name), field.type
         if kind == "str":
-            fits = type(value) is str
+            fits = type(value) is str and len(value) <= _LONGEST_NAME
         elif kind == "int":
-            fits = type(value) is int and value >= 0
+            fits = type(value) is int and 0 <= value < _MOST_COUNTED
         elif kind == "float":
-            fits = type(value) in (int, float) and isfinite(value) and value >= 0
+            fits = type(value) in (int, float) and 0 <= value <= _LARGEST_ERROR
         else:
             continue
         if not fits:

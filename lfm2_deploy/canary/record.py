@@ -32,6 +32,8 @@ _DIGITS = 6
 _SEED = 0
 # Far above what is recorded; more would not be a glance any more.
 _MOST_ROWS, _MOST_CALLS, _MOST_TOKENS, _LONGEST_WORDS = 16, 64, 8192, 200
+# No logit is as large; squares of it are still floats.
+_LARGEST = 1e30
 _AGAIN = "export the model again"
 
 
@@ -226,6 +228,8 @@ def _check(canary: Canary, context_length: int) -> None:
             expected = call.expected
             if len(expected.top) != len(expected.top_ids):
                 raise ValueError("its digests are not whole")
+            if expected.logsumexp < max(expected.top) - 1:
+                raise ValueError("a token is likelier than all together")
             if len(expected.sampled) != len(canary.sampled_ids):
                 raise ValueError("its digests are not whole")
 
@@ -244,6 +248,7 @@ def _ids(value: Any, vocab_size: int) -> tuple[int, ...]:
 
 
 def _number(value: Any) -> float:
-    if type(value) not in (int, float) or not math.isfinite(value):
+    # `not` refuses NaN, too; integers of JSON may be larger than any float.
+    if type(value) not in (int, float) or not abs(value) <= _LARGEST:
         raise ValueError("a logit is no finite number")
     return float(value)

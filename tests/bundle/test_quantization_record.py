@@ -53,6 +53,8 @@ def test_bundle_with_a_record_opens_and_one_without_has_none(
         {"method": "gptq", "more": 1},
         {"method": "gptq", "tokens": -1},
         {"method": "gptq", "tokens": True},
+        {"method": "gptq", "max_size_bytes": 10**400},
+        {"method": "gptq", "text": "x" * 10_000},
         {"method": "gptq", "tensors": {}},
         {"method": "gptq", "tensors": [{"name": "x"}]},
         {"method": "gptq", "layers": [{"layer": 0, "error": "much"}]},
@@ -65,7 +67,7 @@ def test_record_that_is_not_one_is_damage(
     assert "damaged" in refuse(path)
 
 
-@pytest.mark.parametrize("error", [float("nan"), float("inf"), -0.1])
+@pytest.mark.parametrize("error", [float("nan"), float("inf"), -0.1, 1e300, 10**400])
 def test_error_that_is_no_share_is_refused(error: float) -> None:
     raw = asdict(replace(RECORD, layers=(LayerError(0, error),)))
     raw = {**raw, "layers": list(raw["layers"]), "tensors": list(raw["tensors"])}

@@ -56,6 +56,11 @@ DAMAGES: dict[str, Damage] = {
     "no rows": lambda raw: raw.pop("rows"),
     "empty rows": lambda raw: raw.update(rows=[]),
     "no noise": lambda raw: raw.update(noise=0),
+    "noise beyond any float": lambda raw: raw.update(noise=10**400),
+    "huge change": lambda raw: raw["signatures"][0]["changes"][0].__setitem__(0, 1e308),
+    "sum below its parts": lambda raw: raw["rows"][0]["calls"][0]["expected"].update(
+        logsumexp=-1e9
+    ),
     "infinite noise": lambda raw: raw.update(noise=float("inf")),
     "text for a number": lambda raw: raw["rows"][0]["calls"][0]["expected"].update(logsumexp="1"),
     "id outside": lambda raw: raw["rows"][0]["calls"][0]["tokens"].append(VOCABULARY),
