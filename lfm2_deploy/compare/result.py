@@ -233,7 +233,12 @@ class StateError:
 
 @dataclass(frozen=True, slots=True)
 class StateRow:
-    """Errors of all states after the same tokens, layer by layer."""
+    """Errors of all states, layer by layer, of all rows of one length.
+
+    Args:
+        tokens: of each row.
+        errors: the largest of all rows; medians in a mixture of experts that is rounded.
+    """
 
     tokens: int
     errors: tuple[StateError, ...]
@@ -263,7 +268,7 @@ class StateErrors:
     """Errors of the states.
 
     Args:
-        rows: after a short and a long row of tokens; empty where they are not to be had.
+        rows: after short and after long rows of tokens; empty where they are not to be had.
         start: where the error begins; None where it grows without a jump.
         absent: why there are none; "" where there are.
     """

@@ -385,3 +385,18 @@ def test_reference_that_overflows_is_no_reference(checkpoints: Checkpoints, tmp_
     save_file(tensors, copy / "model.safetensors", {"format": "pt"})
     with pytest.raises(GenerationError, match="the reference gives logits that are not finite"):
         compare(f"torch:{checkpoints['dense']}", reference=f"torch:{copy}")
+
+
+def test_rounded_mixture_shows_its_fault_and_no_other(
+    checkpoints: Checkpoints, bundle_of: Any, tmp_path: Path
+) -> None:
+    bundle = bundle_of("moe", "int8").path
+    faulty = spoil(checkpoints["moe"], tmp_path / "faulty", "layers.3.conv.in_proj.weight")
+    starts = []
+    for checkpoint in (checkpoints["moe"], faulty):
+        (subject,) = compare(bundle, reference=f"torch:{checkpoint}").subjects
+        assert subject.states is not None
+        starts.append(subject.states.start)
+    assert starts[0] is None
+    assert starts[1] is not None
+    assert (starts[1].layer, starts[1].kind) == (3, "conv")
