@@ -35,7 +35,6 @@ STATE_ROWS = 7
 # Long rows cost as much as windows; below so many windows, others are put together of them.
 _LEAST_LONG_ROWS = 3
 _LOGITS, _STATES, _RECORD = "logits.f32", "states.safetensors", "record.json"
-_WORDS_AT_ONCE = 2**24
 
 
 class Reference(Protocol):
@@ -99,7 +98,19 @@ class _Record:
 
 
 class StoredReference:
-    """A reference in a folder; see the module. Logits are mapped, not loaded."""
+    """A reference in a folder; see the module. Logits stay on disk, in a file held open.
+
+    Where the system allows it, that file can be read to its end though another process removes
+    the folder meanwhile.
+
+    Args:
+        folder: where it lies.
+        record: what record.json says.
+        states: see `Reference`.
+
+    Raises:
+        OSError: it cannot be opened.
+    """
 
     floor: float | None = None
     resolution = 0.0
@@ -107,24 +118,27 @@ class StoredReference:
     def __init__(self, folder: Path, record: _Record, states: Mapping[int, States]) -> None:
         self.folder, self._record, self.states = folder, record, states
         self.vocab_size = record.vocab_size
+        self._file = (folder / _LOGITS).open("rb")
+
+    def close(self) -> None:
+        """Close the file: Windows removes none that is open."""
+        self._file.close()
 
     def read(self, window: int) -> FloatArray:
         """Logits float32 [positions, V] of a window."""
-        return np.array(self._map()[window])
-
-    def _map(self) -> FloatArray:
-        record = self._record
-        shape = (record.windows, record.positions, record.vocab_size)
-        return np.memmap(self.folder / _LOGITS, np.float32, "r", shape=shape)
+        shape = (self._record.positions, self.vocab_size)
+        count = shape[0] * shape[1]
+        self._file.seek(4 * count * window)
+        return np.fromfile(self._file, np.float32, count).reshape(shape)
 
     def is_whole(self, progress: Progress) -> bool:
         """Whether every byte is as it was written."""
-        mapped = self._map()
+        count = self._record.windows
         for number, checksum in enumerate(self._record.checksums):
-            progress("checking the reference", number, len(mapped))
-            if _checksum(mapped[number]) != checksum:
+            progress("checking the reference", number, count)
+            if zlib.crc32(self.read(number).data) != checksum:
                 return False
-        progress("checking the reference", len(mapped), len(mapped))
+        progress("checking the reference", count, count)
         return True
 
 
@@ -176,7 +190,7 @@ def write_reference(
             if number < len(windows.chunks):
                 logits = np.ascontiguousarray(scored.logits, np.float32)
                 _check_reference(logits, windows.first, number)
-                checksums.append(_checksum(logits))
+                checksums.append(zlib.crc32(logits.data))
                 file.write(logits.data)  # tofile would not say why it fails
     named = {f"{n}/{name}": array for n, row in states.items() for name, array in row.items()}
     save_file(
@@ -213,7 +227,13 @@ def open_reference_folder(folder: Path, progress: Progress) -> StoredReference |
         reference = StoredReference(folder, record, _load_states(folder / _STATES))
     except (OSError, ValueError, KeyError, TypeError, SafetensorError):
         return None
-    return reference if reference.is_whole(progress) else None
+    whole = False
+    try:
+        whole = reference.is_whole(progress)
+    finally:
+        if not whole:
+            reference.close()
+    return reference if whole else None
 
 
 def _load_states(file: Path) -> dict[int, dict[str, FloatArray]]:
@@ -222,11 +242,3 @@ def _load_states(file: Path) -> dict[int, dict[str, FloatArray]]:
         number, _, name = key.partition("/")
         states.setdefault(int(number), {})[name] = array
     return states
-
-
-def _checksum(logits: FloatArray) -> int:
-    """Of logits [N, V]; in pieces, so that a mapped file is not brought into memory whole."""
-    found, rows = 0, max(1, _WORDS_AT_ONCE // logits.shape[1])
-    for at in range(0, len(logits), rows):
-        found = zlib.crc32(np.ascontiguousarray(logits[at : at + rows]).data, found)
-    return found

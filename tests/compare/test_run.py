@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from lfm2_deploy.api import compare_models, export
 from lfm2_deploy.compare import measure, reference_cache
 from lfm2_deploy.compare.measure import Wish
 from lfm2_deploy.compare.result import Report, describe, read_report
+from lfm2_deploy.compare.room import make_room
 from lfm2_deploy.compare.run import Settings
 from lfm2_deploy.compare.scorer import Request, RuntimeScorer
 from lfm2_deploy.compare.verdict import Limits
@@ -400,3 +402,38 @@ def test_rounded_mixture_shows_its_fault_and_no_other(
     assert starts[0] is None
     assert starts[1] is not None
     assert (starts[1].layer, starts[1].kind) == (3, "conv")
+
+
+def test_nothing_is_kept_where_the_cache_cannot_be_written(
+    checkpoints: Checkpoints, bundle_of: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")  # not even an administrator makes a folder in a file
+    monkeypatch.setattr(reference_cache, "find_folder", lambda: tmp_path / "file" / "references")
+    bundle, good = bundle_of("dense", "int4").path, f"torch:{checkpoints['dense']}"
+    with pytest.raises(GenerationError, match=r"nothing can be kept in .*file.*add --no-cache"):
+        compare(bundle, reference=good)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    report = compare(bundle, reference=good, cache=False)
+    assert report.subjects[0].scores is not None
+    assert list((tmp_path / "temporary").iterdir()) == []
+
+
+def test_reference_that_another_process_removes_is_read_to_its_end(
+    checkpoints: Checkpoints, bundle_of: Any, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if sys.platform == "win32":
+        pytest.skip("Windows removes no file that is open")
+    bundle, good = bundle_of("dense", "int4").path, f"torch:{checkpoints['dense']}"
+    first = compare(bundle, reference=good)
+    score = RuntimeScorer.score
+
+    def evict_and_score(self: RuntimeScorer, *given: Any) -> Any:
+        make_room(cache, 1, 0)
+        assert not [folder for folder in cache.iterdir() if folder.is_dir()]
+        return score(self, *given)
+
+    monkeypatch.setattr(RuntimeScorer, "score", evict_and_score)
+    second = compare(bundle, reference=good)
+    assert second.reference.cached
+    assert second.subjects == first.subjects
