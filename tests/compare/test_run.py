@@ -15,8 +15,10 @@ from safetensors.numpy import load_file, save_file
 
 from lfm2_deploy.api import compare_models, export
 from lfm2_deploy.compare import measure, reference_cache
+from lfm2_deploy.compare import subjects as subjects_module
 from lfm2_deploy.compare.measure import Wish
-from lfm2_deploy.compare.result import Report, describe, read_report
+from lfm2_deploy.compare.result import Report
+from lfm2_deploy.compare.result_json import describe, read_report
 from lfm2_deploy.compare.room import make_room
 from lfm2_deploy.compare.run import Settings
 from lfm2_deploy.compare.scorer import Request, RuntimeScorer
@@ -24,6 +26,7 @@ from lfm2_deploy.compare.verdict import Limits
 from lfm2_deploy.contracts import Capabilities, ignore_progress
 from lfm2_deploy.demo import DEMO_MODEL
 from lfm2_deploy.errors import BundleError, GenerationError, Lfm2DeployError
+from runtimes import ort
 from runtimes.fake import FakeRuntime, hash_logits
 from runtimes.streamed import StreamedScorer
 
@@ -323,7 +326,7 @@ def test_other_vocabulary_is_told(bundle_of: Any) -> None:
         (("torch:",), None, "names no model"),
         (("torch:synthetic:tiny-dense",), None, "nothing to compare with"),
         (("base:f.kld",), "torch:synthetic:tiny-dense", "can be the reference"),
-        (("torch:synthetic:tiny-dense",) * 2, None, "given twice"),
+        (("torch:synthetic:tiny-dense",) * 2, None, "given twice: leave one out"),
     ],
 )
 def test_what_cannot_be_compared_is_refused(
@@ -437,3 +440,39 @@ def test_reference_that_another_process_removes_is_read_to_its_end(
     second = compare(bundle, reference=good)
     assert second.reference.cached
     assert second.subjects == first.subjects
+
+
+def test_one_bundle_written_in_two_ways_is_one(bundle_of: Any) -> None:
+    bundle = bundle_of("dense", "int4").path
+    with pytest.raises(GenerationError, match=r"/ is given twice, first as .*int4.*: leave one"):
+        compare(bundle, f"{bundle}/")
+    with pytest.raises(GenerationError, match="nothing to compare"):
+        compare(bundle, reference=f"{bundle}/")
+
+
+def test_device_is_the_subjects_and_not_the_references(
+    bundle_of: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle, asked = str(bundle_of("dense", "int8").path), []
+    load = ort.load
+
+    def load_anywhere(bundle: Any, threads: int | None, device: str = "cpu") -> Any:
+        asked.append(device)
+        return load(bundle, threads=threads)
+
+    monkeypatch.setattr(subjects_module, "find_runtime_of", lambda bundle: load_anywhere)
+    report = compare_models(
+        [bundle], reference=bundle, settings=settings(), threads=1, device="GPU"
+    )
+    assert sorted(set(asked)) == ["cpu", "gpu"]
+    (subject,) = report.subjects
+    assert subject.info.name == f"{Path(bundle).name}@gpu"
+    assert report.reference.name == Path(bundle).name
+    assert subject.scores is not None
+    with pytest.raises(GenerationError, match="nothing to compare"):
+        compare_models([bundle], reference=f"{bundle}@gpu", settings=settings(), device="gpu")
+
+
+def test_device_without_a_name_is_refused(bundle_of: Any) -> None:
+    with pytest.raises(GenerationError, match=r"names no device: write .*@gpu, or "):
+        compare(f"{bundle_of('dense', 'int4').path}@")
