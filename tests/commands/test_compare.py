@@ -105,6 +105,18 @@ def test_model_is_exported_in_each_precision_and_kept(run: Callable, cache: Path
     assert manifests == {file: file.stat().st_mtime_ns for file in manifests}
 
 
+def test_cache_that_cannot_be_written_names_the_ways_out(
+    run: Callable, fails: Callable, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")  # not even an administrator makes a folder in a file
+    for name in ("XDG_CACHE_HOME", "LOCALAPPDATA"):
+        monkeypatch.setenv(name, str(tmp_path / "file"))
+    fails(run("compare", bundle, *FEW), "nothing can be kept in ", "add --no-cache")
+    assert run("compare", bundle, *FEW, "--no-cache").exit_code == 0
+    model = ("compare", DEMO_MODEL, "--precision", "int8", *FEW)
+    fails(run(*model), "no bundle can be kept in ", "export to a folder of yours")
+
+
 def test_precision_of_a_bundle_is_refused(run: Callable, fails: Callable, bundle: Path) -> None:
     fails(run("compare", bundle, "--precision", "int8"), "leave --precision and --target out")
 
