@@ -24,8 +24,8 @@ from ray.exceptions import RayError, RayTaskError
 
 from exporters.draft import Draft
 from exporters.encoding import Encoded, EncodeJobs, run_job
+from exporters.lowering import build_drafts
 from exporters.options import ExportOptions
-from exporters.pipeline import build_drafts
 from exporters.quantize.plan import Precision
 from exporters.weight_book import Array, WeightBook
 from lfm2_deploy.checkpoint import open_checkpoint

@@ -51,6 +51,7 @@ class ExportOptions:
         quantize: how weights are rounded, by name; None for the default.
         text: what they are rounded on, for methods that calibrate.
         changed: how some tensors are stored otherwise than the target plans; by name.
+        max_size_bytes: most bytes of the bundle, for bits to be chosen by; 0 for no limit.
 
     Raises:
         ExportError: the target has no such precision, or no chunk, or the chunk is not possible.
@@ -71,6 +72,7 @@ class ExportOptions:
     quantize: str | None = None
     text: CalibrationText | None = None
     changed: Mapping[str, TensorPlan] = field(default_factory=dict)
+    max_size_bytes: int = 0
 
     def __post_init__(self) -> None:
         if self.precision not in self.target.precisions:
@@ -99,12 +101,30 @@ class ExportOptions:
                 f"expected {choice}"
             )
 
+        self._check_rounding()
+
+    def _check_rounding(self) -> None:
         if self.quantize is not None and self.precision not in QUANTIZED:
             raise ExportError(
                 f"--quantize {self.quantize} says how integers are chosen, and {self.precision} "
                 f"has none: choose --precision {' or '.join(QUANTIZED)}, or leave it out"
             )
         find_method(self.quantize or DEFAULT)
+        if self.max_size_bytes and self.precision != "int4":
+            raise ExportError(
+                f"--max-size chooses among 4 and 8 bits, and --precision {self.precision} leaves "
+                "no choice: leave one of them out"
+            )
+        if self.max_size_bytes and self.compile_graphs is not None:
+            raise ExportError(
+                "how large compiled graphs are is not known before they are made: leave "
+                "--max-size or --compile out"
+            )
+
+    @property
+    def needs_text(self) -> bool:
+        """Whether a text to calibrate weights on is needed."""
+        return self.method.calibrates or self.max_size_bytes > 0
 
     @property
     def method(self) -> Method:
@@ -117,8 +137,10 @@ class ExportOptions:
         Raises:
             ExportError: a tensor does not divide into groups.
         """
-        weights = list_weights(config)
-        found = {**self.target.plan(weights, self.precision), **self.changed}
+        weights, found = list_weights(config), {}
+        for name, entry in self.target.plan(weights, self.precision).items():
+            changed = self.changed.get(name, entry)
+            found[name] = replace(changed, narrow_range=entry.narrow_range)
         return {spec.name: self._choose_rounding(spec, found[spec.name]) for spec in weights}
 
     def _choose_rounding(self, spec: WeightSpec, entry: TensorPlan) -> TensorPlan:

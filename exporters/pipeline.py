@@ -2,30 +2,24 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, replace
-from importlib.metadata import version
 from pathlib import Path
-
-import numpy as np
-import onnx_ir as ir
 
 from exporters.canary import add_canary
 from exporters.describe import complete_defaults, describe
-from exporters.draft import SEMANTIC, Draft
 from exporters.encoding import EncodeJobs, encode_here
 from exporters.journal import Journal
+from exporters.lowering import Lowered, lower_parts
 from exporters.options import QUANTIZED, ExportOptions, choose_context
 from exporters.quantize.calibrate import Calibration
-from exporters.stitch import LOGITS_TO_KEEP, BlockTracer, stitch
-from exporters.targets.target import Target, Written
+from exporters.targets.target import Written
 from exporters.trace import trace_layer
 from exporters.weight_book import WeightBook
-from exporters.writer import lay_out, refer_to_file, write_weights
+from exporters.writer import write_weights
 from lfm2_deploy.bundle import (
     GENERATION,
     WEIGHTS,
@@ -35,70 +29,10 @@ from lfm2_deploy.bundle import (
     open_bundle,
     seal,
 )
-from lfm2_deploy.config import Lfm2Config
 from lfm2_deploy.contracts import Checkpoint, Progress
 from lfm2_deploy.errors import ExportError, ResumeError
-from lfm2_deploy.gpu_graphs import BOUND_WEIGHTS
 from lfm2_deploy.quantization_record import QuantizationRecord
 from lfm2_deploy.unfinished import journal_of, rounded_of, writing_bundle
-
-# The default of logits_to_keep, as Hugging Face names it.
-LAST_ONLY = 1
-
-
-def build_drafts(
-    config: Lfm2Config,
-    options: ExportOptions,
-    trace: BlockTracer = trace_layer,
-) -> dict[str, Draft]:
-    """Trace, stitch and lower every part of a target; no weight is read.
-
-    Returns:
-        name of the part -> its graph; all share one book of weights.
-
-    Raises:
-        ExportError: the context is not possible, or lowering left something over.
-    """
-    target, trace = options.target, functools.cache(trace)
-    plan = options.plan_weights(config)
-    context_length = choose_context(config, options.context_length, target.context_length)
-    options = options.fit_chunk(context_length)
-    book, drafts = WeightBook(), {}
-    dtype = ir.DataType.from_numpy(np.dtype(target.compute_dtype(options.precision)))
-    for part in options.list_parts(config):
-        draft = Draft(config, stitch(config, trace), plan, book, context_length, dtype)
-        for rewrite in part.passes:
-            rewrite(draft)
-        _finish(draft, target)
-        drafts[part.name] = draft
-    return drafts
-
-
-def build_draft(
-    config: Lfm2Config,
-    options: ExportOptions,
-    trace: BlockTracer = trace_layer,
-) -> Draft:
-    """As `build_drafts`, for a target of one part."""
-    (draft,) = build_drafts(config, options, trace).values()
-    return draft
-
-
-def _finish(draft: Draft, target: Target) -> None:
-    left = sorted({n.op_type for n in draft.graph if n.domain == SEMANTIC})
-    if left:
-        raise ExportError(f"target {target.name} has no lowering for {', '.join(left)}")
-    for name, value in list(draft.graph.initializers.items()):
-        if name not in draft.book.declared and value.const_value is None:
-            del draft.graph.initializers[name]  # a weight that passes have replaced
-    draft.graph.opset_imports.clear()
-    draft.graph.opset_imports.update(dict(target.opsets))
-    # An input with an initializer is one that callers may leave out.
-    keep = next((v for v in draft.graph.inputs if v.name == LOGITS_TO_KEEP), None)
-    if keep is None:
-        return
-    keep.const_value = ir.tensor(np.array([LAST_ONLY], dtype=np.int64), name=LOGITS_TO_KEEP)
-    draft.graph.initializers[LOGITS_TO_KEEP] = keep
 
 
 def export_checkpoint(
@@ -126,37 +60,54 @@ def export_checkpoint(
         choose_context(config, options.context_length, target.context_length)
     )
     with writing_bundle(out, options.overwrite, options.resume) as folder:
-        checkpoint, record = _round(checkpoint, options, rounded_of(folder), progress)
+        rounded = rounded_of(folder)
+        options = _fit_size(checkpoint, options, rounded, progress)
+        checkpoint, record = _round(checkpoint, options, rounded, progress)
         options = _calibrate(checkpoint, options, progress)
         progress("tracing", 0, 0)
-        drafts = build_drafts(config, options)
-        parts = options.list_parts(config)
-        book = drafts[parts[0].name].book
-        offsets = lay_out(book)
-        graphs = {
-            part.onnx_file: _serialize(drafts[part.name], offsets, options.target) for part in parts
-        }
-        manifest = describe(checkpoint, drafts[parts[0].name], options, record)
-        content = b"".join(graphs.values())
+        lowered = lower_parts(config, options)
+        book = lowered.book
+        manifest = describe(checkpoint, lowered.first, options, record)
+        content = b"".join(lowered.files.values())
         journal = _open_journal(folder, checkpoint, manifest, content, options.resume)
-        if options.compile_graphs is None:
-            for stale in folder.glob("*.blob*"):  # of an export that was interrupted
-                stale.unlink()
-        for file, graph in graphs.items():
-            (folder / file).write_bytes(graph)
-        _write_side_files(checkpoint, folder)
+        _write_small_files(checkpoint, lowered, options, folder)
         if choose_encoder is None:
             encode = encode_here(book.jobs, checkpoint)
         else:
             encode = choose_encoder(book)
-        write_weights(book, offsets, encode, folder / WEIGHTS, journal, progress)
-        options.target.finish(Written(folder, drafts, parts, checkpoint, progress))
+        write_weights(book, lowered.offsets, encode, folder / WEIGHTS, journal, progress)
+        target.finish(Written(folder, lowered.drafts, lowered.parts, checkpoint, progress))
         if options.compile_graphs is not None:
             blobs = options.compile_graphs(folder, manifest.graphs, progress)
             manifest = replace(manifest, blobs=blobs)
-        add_canary(folder, checkpoint, drafts[parts[0].name], options, progress)
+        add_canary(folder, checkpoint, lowered.first, options, progress)
         seal(folder, manifest, progress)
+        _require_size(folder, options.max_size_bytes)
     return open_bundle(out)
+
+
+def _fit_size(
+    checkpoint: Checkpoint, options: ExportOptions, folder: Path, progress: Progress
+) -> ExportOptions:
+    """The same, with bits that suit the size that was asked for."""
+    if not options.max_size_bytes:
+        return options
+    # torch's part, which exports without need not load.
+    from exporters.sizing import fit_size
+
+    # Of targets with ranges the graphs depend on them; how large they are does not.
+    ranges = _calibrate(checkpoint, options, progress).ranges
+    found = fit_size(checkpoint, replace(options, ranges=ranges), folder, progress)
+    return replace(found, ranges={})
+
+
+def _require_size(folder: Path, most: int) -> None:
+    size = sum(file.stat().st_size for file in folder.iterdir())
+    if most and size > most:
+        raise ExportError(
+            f"the bundle takes {size:,} bytes, more than the {most:,} of --max-size: graphs turned "
+            f"out larger than was foreseen; ask for --max-size {2 * most - size} to get there"
+        )
 
 
 def _round(
@@ -171,7 +122,7 @@ def _round(
     if options.precision not in QUANTIZED:
         return checkpoint, None
     if not method.calibrates:
-        return checkpoint, QuantizationRecord(method.name)
+        return checkpoint, QuantizationRecord(method.name, max_size_bytes=options.max_size_bytes)
     if options.text is None:
         raise ExportError(f"--quantize {method.name} needs a text to calibrate on")
     # torch's part, which other methods need not load.
@@ -180,7 +131,8 @@ def _round(
 
     plan = options.plan_weights(checkpoint.config)
     job = Job(checkpoint, plan, method, options.text.rows, progress)
-    return round_checkpoint(job, options.text, folder)
+    rounded, record = round_checkpoint(job, options.text, folder)
+    return rounded, replace(record, max_size_bytes=options.max_size_bytes)
 
 
 def _calibrate(checkpoint: Checkpoint, options: ExportOptions, progress: Progress) -> ExportOptions:
@@ -199,29 +151,6 @@ def _calibrate(checkpoint: Checkpoint, options: ExportOptions, progress: Progres
         )
     wanted = Calibration(checkpoint, options.calibration, trace_layer, progress)
     return replace(options, ranges=target.calibrate(wanted))
-
-
-def _serialize(draft: Draft, offsets: Mapping[str, int], target: Target) -> bytes:
-    """A lowered graph as an ONNX file whose weights lie in the weights file."""
-    refer_to_file(draft.graph, draft.book, offsets, WEIGHTS)
-    model = ir.Model(
-        draft.graph,
-        ir_version=target.ir_version,
-        producer_name="lfm2-deploy",
-        producer_version=version("lfm2-deploy"),
-        metadata_props=_describe_bound(draft, offsets),
-    )
-    graph: bytes = ir.to_proto(model).SerializeToString()
-    return graph
-
-
-def _describe_bound(draft: Draft, offsets: Mapping[str, int]) -> dict[str, str]:
-    """Where the values of bound weights lie; see `lfm2_deploy/gpu_graphs.py`."""
-    if not draft.bound:
-        return {}
-    declared = (draft.book.declared[name] for name in draft.bound)
-    places = {d.name: [offsets[d.name], d.dtype.numpy().name, d.shape] for d in declared}
-    return {BOUND_WEIGHTS: json.dumps(places)}
 
 
 def _open_journal(
@@ -245,7 +174,15 @@ def _open_journal(
     return journal
 
 
-def _write_side_files(checkpoint: Checkpoint, folder: Path) -> None:
+def _write_small_files(
+    checkpoint: Checkpoint, lowered: Lowered, options: ExportOptions, folder: Path
+) -> None:
+    """All but weights and manifest."""
+    if options.compile_graphs is None:
+        for stale in folder.glob("*.blob*"):  # of an export that was interrupted
+            stale.unlink()
+    for file, graph in lowered.files.items():
+        (folder / file).write_bytes(graph)
     for name, path in checkpoint.side_files.items():
         shutil.copyfile(path, folder / name)
     written = {

@@ -64,6 +64,7 @@ def export(
     calibrate: str | Path | None = None,
     canary: bool = True,
     quantize: str | None = None,
+    max_size_bytes: int = 0,
     progress: Progress = ignore_progress,
 ) -> Bundle:
     """Make a bundle from a checkpoint.
@@ -93,6 +94,8 @@ def export(
             of activations with, where a target rounds them ("qnn"); None for one that is built in.
         quantize: how int8 and int4 weights are rounded: "rtn", "search" (the default), and with
             a calibration text "awq", "gptq" or "awq+gptq".
+        max_size_bytes: most bytes that the bundle may take: sensitive layers, found by
+            measurement on the calibration text, get more bits within it. 0 for no limit.
         canary: record short prompts with what their logits must be, for `load` to check devices
             with; reads each weight once more.
         progress: told of each step.
@@ -121,11 +124,13 @@ def export(
         _make_graph_compiler(target, compile_for),
         remarks,
         quantize=quantize,
+        max_size_bytes=max_size_bytes,
     )
-    if cluster is not None and options.method.calibrates:
+    if cluster is not None and options.needs_text:
+        asked = "--max-size" if max_size_bytes else f"--quantize {quantize}"
         raise ExportError(
-            f"--quantize {quantize} goes through the layers in order, on one machine: leave "
-            "--cluster out, or choose rtn or search"
+            f"{asked} goes through the layers in order, on one machine: leave --cluster out, or "
+            "choose --quantize rtn or search without --max-size"
         )
     # Before a download of gigabytes, not after it.
     check_destination(Path(out), overwrite)
@@ -155,7 +160,7 @@ def _add_calibration(options: Any, checkpoint: Checkpoint, text: str | Path | No
     needs_ranges = options.precision in options.target.calibrated
     if needs_ranges:
         options = replace(options, calibration=choose_calibration(checkpoint, file))
-    if options.method.calibrates:
+    if options.needs_text:
         options = replace(options, text=choose_text(checkpoint, file))
     elif file is not None and not needs_ranges:
         raise ExportError(

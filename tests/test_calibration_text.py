@@ -7,10 +7,19 @@ from pathlib import Path
 import pytest
 
 from lfm2_deploy import export
-from lfm2_deploy.calibration_text import MOST_ROWS, ROW, choose_calibration
+from lfm2_deploy.calibration_text import (
+    BUILT_IN,
+    MOST_ROWS,
+    MOST_WEIGHT_ROWS,
+    ROW,
+    choose_calibration,
+    choose_text,
+)
 from lfm2_deploy.checkpoint import open_checkpoint
 from lfm2_deploy.demo import DEMO_MODEL
 from lfm2_deploy.errors import ExportError
+from lfm2_deploy.sample_text import PRIDE_AND_PREJUDICE
+from lfm2_deploy.tokenizer import Tokenizer
 
 DEMO = open_checkpoint(str(DEMO_MODEL))
 BOS = 1
@@ -69,3 +78,30 @@ def test_text_without_a_tokenizer_is_refused(tmp_path: Path) -> None:
 def test_text_for_a_target_that_rounds_nothing_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="target cpu rounds no activations in int8"):
         export("synthetic:tiny-dense", tmp_path / "out", precision="int8", calibrate="x.txt")
+
+
+def test_built_in_text_for_weights_fills_all_rows_and_is_not_the_page_that_verify_scores() -> None:
+    text = choose_text(DEMO, None)
+    assert text.name == "the built-in text"
+    assert len(text.sha256) == 64
+    assert [len(row) for row in text.rows] == [ROW] * MOST_WEIGHT_ROWS
+    whole = BUILT_IN.read_text(encoding="utf-8")
+    pieces = [PRIDE_AND_PREJUDICE[at : at + 60] for at in range(0, 1500, 20)]
+    assert not any(piece in whole for piece in pieces)
+
+
+def test_rows_for_weights_are_spread_over_a_long_file(tmp_path: Path) -> None:
+    file = tmp_path / "long.txt"
+    file.write_text("".join(f"Line {n} of the file. " for n in range(200_000)), encoding="utf-8")
+    text = choose_text(DEMO, file)
+    tokenizer = Tokenizer.from_folder(DEMO_MODEL)
+    ends = tokenizer.decode(text.rows[0]), tokenizer.decode(text.rows[-1])
+    assert "Line 0 of" in ends[0]
+    assert any(f"Line 19{digit}" in ends[1] for digit in "6789")
+    assert text.name == "long.txt"
+
+
+def test_wide_models_take_fewer_rows() -> None:
+    wide = open_checkpoint("synthetic:LFM2-8B-A1B")
+    assert len(choose_text(wide, None).rows) == 8  # without a tokenizer
+    assert choose_text(open_checkpoint("synthetic:tiny-moe"), None).name == "random tokens"

@@ -58,8 +58,7 @@ def round_nearest(weight: Tensor, moment: Tensor, grid: Grid) -> Rounded:
         moment: float32 [K, K], the mean of x x^T over the inputs.
         grid: the levels.
     """
-    diagonal = moment.diagonal()
-    steps = search_steps(weight, diagonal + DAMPING * diagonal.mean(), grid)
+    steps = search_steps(weight, moment.diagonal(), grid)
     wide = steps.repeat_interleave(grid.group, 1)
     return Rounded(grid.round(divide(weight, wide)), steps)
 
@@ -69,13 +68,14 @@ def round_feeding_on(weight: Tensor, moment: Tensor, grid: Grid) -> Rounded:
 
     Args:
         weight: float32 [N, K].
-        moment: float32 [K, K], the mean of x x^T over the inputs; damped in place.
+        moment: float32 [K, K], the mean of x x^T over the inputs, damped; more in place where
+            that is needed.
         grid: the levels.
 
     Raises:
         ExportError: the moment is not positive definite, whatever is added to its diagonal.
     """
-    diagonal = damp(moment).diagonal()
+    diagonal = moment.diagonal()
     order = torch.argsort(diagonal, descending=True, stable=True)
     steps = search_steps(weight, diagonal, grid)
     levels = _feed_on(weight, factorize(moment, order), steps, grid, order)
@@ -111,12 +111,22 @@ def factorize(moment: Tensor, order: Tensor) -> Tensor:
     """
     turned = order.flip(0)
     for attempt in range(_TRIES):
-        lower, fault = torch.linalg.cholesky_ex(moment[turned[:, None], turned])
+        lower = _pick(moment, turned)
+        # In place: of a width of 11,776 each copy would be half a gibibyte.
+        _, fault = torch.linalg.cholesky_ex(lower, out=(lower, torch.empty(0, dtype=torch.int32)))
         if not int(fault):
             upper: Tensor = lower.flip(0, 1)
             return upper
         damp(moment, DAMPING * 10**attempt)
     raise ExportError("calibration gave inputs that no weights can be fitted to")
+
+
+def _pick(moment: Tensor, order: Tensor) -> Tensor:
+    """moment[order][:, order], with no more than one copy at a time."""
+    picked = moment[order]
+    for rows in torch.split(picked, _BLOCK):
+        rows.copy_(rows[:, order])
+    return picked
 
 
 def _feed_on(weight: Tensor, upper: Tensor, steps: Tensor, grid: Grid, order: Tensor) -> Tensor:

@@ -36,8 +36,6 @@ from lfm2_deploy.quantization_record import LayerError, TensorError
 from lfm2_deploy.weights import EMBEDDING
 
 ROUNDING = "rounding weights"
-# Which part of what outputs lack a matrix makes up for; all of it fits the text, not the model.
-_STRENGTH = 0.5
 _EXPERT = re.compile(r"\.experts\.\d+\.")
 
 
@@ -190,9 +188,9 @@ class _Layer:
         moments = Moments(torch.cat(exact))
         for piece in inputs():
             moments.add(*piece)
-        second = moments.take_second()
-        strength = _STRENGTH if self._job.method.feeds_on else 0.0
-        wanted = torch.split(moments.correct(second, strength), [len(weight) for weight in exact])
+        second, corrected = moments.take()
+        fitted = corrected if self._job.method.feeds_on else torch.cat(exact)
+        wanted = torch.split(fitted, [len(weight) for weight in exact])
         del moments
         for grid, numbers in _group([Grid.of(plan[name]) for name, _, _ in matrices]).items():
             found = self._round_matrix(torch.cat([wanted[n] for n in numbers]), second, grid)
@@ -205,7 +203,7 @@ class _Layer:
 
     def _round_matrix(self, weight: Tensor, second: Tensor, grid: Grid) -> Rounded:
         rounder = round_feeding_on if self._job.method.feeds_on else round_nearest
-        return rounder(weight, second.clone(), grid)
+        return rounder(weight, second, grid)
 
     def _note(self, name: str, error: float) -> None:
         line = _EXPERT.sub(".experts.*.", name)

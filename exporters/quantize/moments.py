@@ -1,9 +1,14 @@
-"""What calibration gathers of one matrix's inputs, in two sums.
+"""What calibration gathers of one matrix's inputs: two sums, and how far to trust them.
 
 The rounded model's inputs are not those of the exact one. So a matrix is not fitted to its own
 exact values, but to what gives the exact model's outputs on the inputs that it really has
-(QEP, arXiv:2504.09629; GPTAQ, arXiv:2504.02692): W + strength * M H^-1, where H is the mean of
-x x^T and M of what outputs lack times x^T.
+(QEP, arXiv:2504.09629; GPTAQ, arXiv:2504.02692): W + M H^-1, where H is the mean of x x^T and M
+of what outputs lack times x^T.
+
+Both are estimates from a text, and a matrix with many inputs and few tokens would be fitted to
+that text alone. So products of different inputs are shrunk towards 0 by as much as chance is
+likely to have made of them (Schaefer and Strimmer 2005, target D), and of the correction only the
+share that more tokens would be likely to show again is made (adjusted R^2).
 """
 
 from __future__ import annotations
@@ -28,9 +33,12 @@ class Moments:
 
     def __init__(self, weight: Tensor) -> None:
         rows, columns = weight.shape
-        self.weight, self.tokens = weight, 0
+        self._weight = weight
         self._second = torch.zeros(columns, columns)
         self._missing = torch.zeros(rows, columns)
+        self._lost = 0.0
+        # Sums of shares to the powers 0, 2 and 4.
+        self._counts = [0.0, 0.0, 0.0]
 
     def add(
         self,
@@ -48,25 +56,59 @@ class Moments:
             behind: [T, N], what the product should make up for besides: what the residual
                 stream that it is added to has lost.
         """
-        lost = (exact - rounded) @ self.weight.T
+        lost = (exact - rounded) @ self._weight.T
         if behind is not None:
             lost += behind
+        squares = torch.ones(len(exact))
         if shares is not None:
-            rounded, lost = rounded * shares[:, None], lost * shares[:, None]
+            rounded, lost, squares = rounded * shares[:, None], lost * shares[:, None], shares**2
         self._second.addmm_(rounded.T, rounded)
         self._missing.addmm_(lost.T, rounded)
-        self.tokens += len(rounded)
+        self._lost += float(lost.square().sum())
+        for power in range(3):
+            self._counts[power] += float((squares**power).sum())
 
-    def take_second(self) -> Tensor:
-        """[K, K], the mean of x x^T; to be called once, as nothing is copied."""
-        return self._second.div_(max(self.tokens, 1))
+    @property
+    def tokens(self) -> float:
+        """How many tokens of equal shares would tell as much."""
+        _, squares, fourths = self._counts
+        return squares**2 / fourths if fourths else 0.0
 
-    def correct(self, second: Tensor, strength: float) -> Tensor:
-        """The weight that makes up for a part of what outputs lack, [N, K]."""
-        if not strength:
-            return self.weight
-        lower, fault = torch.linalg.cholesky_ex(damp(second.clone()))
-        if int(fault):
-            return self.weight
-        missing = self._missing.div_(max(self.tokens, 1))
-        return self.weight + strength * torch.cholesky_solve(missing.T, lower).T
+    def take(self) -> tuple[Tensor, Tensor]:
+        """The second moment [K, K], shrunk and damped, and the corrected weight [N, K].
+
+        To be called once, as sums are turned into means in place.
+        """
+        count = max(self._counts[0], 1.0)
+        second = damp(shrink(self._second.div_(count), self.tokens))
+        missing, lost = self._missing.div_(count), self._lost / count
+        lower, fault = torch.linalg.cholesky_ex(second)
+        if int(fault) or not lost:
+            return second, self._weight
+        correction = torch.cholesky_solve(missing.T, lower).T
+        del lower
+        explained = float((correction * missing).sum()) / lost
+        trust = _adjust(explained, self.tokens, len(second))
+        return second, self._weight + trust * correction
+
+
+def shrink(second: Tensor, tokens: float) -> Tensor:
+    """The mean of x x^T [K, K] over so many tokens, less what chance made of it, in place."""
+    diagonal = second.diagonal().clone()
+    squares = max(0.0, float(second.norm()) ** 2 - float(diagonal.norm()) ** 2)
+    # Variance of a mean of products of normal numbers.
+    chance = (float(diagonal.sum()) ** 2 - float(diagonal.square().sum()) + squares) / max(
+        tokens, 1.0
+    )
+    part = min(1.0, chance / squares) if squares > 0 else 0.0
+    second *= 1 - part
+    second.diagonal().copy_(diagonal)
+    return second
+
+
+def _adjust(explained: float, tokens: float, columns: int) -> float:
+    """Which part of a share that a fit explains would be explained of other tokens, 0 to 1."""
+    if tokens <= columns + 1 or explained <= 0:
+        return 0.0
+    expected = 1 - (1 - min(explained, 1.0)) * tokens / (tokens - columns)
+    return max(0.0, expected / explained)

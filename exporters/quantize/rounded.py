@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 from collections.abc import Mapping
@@ -16,6 +17,7 @@ from exporters.quantize.store import Store
 from lfm2_deploy.calibration_text import CalibrationText
 from lfm2_deploy.config import Lfm2Config
 from lfm2_deploy.contracts import Checkpoint, FloatArray, Origin
+from lfm2_deploy.errors import DiskFullError
 from lfm2_deploy.quantization_record import QuantizationRecord
 
 # Whose versions decide what comes out.
@@ -81,10 +83,20 @@ def round_checkpoint(
     Raises:
         ResumeError: the folder holds layers that were rounded otherwise.
         CheckpointError: a tensor cannot be read.
+        DiskFullError: the disk cannot hold them.
     """
     fingerprint = _identify(job, text)
-    store = Store(folder, fingerprint)
-    round_layers(job, store)
+    try:
+        store = Store(folder, fingerprint)
+        round_layers(job, store)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise DiskFullError(
+                f"{folder.parent} is full ({error.strerror}): rounded layers are kept there until "
+                "the bundle is whole, as large as its weights; free some space and go on with "
+                "--resume"
+            ) from error
+        raise
     tensors, layers = read_records(store)
     record = QuantizationRecord(
         method=job.method.name,

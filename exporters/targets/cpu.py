@@ -41,4 +41,6 @@ CPU = Target(
     finish=write_genai_config,
     opsets=(("", OPSET), (MICROSOFT, 1)),
     ir_version=10,
+    groups=(32, 64, 128, 256),
+    expert_groups=(32, 64, 128),
 )

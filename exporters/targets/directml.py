@@ -145,5 +145,6 @@ DIRECTML = Target(
     context_length=CONTEXT,
     state_dtype=compute_dtype,
     compute_dtype=compute_dtype,
+    scale_bytes=2,
     rounding=rounding,
 )

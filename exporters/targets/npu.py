@@ -168,5 +168,8 @@ NPU = Target(
     experts=("npu", "gpu", "cpu"),
     compiles=True,
     notes=note_half_precision,
+    groups=(0,),
+    expert_groups=(0,),
+    scale_bytes=2,
     rounding=lambda precision: round_in_parts,
 )

@@ -76,9 +76,12 @@ def _make_target(name: str) -> Target:
         ir_version=10,
         plan=plan,
         packages=("openvino",),
+        groups=(0, 128),
+        expert_groups=(0, 128),
+        scale_bytes=2,
         rounding=lambda precision: round_half,
     )
 
 
 OPENVINO_CPU = _make_target("openvino-cpu")
-IGPU = replace(_make_target("igpu"), plan=plan_for_gpu, notes=note_half_precision)
+IGPU = replace(_make_target("igpu"), plan=plan_for_gpu, notes=note_half_precision, groups=())

@@ -105,6 +105,10 @@ class Target:
         packages: those besides the exporter's own whose versions the manifest records.
         calibrate: finds what `Wanted.ranges` says, before graphs are lowered.
         calibrated: the precisions that need it.
+        groups: how many int4 values may share a scale besides what `plan` says, for sizes that
+            are asked for; 0 means a whole row.
+        expert_groups: the same, of experts.
+        scale_bytes: of one scale.
         rounding: what storing a tensor does to its numbers, by precision.
     """
 
@@ -127,4 +131,7 @@ class Target:
     compiles: bool = False
     calibrate: Callable[[Calibration], Ranges] | None = None
     calibrated: tuple[Precision, ...] = ()
+    groups: tuple[int, ...] = ()
+    expert_groups: tuple[int, ...] = ()
+    scale_bytes: int = 4
     rounding: Callable[[Precision], Rounder] = lambda precision: round_packed

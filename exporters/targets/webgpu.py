@@ -33,5 +33,8 @@ WEBGPU = Target(
     ir_version=10,
     state_dtype=compute_dtype,
     compute_dtype=compute_dtype,
+    groups=(32, 64, 128),
+    expert_groups=(32, 64, 128),
+    scale_bytes=2,
     rounding=rounding,
 )

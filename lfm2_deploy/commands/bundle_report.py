@@ -20,6 +20,7 @@ from lfm2_deploy.commands.console import (
     print_title,
 )
 from lfm2_deploy.commands.model_report import describe_origin, list_model_facts
+from lfm2_deploy.commands.rounding_report import print_rounding
 from lfm2_deploy.config import Lfm2Config
 from lfm2_deploy.states import StateSpec
 from lfm2_deploy.weights import list_weights
@@ -69,6 +70,7 @@ def describe_bundle(bundle: Bundle) -> dict[str, Any]:
         "states": asdict(measure_states(manifest.states)),
         "plan": [asdict(line) for line in group_plan(bundle)],
         "quantization": [asdict(tensor) for tensor in manifest.quantization],
+        "rounding": None if manifest.rounding is None else asdict(manifest.rounding),
         "notes": list(manifest.notes),
         "made_with": dict(manifest.made_with),
         "config": asdict(bundle.config),
@@ -95,6 +97,7 @@ def print_bundle(bundle: Bundle) -> None:
     )
     _print_files(bundle)
     _print_plan(bundle)
+    print_rounding(bundle)
     _print_notes(manifest.notes)
 
 

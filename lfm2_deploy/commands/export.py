@@ -23,6 +23,7 @@ from lfm2_deploy.commands.console import (
     show_progress,
 )
 from lfm2_deploy.commands.options import AsJson, Precision
+from lfm2_deploy.commands.sizes import parse_size
 
 if TYPE_CHECKING:
     from lfm2_deploy.auto import Choice
@@ -124,6 +125,14 @@ def export(
             show_default="one that is built in",
         ),
     ] = None,
+    max_size: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE",
+            help="Most that the bundle may take, such as 700MB: sensitive layers, found by "
+            "measurement, get more bits within it.",
+        ),
+    ] = None,
     revision: Annotated[
         str | None, typer.Option(metavar="REF", help="Branch, tag or commit of a Hub model.")
     ] = None,
@@ -161,9 +170,11 @@ def export(
       lfm2-deploy export ./my-finetune ./my-bundle --precision int8 --context 4096
       lfm2-deploy export LiquidAI/LFM2-350M --target npu --context 2048 --compile
       lfm2-deploy export LiquidAI/LFM2-350M --target auto
+      lfm2-deploy export LiquidAI/LFM2-350M --quantize gptq --calibrate mine.txt --max-size 260MB
     """
     if platform and not compile_now:
         raise typer.BadParameter("--platform says for what to compile: add --compile")
+    max_size_bytes = parse_size(max_size) if max_size else 0
     chosen = _choose_target(model, target.lower(), precision, context, revision)
     name = chosen if isinstance(chosen, str) else chosen.target
     place = out or Path(_choose_name(model, adapter, name, precision))
@@ -186,6 +197,7 @@ def export(
             calibrate=calibrate,
             canary=canary,
             quantize=quantize,
+            max_size_bytes=max_size_bytes,
             revision=revision,
             adapter=adapter,
             overwrite=overwrite,

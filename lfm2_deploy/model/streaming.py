@@ -71,6 +71,15 @@ class StreamedDecoder:
             [B, H, L-1], or keys and values [B, KV, S, D].
         """
         layer = layer or self.read_layer(number)
+        states = self.run_mixer(number, layer, x, lengths)
+        self.run_feed_forward(layer, x)
+        return states
+
+    @torch.inference_mode()
+    def run_mixer(
+        self, number: int, layer: DecoderLayer, x: Tensor, lengths: Tensor
+    ) -> tuple[Tensor, ...]:
+        """The first half of a layer; as `run_layer`."""
         present: list[tuple[Tensor, ...]] = []
         for start in range(0, len(x), _ROWS_AT_ONCE):
             piece = slice(start, start + _ROWS_AT_ONCE)
@@ -79,8 +88,19 @@ class StreamedDecoder:
             mixed, states = layer.mix(x[piece], empty, past, lengths[piece])
             x[piece] += mixed
             present.append(states)
-        self._feed_forward(layer, x)
         return tuple(torch.cat(parts) for parts in zip(*present, strict=True))
+
+    @torch.inference_mode()
+    def run_feed_forward(self, layer: DecoderLayer, x: Tensor) -> None:
+        """The second half of a layer: x float32 [B, S, H] is overwritten with its output."""
+        flat = x.view(-1, x.shape[-1])
+        if isinstance(layer.feed_forward, SparseMoe):
+            # All tokens at once, so that each expert is read once.
+            flat += layer.feed_forward(layer.ffn_norm(flat))
+            return
+        for start in range(0, len(flat), _TOKENS_AT_ONCE):
+            piece = flat[start : start + _TOKENS_AT_ONCE]
+            piece += layer.feed_forward(layer.ffn_norm(piece))
 
     def empty_states(self, number: int, rows: int, capacity: int) -> list[Tensor]:
         """One layer's zeroed states."""
@@ -100,16 +120,6 @@ class StreamedDecoder:
                 return nn.functional.linear(norm(x), weight)
 
         return head
-
-    def _feed_forward(self, layer: DecoderLayer, x: Tensor) -> None:
-        flat = x.view(-1, x.shape[-1])
-        if isinstance(layer.feed_forward, SparseMoe):
-            # All tokens at once, so that each expert is read once.
-            flat += layer.feed_forward(layer.ffn_norm(flat))
-            return
-        for start in range(0, len(flat), _TOKENS_AT_ONCE):
-            piece = flat[start : start + _TOKENS_AT_ONCE]
-            piece += layer.feed_forward(layer.ffn_norm(piece))
 
 
 class StreamedExperts(Experts):

@@ -158,3 +158,26 @@ def record_rounding(bundle: Path, record: object) -> None:
     file = bundle / "manifest.json"
     manifest = json.loads(file.read_text(encoding="utf-8"))
     file.write_text(json.dumps({**manifest, "rounding": record}), encoding="utf-8")
+
+
+def test_bundle_that_was_calibrated_is_explained_by_layer(
+    run: Callable, copied_bundle: Path
+) -> None:
+    assert "Rounding  search" in run("inspect", copied_bundle).stdout
+    file = copied_bundle / "manifest.json"
+    manifest = json.loads(file.read_text(encoding="utf-8"))
+    name = "model.layers.2.feed_forward.experts.*.w1.weight"
+    tensor = {"name": name, "bits": 4, "group": 128, "error": 0.05, "largest": 0.07}
+    layer = {"layer": 2, "error": 0.081, "fewest_tokens": 90, "median_tokens": 1234}
+    rounding = {
+        "method": "gptq", "text": "mine.txt", "text_sha256": "abc", "tokens": 2048,
+        "rare_below": 256, "max_size_bytes": 7_000_000, "tensors": [tensor],
+        "layers": [{**layer, "rare_experts": 3}],
+    }  # fmt: skip
+    file.write_text(json.dumps({**manifest, "rounding": rounding}), encoding="utf-8")
+    shown = " ".join(run("inspect", copied_bundle).stdout.split())
+    assert "Rounding gptq" in shown
+    assert "mine.txt, 2,048 tokens" in shown
+    assert "within 7 MB" in shown
+    assert "2 attention float 8 experts 4 5.0% 8.1% 90 1,234 3" in shown
+    assert json.loads(run("inspect", copied_bundle, "--json").stdout)["rounding"] == rounding

@@ -13,9 +13,9 @@ import pytest
 from onnx import TensorProto
 
 from exporters.draft import Draft
+from exporters.lowering import build_drafts
 from exporters.options import ExportOptions
 from exporters.passes.gpu.frame import bind_weights
-from exporters.pipeline import build_drafts
 from exporters.quantize.plan import PRECISIONS, Precision, plan_tensors
 from exporters.stitch import BlockTracer
 from exporters.targets import directml

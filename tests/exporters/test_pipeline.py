@@ -13,10 +13,11 @@ import numpy as np
 import onnx
 import pytest
 
-import exporters.pipeline
+import exporters.lowering
 from exporters.describe import summarize_plan
+from exporters.lowering import build_draft, build_drafts
 from exporters.options import ExportOptions, choose_context
-from exporters.pipeline import build_draft, build_drafts, export_checkpoint
+from exporters.pipeline import export_checkpoint
 from exporters.quantize.plan import PRECISIONS, Precision, plan_tensors
 from exporters.stitch import BlockTracer
 from exporters.targets.cpu import CPU, PASSES
@@ -84,10 +85,10 @@ def export_tiny(
     """Export the tiny model, or one whose options do not reach a traced layer."""
     build = build_drafts
 
-    def build_from_cache(config: Lfm2Config, options: ExportOptions) -> Any:
+    def build_from_cache(config: Lfm2Config, options: ExportOptions, _: BlockTracer) -> Any:
         return build(config, options, lambda _, layer: trace_once(checkpoint.config, layer))
 
-    monkeypatch.setattr(exporters.pipeline, "build_drafts", build_from_cache)
+    monkeypatch.setattr(exporters.lowering, "build_drafts", build_from_cache)
 
     def export(
         out: Path, precision: Precision, model: Checkpoint = checkpoint, **options: Any

@@ -9,10 +9,11 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
+from exporters.lowering import build_drafts
 from exporters.options import ExportOptions
 from exporters.passes.qnn.activations import choose_scale
 from exporters.passes.qnn.weights import encode_turned
-from exporters.pipeline import build_drafts, export_checkpoint
+from exporters.pipeline import export_checkpoint
 from exporters.quantize.calibrate import Calibration, _make_feeds, _Mixture, _reader
 from exporters.quantize.evaluate import Evaluator
 from exporters.quantize.pack import unpack

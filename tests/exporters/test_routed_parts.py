@@ -13,8 +13,9 @@ import onnx_ir as ir
 import pytest
 
 from exporters.draft import Draft
+from exporters.lowering import build_drafts
 from exporters.options import ExportOptions
-from exporters.pipeline import build_drafts, export_checkpoint
+from exporters.pipeline import export_checkpoint
 from exporters.quantize.plan import Precision, TensorPlan
 from exporters.stitch import BlockTracer
 from exporters.targets.directml import DIRECTML, plan

@@ -11,8 +11,8 @@ import onnx_ir as ir
 import pytest
 import torch
 
+from exporters.lowering import build_draft
 from exporters.options import ExportOptions
-from exporters.pipeline import build_draft
 from exporters.quantize.plan import Precision
 from exporters.stitch import BlockTracer, stitch
 from exporters.targets.cpu import CPU
