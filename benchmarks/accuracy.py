@@ -16,7 +16,15 @@ import lfm2_deploy
 from lfm2_deploy.checkpoint import open_checkpoint
 from lfm2_deploy.tokenizer import Tokenizer
 
-PRECISIONS = ("fp32", "fp16", "int8", "int4")
+# Precision, and how weights are rounded where that makes a difference.
+VARIANTS = (
+    ("fp32", None),
+    ("fp16", None),
+    ("int8", None),
+    ("int4", "rtn"),
+    ("int4", "search"),
+    ("int4", "gptq"),
+)
 
 
 def take_windows(tokenizer: Tokenizer, text: str, count: int, length: int) -> list[list[int]]:
@@ -41,11 +49,13 @@ def main() -> None:
     print("| precision | size | KL divergence, nats | same top token | perplexity |")
     print("|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
-        for precision in PRECISIONS:
-            bundle = lfm2_deploy.export(args.model, Path(folder) / precision, precision=precision)
+        for precision, method in VARIANTS:
+            place = Path(folder) / f"{precision}-{method}"
+            bundle = lfm2_deploy.export(args.model, place, precision=precision, quantize=method)
             result = lfm2_deploy.verify(bundle, checkpoint, rows)
+            name = f"{precision}, {method}" if method else precision
             print(
-                f"| {precision} | {bundle.size_bytes / 1e6:.1f} MB "
+                f"| {name} | {bundle.size_bytes / 1e6:.1f} MB "
                 f"| {result.kld:.2g} ± {result.kld_error:.1g} | {result.same_top:.2%} "
                 f"| {result.tested_perplexity:.2f} |",
                 flush=True,

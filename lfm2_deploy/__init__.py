@@ -14,9 +14,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lfm2_deploy.api import compare_models, export, load, prepare, verify
+    from lfm2_deploy.api import compare_models, load, prepare, verify
     from lfm2_deploy.bundle import Bundle, open_bundle
     from lfm2_deploy.errors import Lfm2DeployError
+    from lfm2_deploy.exporting import export
     from lfm2_deploy.generate import Completion, LanguageModel, TextChunk
     from lfm2_deploy.options import GenerationOptions
     from lfm2_deploy.prefix_store import PrefixStore
@@ -32,7 +33,7 @@ _HOMES = {
     "PromptCache": "prompt_cache",
     "TextChunk": "generate",
     "compare_models": "api",
-    "export": "api",
+    "export": "exporting",
     "load": "api",
     "open_bundle": "bundle",
     "prepare": "api",

@@ -1,7 +1,30 @@
-"""`python -m lfm2_deploy`, where the console script is not on the path."""
+"""Where the program starts: as `lfm2-deploy`, and as `python -m lfm2_deploy`.
 
-import sys
+What it needs takes a moment to import. Ctrl-C in that moment ends it as silently as later, so
+nothing is imported before that is settled.
+"""
 
-from lfm2_deploy.cli import main
+from __future__ import annotations
 
-sys.exit(main())
+
+def main() -> int:
+    """Run the command line of this process; return its exit code."""
+    try:
+        import os
+        import signal
+
+        interruptible = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        if interruptible:
+            # Not an exception, which some modules turn into another while they are imported.
+            signal.signal(signal.SIGINT, lambda number, frame: os._exit(130))
+        from lfm2_deploy.cli import main as run
+
+        if interruptible:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        return run()
+    except KeyboardInterrupt:  # before the first of these lines, or after the last
+        return 130
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

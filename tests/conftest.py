@@ -10,12 +10,17 @@ from __future__ import annotations
 import functools
 import os
 import shutil
+import signal
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 # As `cli.main` sets it: otherwise torch's threads spin, and a busy machine takes minutes.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# A shell that starts a run in the background has it ignore Ctrl-C, and every program that a test
+# starts and interrupts would ignore it, too.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 # Bundles are loaded hundreds of times, and not to check this machine: tests/canary does that.
 os.environ.setdefault("LFM2_DEPLOY_CANARY", "off")
 # What a test finds is not for the next one.

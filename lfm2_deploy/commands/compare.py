@@ -13,12 +13,17 @@ import typer
 from lfm2_deploy.commands.console import note, print_json, show_progress
 from lfm2_deploy.commands.failures import ERROR
 from lfm2_deploy.commands.options import AsJson, Device, Threads
+from lfm2_deploy.compare.defaults import (
+    CHUNKS,
+    GREEDY,
+    LENGTH,
+    PROMPTS,
+    QUICK_CHUNKS,
+    QUICK_GREEDY,
+    QUICK_PROMPTS,
+    WORST,
+)
 
-# As `compare.protocol` has them, which `--help` must not wait for.
-_CHUNKS, _QUICK_CHUNKS, _LENGTH = 64, 4, 512
-_GREEDY, _QUICK_GREEDY = 64, 32
-_PROMPTS, _QUICK_PROMPTS = 4, 2
-_WORST = 5
 _WHAT = "What to compare on"
 _KEEP = "What to keep"
 
@@ -36,7 +41,8 @@ def compare(
         str | None,
         typer.Option(
             metavar="SUBJECT",
-            help="Hold them against this, or against base:FILE, a base file of llama.cpp.",
+            help="Hold them against this, or against base:FILE, a base file of llama.cpp. A "
+            "bundle's FOLDER runs where it was made for, whatever --device says.",
             show_default="what the first bundle was made from, in torch",
         ),
     ] = None,
@@ -69,28 +75,28 @@ def compare(
             min=1,
             metavar="N",
             help="Windows of the text.",
-            show_default=f"{_CHUNKS}",
+            show_default=f"{CHUNKS}",
             rich_help_panel=_WHAT,
         ),
     ] = None,
     length: Annotated[
         int,
         typer.Option(min=8, metavar="N", help="Tokens of a window.", rich_help_panel=_WHAT),
-    ] = _LENGTH,
+    ] = LENGTH,
     greedy: Annotated[
         int | None,
         typer.Option(
             min=0,
             metavar="N",
             help="Tokens of each greedy text.",
-            show_default=f"{_GREEDY}",
+            show_default=f"{GREEDY}",
             rich_help_panel=_WHAT,
         ),
     ] = None,
     quick: Annotated[
         bool,
         typer.Option(
-            "--quick", help=f"Few windows ({_QUICK_CHUNKS}), short texts, speed measured once."
+            "--quick", help=f"Few windows ({QUICK_CHUNKS}), short texts, speed measured once."
         ),
     ] = False,
     speed: Annotated[
@@ -161,12 +167,12 @@ def compare(
 
         settings = Settings(
             text=text,
-            chunks=chunks or (_QUICK_CHUNKS if quick else _CHUNKS),
+            chunks=chunks or (QUICK_CHUNKS if quick else CHUNKS),
             length=length,
             wish=Wish(
-                worst=_WORST,
-                prompts=_QUICK_PROMPTS if quick else _PROMPTS,
-                greedy_tokens=(_QUICK_GREEDY if quick else _GREEDY) if greedy is None else greedy,
+                worst=WORST,
+                prompts=QUICK_PROMPTS if quick else PROMPTS,
+                greedy_tokens=(QUICK_GREEDY if quick else GREEDY) if greedy is None else greedy,
             ),
             cost=speed,
             quick=quick,
@@ -187,7 +193,7 @@ def compare(
         )
     report = replace(report, command=shlex.join(["lfm2-deploy", *sys.argv[1:]]))
     if as_json:
-        from lfm2_deploy.compare.result import describe
+        from lfm2_deploy.compare.result_json import describe
 
         print_json(describe(report))
     else:

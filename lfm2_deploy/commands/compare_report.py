@@ -16,6 +16,7 @@ from lfm2_deploy.commands.console import (
     print_title,
     printable,
 )
+from lfm2_deploy.compare.margin import judge_margin
 from lfm2_deploy.compare.result import (
     Candidate,
     Estimate,
@@ -30,8 +31,11 @@ from lfm2_deploy.compare.result import (
 _WORST_SHOWN = 3
 # Below this, in nats, both say the same in every digit that is shown.
 _WORTH_TELLING = 1e-6
-# Rules of thumb: rounding to 4 bits moves a choice by tenths of a nat, a fault by whole ones.
-NEAR_TIE, FAULT = 0.25, 1.0
+_MARGINS = {
+    "near tie": ("a near tie", "yellow"),
+    "between": ("not quite a tie", "yellow"),
+    "fault": ("no tie: a fault, or much lost", "bold red"),
+}
 _LEAST_NAME = 12
 
 
@@ -172,17 +176,10 @@ def _tell_greedy(subject: SubjectResult) -> Line:
     margin = max(run.margin or 0.0 for run in parted)
     agreement = sum(run.agreement * run.tokens for run in runs) / sum(run.tokens for run in runs)
     text = f"first other token: number {places}; margin at most {margin:.2g} nats"
-    word = _judge_margin(margin)
-    style = "bold red" if margin >= FAULT else "yellow"
+    word, style = _MARGINS[judge_margin(margin)]
     return Line(
         _name(subject), f"{same} same", style, f"{text} ({word}); {agreement:.1%} agreed to"
     )
-
-
-def _judge_margin(margin: float) -> str:
-    if margin < NEAR_TIE:
-        return "a near tie"
-    return "no tie: a fault, or much lost" if margin >= FAULT else "not quite a tie"
 
 
 def _print_run(name: str, run: GreedyRun) -> None:
@@ -255,9 +252,14 @@ def _print_verdict(report: Report) -> None:
     output().print()
     rule = verdict.rule or "every subject must be compared to its end"
     output().print(Text.assemble((word, style), f": {rule}"), soft_wrap=True)
-    if verdict.rule:
-        for reason in verdict.reasons:
-            output().print(Text(f"  {printable(reason)}"), soft_wrap=True)
+    lines = [
+        Line(_name(subject), "failed", style, reason.removeprefix(f"{subject.info.name}: "))
+        for subject in report.subjects
+        for reason in verdict.reasons
+        if reason.startswith(f"{subject.info.name}: ")
+    ]
+    if verdict.rule and lines:
+        print_lines(lines)
 
 
 def _print_heading(title: str, remark: str) -> None:

@@ -56,7 +56,14 @@ def export_variants(
     key = json.dumps([checkpoint.identity, beside, version("lfm2-deploy")])
     root = find_exports() / hashlib.sha256(key.encode()).hexdigest()[:32]
     name = checkpoint.origin.name.rpartition("/")[2]
-    root.mkdir(parents=True, exist_ok=True)
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BundleError(
+            f"no bundle can be kept in {root.parent} ({error.strerror or error}): export to a "
+            "folder of yours and compare that, or give the cache another place (XDG_CACHE_HOME, "
+            "on Windows LOCALAPPDATA)"
+        ) from error
     with suppress(OSError):
         os.utime(root)
     make_room(root.parent, 0, MOST_BYTES)

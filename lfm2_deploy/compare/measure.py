@@ -13,7 +13,7 @@ from lfm2_deploy.compare.metrics import PositionScores, score_positions
 from lfm2_deploy.compare.protocol import Windows
 from lfm2_deploy.compare.reference import Reference, list_requests, pair_states
 from lfm2_deploy.compare.result import Cost, Scores, StateErrors, SubjectInfo, WorstPosition
-from lfm2_deploy.compare.scorer import RuntimeScorer, States
+from lfm2_deploy.compare.scorer import Request, RuntimeScorer, States
 from lfm2_deploy.compare.states import compare_states, relative_error
 from lfm2_deploy.compare.subjects import Subject
 from lfm2_deploy.compare.summarize import summarize
@@ -149,23 +149,24 @@ def _score(
     states: dict[int, States] = {}
     logits_error = 0.0
     for number, scored in enumerate(scorer.score(requests, progress)):
-        states.update(pair_states(requests, number, scored))
+        states.update(pair_states(number, scored))
         if number < len(windows.chunks):
             ours = reference.read(number)
             targets = np.array(windows.targets(number), np.int64)
             scores.append(score_positions(ours, scored.logits, targets, reference.floor))
             found.look(number, scores[-1], ours, scored.logits)
-            if number == 0:  # the window whose states are compared
+            if number == 0:
                 logits_error = relative_error(_center(ours), _center(scored.logits))
     return (
         summarize(scores),
         found.list(),
-        _compare_states(reference, states, precisions, scorer, logits_error),
+        _compare_states(reference, requests, states, precisions, scorer, logits_error),
     )
 
 
 def _compare_states(
     reference: Reference,
+    requests: Sequence[Request],
     states: dict[int, States],
     precisions: tuple[str, str],
     scorer: RuntimeScorer,
@@ -176,7 +177,7 @@ def _compare_states(
     if not states:
         return StateErrors((), None, f"runtime {scorer.runtime.info.runtime} gives no states")
     both = sorted(states.keys() & reference.states.keys())
-    rows = [(tokens, reference.states[tokens], states[tokens]) for tokens in both]
+    rows = [(len(requests[n].tokens), reference.states[n], states[n]) for n in both]
     if any(ours.keys() != theirs.keys() for _, ours, theirs in rows):
         return StateErrors((), None, "the reference has other layers")
     return compare_states(rows, scorer.config, precisions, logits_error)

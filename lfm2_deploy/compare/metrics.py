@@ -60,7 +60,11 @@ def top_ids(scores: FloatArray | DoubleArray, count: int = TOP) -> IntArray:
     chances = np.take_along_axis(scores, found, axis=-1)
     order = np.argsort(np.negative(chances), axis=-1, kind="stable")
     found = np.take_along_axis(found, order, axis=-1)
-    found[:, 0] = scores.argmax(-1)
+    least = chances.min(-1, keepdims=True)
+    # It takes any of those that are equal to the last.
+    for row in np.flatnonzero((scores >= least).sum(-1) > count):
+        some = np.flatnonzero(scores[row] >= least[row])
+        found[row] = some[np.argsort(-scores[row, some], kind="stable")][:count]
     return found
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import fields
 from pathlib import Path
 
@@ -156,7 +156,7 @@ class Oracle:
             found = find_reference(self._key, self._progress)
             if found is not None:
                 self.cached = True
-                return found
+                return self._stack.enter_context(closing(found))
         scorer = self.open_model()
         try:
             vocab_size = scorer.config.vocab_size
@@ -169,7 +169,8 @@ class Oracle:
                 return scorer.score(list_requests(windows), self._progress)
 
             if self._key is not None:
-                return keep_reference(self._key, windows, vocab_size, answer, self._progress)
+                made = keep_reference(self._key, windows, vocab_size, answer, self._progress)
+                return self._stack.enter_context(closing(made))
             return self._stack.enter_context(keep_for_now(windows, vocab_size, answer))
         finally:
             scorer.close()

@@ -14,11 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lfm2_deploy.compare.base_file import BaseFile, first_scored
+from lfm2_deploy.compare.defaults import LENGTH
 from lfm2_deploy.errors import GenerationError
 from lfm2_deploy.tokenizer import Tokenizer
 
-CHUNKS, LENGTH = 64, 512
-QUICK_CHUNKS = 4
 # Below this, half a window says little of how a model reads.
 LEAST_LENGTH = 8
 # US State of the Union addresses of 2010 and 2011, and a public-domain translation of Ruth, Jonah
@@ -108,6 +107,8 @@ def choose_windows(
         return Windows(tuple(rows), None, "random tokens, as there is no tokenizer")
     name = _HELD_OUT_NAME if file is None else str(file)
     text = _read(_HELD_OUT if file is None else file)
+    if not text.strip():
+        raise GenerationError(f"{name} is empty: give a text of some thousand words")
     start = tokenizer.encode("", add_special_tokens=True)
     ids = [*start, *tokenizer.encode(text, add_special_tokens=False)]
     return _cut(ids, start[0] if start else None, name, chunks, length)
@@ -118,8 +119,8 @@ def _cut(ids: Sequence[int], begin_id: int | None, name: str, chunks: int, lengt
     if len(ids) < length:
         if len(ids) < LEAST_LENGTH:
             raise GenerationError(
-                f"{name} has {len(ids)} tokens, expected at least {LEAST_LENGTH}: give a text of "
-                "some thousand words"
+                f"{name} has {len(ids)} token{'s' * (len(ids) != 1)}, expected at least "
+                f"{LEAST_LENGTH}: give a text of some thousand words"
             )
         remarks.append(
             f"the text has {len(ids):,} tokens: one window instead of {length:,}-token windows"
@@ -157,7 +158,10 @@ def take_windows(
 
 
 def _read(file: Path) -> str:
+    file = file.expanduser()
+    if file.is_dir():
+        raise GenerationError(f"{file} is a folder: give a text file in it")
     try:
-        return file.expanduser().read_text(encoding="utf-8")
+        return file.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise GenerationError(f"{file} is not UTF-8 text: convert it first") from error

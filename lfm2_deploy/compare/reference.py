@@ -1,7 +1,7 @@
 """What subjects are held against, once it is computed: logits on disk, states, judgements.
 
     logits.f32           float32 [windows, positions, V], as the model gave them
-    states.safetensors   states after the short and the long row
+    states.safetensors   states after short and long rows
     record.json          shape, checksums, what it is of
 
 Logits are kept as they are, and not in 16 bits: rounding log p to 1/4096 nats, as base files do,
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Protocol
@@ -27,10 +27,14 @@ from lfm2_deploy.compare.scorer import Request, Scored, States, check_finite
 from lfm2_deploy.contracts import FloatArray, Progress
 from lfm2_deploy.errors import GenerationError
 
-# The shorter of the two rows whose states are compared.
+# Tokens of the shorter rows whose states are compared.
 SHORT_ROW = 16
+# Rows of each length whose states are compared. In a rounded mixture of experts one row says
+# little (`states.compare_states`): with a tenth of the rows astray, 4 of 7 are in 3 of 1,000.
+STATE_ROWS = 7
+# Long rows cost as much as windows; below so many windows, others are put together of them.
+_LEAST_LONG_ROWS = 3
 _LOGITS, _STATES, _RECORD = "logits.f32", "states.safetensors", "record.json"
-_WORDS_AT_ONCE = 2**24
 
 
 class Reference(Protocol):
@@ -50,25 +54,35 @@ class Reference(Protocol):
 
     @property
     def states(self) -> Mapping[int, States]:
-        """Tokens of a row -> its states; empty where there are none."""
+        """Number of a request -> its states; empty where there are none."""
 
     def read(self, window: int) -> FloatArray:
         """Logits (with a floor: log-probabilities) float32 [positions, V] of a window."""
 
 
 def list_requests(windows: Windows) -> list[Request]:
-    """What is read of every model: each window, and then the short row for its states."""
+    """What is read of every model: each window, and then rows for their states alone."""
+    count, size = len(windows.chunks), min(SHORT_ROW, windows.first)
     rows = [
-        Request(windows.read_by(number), windows.first, states=number == 0)
-        for number in range(len(windows.chunks))
+        Request(windows.read_by(number), windows.first, states=number < STATE_ROWS)
+        for number in range(count)
     ]
-    short = windows.read_by(0)[: min(SHORT_ROW, windows.first)]
-    return [*rows, Request(short, len(short) - 1, states=True)]
+    more = [_cut_row(windows, number, windows.length - 1) for number in range(_LEAST_LONG_ROWS)]
+    short = [_cut_row(windows, number, size) for number in range(STATE_ROWS)]
+    return [*rows, *(Request(row, len(row) - 1, states=True) for row in [*more[count:], *short])]
 
 
-def pair_states(requests: Sequence[Request], number: int, scored: Scored) -> Mapping[int, States]:
-    """States of a request by the length of its row; empty where there are none."""
-    return {} if scored.states is None else {len(requests[number].tokens): scored.states}
+def _cut_row(windows: Windows, number: int, size: int) -> list[int]:
+    """The beginning of a window; where all have had their turn, from another place of one."""
+    turn, window = divmod(number, len(windows.chunks))
+    first, *body = windows.read_by(window)
+    at = turn * SHORT_ROW % len(body)
+    return [first, *body[at:], *body[:at]][:size]
+
+
+def pair_states(number: int, scored: Scored) -> Mapping[int, States]:
+    """States by the number of their request; empty where there are none."""
+    return {} if scored.states is None else {number: scored.states}
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +98,19 @@ class _Record:
 
 
 class StoredReference:
-    """A reference in a folder; see the module. Logits are mapped, not loaded."""
+    """A reference in a folder; see the module. Logits stay on disk, in a file held open.
+
+    Where the system allows it, that file can be read to its end though another process removes
+    the folder meanwhile.
+
+    Args:
+        folder: where it lies.
+        record: what record.json says.
+        states: see `Reference`.
+
+    Raises:
+        OSError: it cannot be opened.
+    """
 
     floor: float | None = None
     resolution = 0.0
@@ -92,24 +118,27 @@ class StoredReference:
     def __init__(self, folder: Path, record: _Record, states: Mapping[int, States]) -> None:
         self.folder, self._record, self.states = folder, record, states
         self.vocab_size = record.vocab_size
+        self._file = (folder / _LOGITS).open("rb")
+
+    def close(self) -> None:
+        """Close the file: Windows removes none that is open."""
+        self._file.close()
 
     def read(self, window: int) -> FloatArray:
         """Logits float32 [positions, V] of a window."""
-        return np.array(self._map()[window])
-
-    def _map(self) -> FloatArray:
-        record = self._record
-        shape = (record.windows, record.positions, record.vocab_size)
-        return np.memmap(self.folder / _LOGITS, np.float32, "r", shape=shape)
+        shape = (self._record.positions, self.vocab_size)
+        count = shape[0] * shape[1]
+        self._file.seek(4 * count * window)
+        return np.fromfile(self._file, np.float32, count).reshape(shape)
 
     def is_whole(self, progress: Progress) -> bool:
         """Whether every byte is as it was written."""
-        mapped = self._map()
+        count = self._record.windows
         for number, checksum in enumerate(self._record.checksums):
-            progress("checking the reference", number, len(mapped))
-            if _checksum(mapped[number]) != checksum:
+            progress("checking the reference", number, count)
+            if zlib.crc32(self.read(number).data) != checksum:
                 return False
-        progress("checking the reference", len(mapped), len(mapped))
+        progress("checking the reference", count, count)
         return True
 
 
@@ -153,15 +182,15 @@ def write_reference(
     Raises:
         GenerationError: logits are not finite: nothing can be held against them.
     """
-    requests, checksums = list_requests(windows), []
+    checksums = []
     states: dict[int, States] = {}
     with (folder / _LOGITS).open("wb") as file:
         for number, scored in enumerate(answers):
-            states.update(pair_states(requests, number, scored))
+            states.update(pair_states(number, scored))
             if number < len(windows.chunks):
                 logits = np.ascontiguousarray(scored.logits, np.float32)
                 _check_reference(logits, windows.first, number)
-                checksums.append(_checksum(logits))
+                checksums.append(zlib.crc32(logits.data))
                 file.write(logits.data)  # tofile would not say why it fails
     named = {f"{n}/{name}": array for n, row in states.items() for name, array in row.items()}
     save_file(
@@ -198,20 +227,18 @@ def open_reference_folder(folder: Path, progress: Progress) -> StoredReference |
         reference = StoredReference(folder, record, _load_states(folder / _STATES))
     except (OSError, ValueError, KeyError, TypeError, SafetensorError):
         return None
-    return reference if reference.is_whole(progress) else None
+    whole = False
+    try:
+        whole = reference.is_whole(progress)
+    finally:
+        if not whole:
+            reference.close()
+    return reference if whole else None
 
 
 def _load_states(file: Path) -> dict[int, dict[str, FloatArray]]:
     states: dict[int, dict[str, FloatArray]] = {}
     for key, array in load_file(file).items():
-        tokens, _, name = key.partition("/")
-        states.setdefault(int(tokens), {})[name] = array
+        number, _, name = key.partition("/")
+        states.setdefault(int(number), {})[name] = array
     return states
-
-
-def _checksum(logits: FloatArray) -> int:
-    """Of logits [N, V]; in pieces, so that a mapped file is not brought into memory whole."""
-    found, rows = 0, max(1, _WORDS_AT_ONCE // logits.shape[1])
-    for at in range(0, len(logits), rows):
-        found = zlib.crc32(np.ascontiguousarray(logits[at : at + rows]).data, found)
-    return found

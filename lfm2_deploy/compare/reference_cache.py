@@ -2,7 +2,12 @@
 
 A reference is found again by what its logits depend on: checkpoint, tokens, protocol and
 versions. It is written beside its place and renamed when whole, and checked when it is read;
-one that is damaged is made anew. The least recently used make room.
+one that is damaged is made anew. The least recently used make room. While one is written,
+and while one that is not kept is used, its process holds a lock; what a killed process left
+is known by a lock that nobody holds:
+
+    DIGEST/  DIGEST.lock  .DIGEST.partial/      kept
+    .once-ID/  .once-ID.lock                    for one comparison
 """
 
 from __future__ import annotations
@@ -11,13 +16,15 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 import tempfile
+import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from lfm2_deploy.compare.greedy import Judgement, Written
 from lfm2_deploy.compare.protocol import Windows
@@ -31,14 +38,15 @@ from lfm2_deploy.compare.reference import (
 from lfm2_deploy.compare.room import make_room
 from lfm2_deploy.compare.scorer import Scored
 from lfm2_deploy.contracts import Progress
-from lfm2_deploy.errors import DiskFullError
+from lfm2_deploy.errors import DiskFullError, GenerationError
 from lfm2_deploy.machine import find_cache
 
 # Of all references together.
 MOST_BYTES = 20 * 10**9
 # Raised where the reference's arithmetic or the files' layout change.
-_GENERATION = 1
+_GENERATION = 2
 _JUDGED = "judged.json"
+_ONCE, _PARTIAL = ".once-", ".partial"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +80,7 @@ def find_folder() -> Path:
 def find_reference(key: Key, progress: Progress) -> StoredReference | None:
     """A reference that an earlier comparison kept; a damaged one is removed."""
     folder = find_folder() / key.digest
-    if not folder.is_dir():
+    if not os.path.isdir(folder):  # of a folder that cannot be looked into, False as well
         return None
     found = open_reference_folder(folder, progress)
     if found is None:
@@ -101,9 +109,17 @@ def keep_reference(
 
     Raises:
         DiskFullError: there is no room.
+        GenerationError: nothing can be written in the cache.
     """
     root = find_folder()
-    root.mkdir(parents=True, exist_ok=True)
+    try:
+        _check_writable(root)
+    except OSError as error:
+        raise GenerationError(
+            f"nothing can be kept in {root} ({error.strerror or error}): add --no-cache to keep "
+            "nothing, or give the cache another place (XDG_CACHE_HOME, on Windows LOCALAPPDATA)"
+        ) from error
+    sweep(root)
     folder = root / key.digest
     size = measure_reference(windows, vocab_size)
     with FileLock(f"{folder}.lock"):
@@ -112,7 +128,7 @@ def keep_reference(
             return found
         make_room(root, size, MOST_BYTES)
         _check_room(root, size)
-        scratch = root / f".{key.digest}.partial"
+        scratch = root / f".{key.digest}{_PARTIAL}"
         shutil.rmtree(scratch, ignore_errors=True)
         try:
             scratch.mkdir()
@@ -129,16 +145,73 @@ def keep_for_now(
 ) -> Iterator[StoredReference]:
     """As `keep_reference`, for this comparison only: the files go when the context ends.
 
+    They lie in the cache's folder, as the system's temporary one may be in memory; there only
+    where nothing can be written in the cache.
+
     Raises:
         DiskFullError: there is no room.
     """
-    root = find_folder()
-    root.mkdir(parents=True, exist_ok=True)
-    _check_room(root, measure_reference(windows, vocab_size))
-    with tempfile.TemporaryDirectory(prefix=".once-", dir=root) as name:
-        folder = Path(name)
+    with _make_folder_for_now() as folder:
+        _check_room(folder, measure_reference(windows, vocab_size))
         write_reference(folder, windows, answer(), vocab_size, "")
-        yield _reopen(folder)
+        with closing(_reopen(folder)) as reference:
+            yield reference
+
+
+@contextmanager
+def _make_folder_for_now() -> Iterator[Path]:
+    """An empty folder that goes when the context ends."""
+    root = find_folder()
+    try:
+        _check_writable(root)
+    except OSError:
+        with tempfile.TemporaryDirectory(prefix="lfm2-deploy-") as name:
+            yield Path(name)
+        return
+    sweep(root)
+    folder = root / f"{_ONCE}{uuid.uuid4().hex}"
+    # The lock first: a folder that nobody locks is removed by others.
+    with _held(folder.with_name(f"{folder.name}.lock")):
+        try:
+            folder.mkdir()
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _check_writable(root: Path) -> None:
+    """Make a folder where there is none, and see whether it takes files; OSError where not."""
+    root.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=root):
+        pass
+
+
+def sweep(root: Path) -> None:
+    """Remove what processes that were killed left in a folder of references."""
+    for folder in root.iterdir():
+        name = folder.name
+        if name.endswith(".lock"):
+            continue
+        with suppress(OSError, Timeout):  # removed meanwhile, or in use
+            if name.startswith(_ONCE):
+                with _held(root / f"{name}.lock"):
+                    shutil.rmtree(folder, ignore_errors=True)
+            elif name.endswith(_PARTIAL):
+                # Of a reference that is kept; whoever makes it again needs this lock too.
+                with FileLock(root / f"{name[1:].removesuffix(_PARTIAL)}.lock", timeout=0):
+                    shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _held(file: Path) -> Iterator[None]:
+    """A lock of one owner, whose file goes with it; Timeout where another process holds it."""
+    with FileLock(file, timeout=0):
+        try:
+            yield
+        finally:
+            # While it is held, and names are used once. Windows removes it by itself.
+            if sys.platform != "win32":
+                file.unlink(missing_ok=True)
 
 
 def _reopen(folder: Path) -> StoredReference:

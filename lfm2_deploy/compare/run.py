@@ -13,16 +13,11 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
+from lfm2_deploy.compare.defaults import CHUNKS, GREEDY, LENGTH, PROMPTS, WORST
 from lfm2_deploy.compare.greedy import Judgement, Written, describe_run, judge
 from lfm2_deploy.compare.measure import Measured, Wish, measure_cost, measure_subject
 from lfm2_deploy.compare.prepare import Oracle
-from lfm2_deploy.compare.protocol import (
-    CHUNKS,
-    LENGTH,
-    Windows,
-    choose_windows,
-    take_windows,
-)
+from lfm2_deploy.compare.protocol import Windows, choose_windows, take_windows
 from lfm2_deploy.compare.reference_cache import keep_judgements, read_judgements
 from lfm2_deploy.compare.result import (
     Cost,
@@ -62,7 +57,7 @@ class Settings:
     text: Path | None = None
     chunks: int = CHUNKS
     length: int = LENGTH
-    wish: Wish = field(default_factory=lambda: Wish(worst=5, prompts=4, greedy_tokens=64))
+    wish: Wish = field(default_factory=lambda: Wish(WORST, PROMPTS, GREEDY))
     cost: bool = True
     quick: bool = False
     cache: bool = True
@@ -106,14 +101,20 @@ def run_comparison(
             wish=_limit(settings.wish, truth, windows),
             progress=progress,
         )
-        measured = {one.name: _go_on(costs[one.name], partial(measure, one)) for one in subjects}
-        _raise_if_all_failed(list(measured.values()))
-        runs = _judge_all(oracle, measured, words, progress)
-        results = tuple(
-            _assemble(subject, measured[subject.name], costs[subject.name], runs, oracle)
-            for subject in subjects
-        )
+        results = _measure_all(subjects, costs, measure, oracle, words, progress)
         reference = _describe_reference(truth, oracle, versions)
+    return _report(truth, subjects, settings, windows, reference, results, versions)
+
+
+def _report(
+    truth: Truth,
+    subjects: Sequence[Subject],
+    settings: Settings,
+    windows: Windows,
+    reference: ReferenceInfo,
+    results: tuple[SubjectResult, ...],
+    versions: Mapping[str, str],
+) -> Report:
     return Report(
         reference=reference,
         protocol=_describe_protocol(windows),
@@ -123,6 +124,24 @@ def run_comparison(
         machine=_describe_machine(),
         versions=versions,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+def _measure_all(
+    subjects: Sequence[Subject],
+    costs: Mapping[str, Cost | Exception | None],
+    measure: Callable[[Subject], Measured],
+    oracle: Oracle,
+    words: Words,
+    progress: Progress,
+) -> tuple[SubjectResult, ...]:
+    """What comes out for each subject, in order, and what the reference says to their texts."""
+    measured = {one.name: _go_on(costs[one.name], partial(measure, one)) for one in subjects}
+    _raise_if_all_failed(list(measured.values()))
+    runs = _judge_all(oracle, measured, words, progress)
+    return tuple(
+        _assemble(subject, measured[subject.name], costs[subject.name], runs, oracle)
+        for subject in subjects
     )
 
 

@@ -73,6 +73,13 @@ class Subject:
         """Of its weights."""
         return "fp32" if self.bundle is None else self.bundle.manifest.precision
 
+    @property
+    def identity(self) -> tuple[str, str, str | None]:
+        """What tells it from others, however it is written."""
+        place = Path(self.model).expanduser()
+        model = os.path.realpath(place) if place.exists() else self.model
+        return self.kind, model, self.device
+
     def describe(self) -> SubjectInfo:
         """What is known before it is loaded."""
         manifest = None if self.bundle is None else self.bundle.manifest
@@ -171,6 +178,8 @@ def read_subject(
         return Subject(text, f"{kind}:{short}", kind, rest)
     folder, at, place = text.rpartition("@")
     if at and not Path(text).expanduser().exists():
+        if not place:
+            raise GenerationError(f"{text!r} names no device: write {folder}@gpu, or {folder}")
         return _of_bundle(text, _open(folder, text), place.lower(), threads)
     return _of_bundle(text, _open(text, text), device, threads)
 
@@ -202,8 +211,10 @@ def give_names(subjects: Sequence[Subject]) -> list[Subject]:
         GenerationError: one subject was given twice.
     """
     for number, subject in enumerate(subjects):
-        if subject.given in [other.given for other in subjects[:number]]:
-            raise GenerationError(f"{subject.given} is given twice: leave one out")
+        for other in subjects[:number]:
+            if subject.identity == other.identity:
+                again = "" if subject.given == other.given else f", first as {other.given}"
+                raise GenerationError(f"{subject.given} is given twice{again}: leave one out")
     names = [subject.name for subject in subjects]
     return [
         replace(subject, name=subject.given) if names.count(subject.name) > 1 else subject

@@ -60,7 +60,8 @@ def choose_truth(
     Args:
         subjects: what is compared.
         reference: what the user chose, in the forms of `subjects`; None for the checkpoint that
-            the first bundle was made from, or else the first subject.
+            the first bundle was made from, or else the first subject. A bundle that names no
+            device runs where it was made for, wherever subjects do.
         adapter: the LoRA adapter merged into that bundle.
         progress: told of downloads.
 
@@ -69,8 +70,8 @@ def choose_truth(
         GenerationError: nothing is left to compare with it.
     """
     if reference is not None:
-        chosen = read_subject(reference)
-        left = [subject for subject in subjects if subject.given != reference]
+        chosen = read_subject(reference, threads=subjects[0].threads)
+        left = [subject for subject in subjects if subject.identity != chosen.identity]
     elif subjects[0].bundle is not None:
         checkpoint = open_reference(subjects[0].bundle, None, adapter, progress)
         truth = _of_checkpoint(checkpoint, checkpoint.origin.name)

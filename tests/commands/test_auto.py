@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lfm2_deploy import api, auto
+from lfm2_deploy import auto, exporting
 from lfm2_deploy.auto import Candidate, Choice
 
 CHOICE = Choice(
@@ -24,7 +24,7 @@ CHOICE = Choice(
 def chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine for which auto chooses what it would choose nowhere."""
     monkeypatch.setattr(auto, "choose", lambda wish: CHOICE)
-    monkeypatch.setattr(api, "choose", lambda wish: CHOICE)
+    monkeypatch.setattr(exporting, "choose", lambda wish: CHOICE)
 
 
 @pytest.mark.usefixtures("chosen")
@@ -48,7 +48,7 @@ def test_choice_is_told_on_stderr_in_json_and_in_the_manifest(
 
 @pytest.mark.usefixtures("chosen")
 def test_library_chooses_too(tmp_path: Path) -> None:
-    bundle = api.export("synthetic:tiny-dense", tmp_path / "bundle", target="auto")
+    bundle = exporting.export("synthetic:tiny-dense", tmp_path / "bundle", target="auto")
     assert bundle.manifest.target == "openvino-cpu"
     assert bundle.manifest.notes[0].startswith("--target auto chose openvino-cpu")
 
@@ -60,7 +60,7 @@ def test_target_that_was_named_is_made_without_looking(
         raise AssertionError("the machine was looked at")
 
     monkeypatch.setattr(auto, "choose", fail)
-    monkeypatch.setattr(api, "choose", fail)
+    monkeypatch.setattr(exporting, "choose", fail)
     place = tmp_path / "bundle"
     result = run("export", "synthetic:tiny-dense", place, "--target", "npu", "--json")
     record = json.loads(result.stdout)

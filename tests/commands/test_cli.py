@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 
+ROOT = Path(__file__).resolve().parents[2]
 COMMANDS = ("demo", "export", "generate", "chat", "inspect", "verify", "doctor")
 HEAVY = ("torch", "onnx", "onnxruntime", "numpy", "tokenizers", "jinja2", "transformers")
 
@@ -111,3 +113,33 @@ def test_reader_that_goes_away_ends_it_silently(program: Sequence[str], bundle: 
         process.stdout.close()
         assert process.stderr.read() == b""
         assert process.wait() == 141
+
+
+@pytest.mark.parametrize("at", ["typer", "lfm2_deploy.commands.verify", "rich.text"])
+def test_interruption_while_modules_are_imported_is_silent(at: str) -> None:
+    # Ctrl-C comes where the module is looked for, on its way to any command.
+    script = (
+        "import os, signal, sys\n"
+        "class Interrupt:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        f"        if name == {at!r}:\n"
+        "            print('interrupted', flush=True)\n"
+        "            signal.raise_signal(signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Interrupt())\n"
+        "sys.argv = ['lfm2-deploy', 'doctor']\n"
+        "from lfm2_deploy.__main__ import main\n"
+        "sys.exit(main())\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "interrupted\n", "")
+
+
+def test_program_starts_where_interruptions_are_handled() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert project["scripts"] == {"lfm2-deploy": "lfm2_deploy.__main__:main"}
+    script = (
+        "import sys; import lfm2_deploy.__main__; "
+        f"print([name for name in {(*HEAVY, 'typer', 'rich')!r} if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.stdout == "[]\n"

@@ -15,7 +15,8 @@ from lfm2_deploy.commands.compare_report import (
     show_percent,
     split_estimate,
 )
-from lfm2_deploy.compare.result import Estimate, read_report
+from lfm2_deploy.compare.result import Estimate
+from lfm2_deploy.compare.result_json import read_report
 from lfm2_deploy.demo import DEMO_MODEL
 from lfm2_deploy.machine import find_cache
 
@@ -104,6 +105,18 @@ def test_model_is_exported_in_each_precision_and_kept(run: Callable, cache: Path
     assert manifests == {file: file.stat().st_mtime_ns for file in manifests}
 
 
+def test_cache_that_cannot_be_written_names_the_ways_out(
+    run: Callable, fails: Callable, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")  # not even an administrator makes a folder in a file
+    for name in ("XDG_CACHE_HOME", "LOCALAPPDATA"):
+        monkeypatch.setenv(name, str(tmp_path / "file"))
+    fails(run("compare", bundle, *FEW), "nothing can be kept in ", "add --no-cache")
+    assert run("compare", bundle, *FEW, "--no-cache").exit_code == 0
+    model = ("compare", DEMO_MODEL, "--precision", "int8", *FEW)
+    fails(run(*model), "no bundle can be kept in ", "export to a folder of yours")
+
+
 def test_precision_of_a_bundle_is_refused(run: Callable, fails: Callable, bundle: Path) -> None:
     fails(run("compare", bundle, "--precision", "int8"), "leave --precision and --target out")
 
@@ -124,6 +137,12 @@ def test_place_without_a_folder_is_refused_first(
     fails(run("compare", bundle, option, "no-such-folder/x"), "there is no folder", code=2)
 
 
+def test_folder_as_text_is_one_clear_error(
+    run: Callable, fails: Callable, bundle: Path, tmp_path: Path
+) -> None:
+    fails(run("compare", bundle, *FEW, "--text", tmp_path), "is a folder: give a text file")
+
+
 def test_text_of_the_users_own_is_read(run: Callable, bundle: Path, tmp_path: Path) -> None:
     file = tmp_path / "letter.txt"
     file.write_text("My dear Jane, come at once. " * 10, encoding="utf-8")
@@ -137,15 +156,16 @@ def test_terminal_of_80_columns_holds_every_line(program: Sequence[str], bundle:
     longer = bundle.with_name("a-bundle-with-a-name-that-is-much-too-long-for-a-table")
     if not longer.exists():
         longer.symlink_to(bundle, target_is_directory=True)
-    command = [*program[1:], "compare", str(longer), *FEW]
+    command = [*program[1:], "compare", str(longer), *FEW, "--max-kld", "1e-9"]
     child = pexpect.spawn(program[0], command, dimensions=(40, 80), encoding="utf-8", timeout=120)
     child.expect(pexpect.EOF)
     child.close()
-    assert child.exitstatus == 0
+    assert child.exitstatus == 1
     text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", child.before)
     lines = text[text.rindex("is the reference") :].splitlines()
     assert max(map(len, lines)) <= 80
     assert any("…" in line and "for-a-table" in line for line in lines)
+    assert any("for-a-table  failed  KL divergence is" in line for line in lines)
 
 
 def test_digits_follow_the_error() -> None:

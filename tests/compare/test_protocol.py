@@ -58,7 +58,9 @@ def test_text_shorter_than_a_window_is_one_window(tokenizer: Tokenizer, tmp_path
     assert "one window" in windows.remarks[0]
 
 
-@pytest.mark.parametrize(("content", "words"), [(b"", "expected at least 8"), (b"\xff", "UTF-8")])
+@pytest.mark.parametrize(
+    ("content", "words"), [(b"one", "tokens, expected at least 8"), (b"\xff", "UTF-8")]
+)
 def test_unusable_text_is_refused(
     tokenizer: Tokenizer, tmp_path: Path, content: bytes, words: str
 ) -> None:
@@ -99,3 +101,16 @@ def test_windows_of_a_base_file_say_what_is_otherwise_than_asked(
         "the base file has 2 of 3 windows",
         "there is no tokenizer, so no start token takes the place of first tokens",
     )
+
+
+@pytest.mark.parametrize("text", ["", " \n\n "])
+def test_empty_text_is_called_empty(tokenizer: Tokenizer, tmp_path: Path, text: str) -> None:
+    file = tmp_path / "empty.txt"
+    file.write_text(text, encoding="utf-8")
+    with pytest.raises(GenerationError, match=r"empty\.txt is empty: give a text"):
+        choose_windows(tokenizer, 4096, file, 64, 512)
+
+
+def test_folder_is_no_text(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    with pytest.raises(GenerationError, match="is a folder: give a text file"):
+        choose_windows(tokenizer, 4096, tmp_path, 64, 512)

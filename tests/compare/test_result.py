@@ -18,9 +18,8 @@ from lfm2_deploy.compare.result import (
     SubjectInfo,
     SubjectResult,
     Verdict,
-    describe,
-    read_report,
 )
+from lfm2_deploy.compare.result_json import describe, read_report
 
 REPORT = Report(
     reference=ReferenceInfo("m", "torch", "torch 2", Estimate(12.5, 0.25), 0.0, cached=True),

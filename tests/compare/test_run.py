@@ -1,10 +1,9 @@
-"""Whole comparisons of tiny models: faults, caches, base files, failures."""
+"""Whole comparisons of tiny models: faults, base files, devices, failures."""
 
 from __future__ import annotations
 
-import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,50 +12,23 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from lfm2_deploy.api import compare_models, export
-from lfm2_deploy.compare import measure, reference_cache
+from lfm2_deploy.compare import measure
+from lfm2_deploy.compare import subjects as subjects_module
 from lfm2_deploy.compare.measure import Wish
-from lfm2_deploy.compare.result import Report, describe, read_report
-from lfm2_deploy.compare.run import Settings
+from lfm2_deploy.compare.result_json import describe, read_report
 from lfm2_deploy.compare.scorer import Request, RuntimeScorer
 from lfm2_deploy.compare.verdict import Limits
 from lfm2_deploy.contracts import Capabilities, ignore_progress
 from lfm2_deploy.demo import DEMO_MODEL
 from lfm2_deploy.errors import BundleError, GenerationError, Lfm2DeployError
+from runtimes import ort
 from runtimes.fake import FakeRuntime, hash_logits
 from runtimes.streamed import StreamedScorer
 
-Checkpoints = Mapping[str, Path]
+from .whole import Checkpoints, cache, compare, settings, spoil
 
-
-def settings(**changes: Any) -> Settings:
-    few = {"chunks": 2, "length": 24, "wish": Wish(2, 2, 6), "cost": False}
-    return Settings(**{**few, **changes})
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder of references, empty and for one test."""
-    folder = tmp_path / "references"
-    monkeypatch.setattr(reference_cache, "find_folder", lambda: folder)
-    return folder
-
-
-def spoil(checkpoint: Path, place: Path, tensor: str) -> Path:
-    """A copy with the rows of one tensor in a wrong order."""
-    copy = shutil.copytree(checkpoint, place)
-    tensors = load_file(copy / "model.safetensors")
-    tensors[f"model.{tensor}"] = np.roll(tensors[f"model.{tensor}"], 1, axis=0)
-    save_file(tensors, copy / "model.safetensors", {"format": "pt"})
-    return copy
-
-
-def compare(*subjects: object, reference: object = None, **changes: Any) -> Report:
-    return compare_models(
-        [str(subject) for subject in subjects],
-        reference=None if reference is None else str(reference),
-        settings=settings(**changes),
-        threads=1,
-    )
+__all__ = ["cache"]  # a fixture
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 def test_fault_is_measured_and_found(checkpoints: Checkpoints, tmp_path: Path) -> None:
@@ -99,37 +71,6 @@ def test_bundle_and_transformers_are_the_model(
     assert max(error.error for row in ours.rows for error in row.errors) < 1e-5
     assert theirs.absent == "runtime transformers gives no states"
     assert report.verdict.passed
-
-
-def test_second_comparison_reads_no_weights(
-    checkpoints: Checkpoints, bundle_of: Any, cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    bundle, good = bundle_of("dense", "int4").path, f"torch:{checkpoints['dense']}"
-    first = compare(bundle, reference=good)
-
-    def fail(*anything: object) -> None:
-        raise AssertionError("the reference was computed again")
-
-    monkeypatch.setattr(StreamedScorer, "score", fail)
-    second = compare(bundle, reference=good)
-    assert second.reference.cached
-    assert second.subjects == first.subjects
-    assert len([folder for folder in cache.iterdir() if folder.is_dir()]) == 1
-
-
-def test_same_weights_under_another_config_are_another_reference(
-    checkpoints: Checkpoints, tmp_path: Path
-) -> None:
-    copy = shutil.copytree(checkpoints["dense"], tmp_path / "copy")
-    good = f"torch:{checkpoints['dense']}"
-    assert not compare(good, reference=f"torch:{copy}").reference.cached
-    config = json.loads((copy / "config.json").read_text())
-    config["norm_eps"] = 0.5
-    (copy / "config.json").write_text(json.dumps(config))
-    report = compare(good, reference=f"torch:{copy}")
-    assert not report.reference.cached
-    assert report.subjects[0].scores is not None
-    assert report.subjects[0].scores.divergence.mean.value > 1e-6
 
 
 def test_fault_behind_the_last_state_is_no_sound_model(
@@ -184,49 +125,6 @@ def test_rounded_reference_is_no_fault_of_an_exact_subject(bundle_of: Any) -> No
     assert subject.states is not None
     assert subject.states.rows
     assert subject.states.start is None
-
-
-@pytest.mark.parametrize("name", ["logits.f32", "states.safetensors", "record.json"])
-def test_damaged_reference_is_made_anew(
-    checkpoints: Checkpoints, bundle_of: Any, cache: Path, name: str
-) -> None:
-    bundle, good = bundle_of("dense", "int4").path, f"torch:{checkpoints['dense']}"
-    first = compare(bundle, reference=good)
-    (folder,) = (folder for folder in cache.iterdir() if folder.is_dir())
-    data = bytearray((folder / name).read_bytes())
-    data[len(data) // 2] ^= 1
-    (folder / name).write_bytes(data)
-    second = compare(bundle, reference=good)
-    assert second.reference.cached is False
-    assert second.subjects == first.subjects
-    assert compare(bundle, reference=good).reference.cached
-
-
-def test_other_tokens_are_another_reference(
-    checkpoints: Checkpoints, bundle_of: Any, cache: Path
-) -> None:
-    bundle, good = bundle_of("dense", "int4").path, f"torch:{checkpoints['dense']}"
-    compare(bundle, reference=good)
-    assert compare(bundle, reference=good, length=16).reference.cached is False
-    assert len([folder for folder in cache.iterdir() if folder.is_dir()]) == 2
-
-
-def test_oldest_references_make_room(
-    checkpoints: Checkpoints, bundle_of: Any, cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    bundle, good = bundle_of("dense", "int4").path, f"torch:{checkpoints['dense']}"
-    compare(bundle, reference=good)
-    monkeypatch.setattr(reference_cache, "MOST_BYTES", 100_000)
-    compare(bundle, reference=good, length=16)
-    assert len([folder for folder in cache.iterdir() if folder.is_dir()]) == 1
-
-
-def test_without_the_cache_nothing_stays(
-    checkpoints: Checkpoints, bundle_of: Any, cache: Path
-) -> None:
-    bundle, good = bundle_of("dense", "int4").path, f"torch:{checkpoints['dense']}"
-    assert compare(bundle, reference=good, cache=False).reference.cached is False
-    assert list(cache.iterdir()) == []
 
 
 def test_saved_base_file_is_a_reference(
@@ -321,7 +219,7 @@ def test_other_vocabulary_is_told(bundle_of: Any) -> None:
         (("torch:",), None, "names no model"),
         (("torch:synthetic:tiny-dense",), None, "nothing to compare with"),
         (("base:f.kld",), "torch:synthetic:tiny-dense", "can be the reference"),
-        (("torch:synthetic:tiny-dense",) * 2, None, "given twice"),
+        (("torch:synthetic:tiny-dense",) * 2, None, "given twice: leave one out"),
     ],
 )
 def test_what_cannot_be_compared_is_refused(
@@ -385,3 +283,54 @@ def test_reference_that_overflows_is_no_reference(checkpoints: Checkpoints, tmp_
     save_file(tensors, copy / "model.safetensors", {"format": "pt"})
     with pytest.raises(GenerationError, match="the reference gives logits that are not finite"):
         compare(f"torch:{checkpoints['dense']}", reference=f"torch:{copy}")
+
+
+def test_rounded_mixture_shows_its_fault_and_no_other(
+    checkpoints: Checkpoints, bundle_of: Any, tmp_path: Path
+) -> None:
+    bundle = bundle_of("moe", "int8").path
+    faulty = spoil(checkpoints["moe"], tmp_path / "faulty", "layers.3.conv.in_proj.weight")
+    starts = []
+    for checkpoint in (checkpoints["moe"], faulty):
+        (subject,) = compare(bundle, reference=f"torch:{checkpoint}").subjects
+        assert subject.states is not None
+        starts.append(subject.states.start)
+    assert starts[0] is None
+    assert starts[1] is not None
+    assert (starts[1].layer, starts[1].kind) == (3, "conv")
+
+
+def test_one_bundle_written_in_two_ways_is_one(bundle_of: Any) -> None:
+    bundle = bundle_of("dense", "int4").path
+    with pytest.raises(GenerationError, match=r"/ is given twice, first as .*int4.*: leave one"):
+        compare(bundle, f"{bundle}/")
+    with pytest.raises(GenerationError, match="nothing to compare"):
+        compare(bundle, reference=f"{bundle}/")
+
+
+def test_device_is_the_subjects_and_not_the_references(
+    bundle_of: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle, asked = str(bundle_of("dense", "int8").path), []
+    load = ort.load
+
+    def load_anywhere(bundle: Any, threads: int | None, device: str = "cpu") -> Any:
+        asked.append(device)
+        return load(bundle, threads=threads)
+
+    monkeypatch.setattr(subjects_module, "find_runtime_of", lambda bundle: load_anywhere)
+    report = compare_models(
+        [bundle], reference=bundle, settings=settings(), threads=1, device="GPU"
+    )
+    assert sorted(set(asked)) == ["cpu", "gpu"]
+    (subject,) = report.subjects
+    assert subject.info.name == f"{Path(bundle).name}@gpu"
+    assert report.reference.name == Path(bundle).name
+    assert subject.scores is not None
+    with pytest.raises(GenerationError, match="nothing to compare"):
+        compare_models([bundle], reference=f"{bundle}@gpu", settings=settings(), device="gpu")
+
+
+def test_device_without_a_name_is_refused(bundle_of: Any) -> None:
+    with pytest.raises(GenerationError, match=r"names no device: write .*@gpu, or "):
+        compare(f"{bundle_of('dense', 'int4').path}@")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -133,3 +134,36 @@ def test_routing_is_named_as_a_cause_where_weights_are_rounded(
     found = compare_states(rows, config, ["fp32", precision]).start
     assert found is not None
     assert ("other experts" in found.advice) is told
+
+
+def astray(states: States, name: str) -> States:
+    """States of a row whose last tokens went to other experts: one convolution is all wrong."""
+    return {**states, name: -states[name]}
+
+
+def test_one_row_astray_is_a_fault_of_all_but_rounded_mixtures(
+    checkpoints: Mapping[str, Path],
+) -> None:
+    config = open_checkpoint(str(checkpoints["moe"])).config
+    states = read_states(checkpoints["moe"])[0]
+    name = [spec.input for spec in list_states(config) if spec.kind == "conv"][-1]
+    rows = [(8, states, states), (8, states, astray(states, name)), (8, states, states)]
+    assert compare_states(rows, config, ["fp32", "int8"]).start is None
+    assert compare_states(rows, config, ["fp32", "fp32"]).start is not None
+    dense = replace(config, moe=None)
+    assert compare_states(rows, dense, ["fp32", "int8"]).start is not None
+    # More than half: this is no accident.
+    found = compare_states(rows[1:2] * 2 + rows[:1], config, ["fp32", "int8"])
+    assert found.start is not None
+    assert len(found.rows) == 1
+
+
+def test_state_that_is_not_finite_in_one_row_is_a_fault(checkpoints: Mapping[str, Path]) -> None:
+    config = open_checkpoint(str(checkpoints["moe"])).config
+    states = read_states(checkpoints["moe"])[0]
+    name = list_states(config)[-1].input
+    broken = {**states, name: np.full_like(states[name], np.nan)}
+    rows = [(8, states, theirs) for theirs in (states, broken, states)]
+    found = compare_states(rows, config, ["fp32", "int8"]).start
+    assert found is not None
+    assert found.layer == list_states(config)[-1].layer

@@ -111,3 +111,14 @@ def test_pieces_of_many_positions_give_what_one_gives() -> None:
         one = score_positions(*(x[at : at + 1] for x in (reference, tested, targets)))
         assert one.divergence.item() == whole.divergence[at]
         assert one.tested_nll.item() == whole.tested_nll[at]
+
+
+def test_of_equals_the_lower_ids_are_taken_wherever_the_list_ends() -> None:
+    rng = np.random.default_rng(0)
+    for scores in (
+        np.zeros((3, 300), np.float32),
+        rng.integers(0, 3, (20, 300)).astype(np.float32),
+        np.where(rng.random((20, 300)) < 0.99, -np.inf, 1.0),
+    ):
+        wanted = np.argsort(-scores, axis=-1, kind="stable")[:, :5]
+        assert top_ids(scores).tolist() == wanted.tolist()

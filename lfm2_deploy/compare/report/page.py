@@ -20,7 +20,8 @@ from lfm2_deploy.charts import render_chart
 from lfm2_deploy.charts.environment import find_environment
 from lfm2_deploy.charts.svg import COLOURS
 from lfm2_deploy.compare.report import bars, plots, sentences, state_plots, table, values
-from lfm2_deploy.compare.result import Report, describe
+from lfm2_deploy.compare.result import Report
+from lfm2_deploy.compare.result_json import describe
 
 _PACKAGE = "lfm2_deploy.compare.report"
 # Worst positions of a subject that are in sight; the others unfold.

@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import Literal
 
 from lfm2_deploy.charts.numbers import format_number
+from lfm2_deploy.compare.margin import judge_margin
 from lfm2_deploy.compare.report.values import LEAST_KLD
 from lfm2_deploy.compare.result import (
     GreedyRun,
@@ -19,9 +20,6 @@ from lfm2_deploy.compare.result import (
     WorstPosition,
 )
 
-# As the terminal has them: rounding to 4 bits moves a choice by tenths of a nat, a fault by
-# whole ones.
-_NEAR_TIE_NATS, _FAULT_NATS = 0.25, 1.0
 _KINDS: Mapping[str, str] = {"conv": "convolution state", "key": "keys", "value": "values"}
 
 
@@ -148,10 +146,11 @@ def describe_start(states: StateErrors | None) -> str:
 
 def name_margin(margin: float) -> str:
     """How much the first difference of a greedy run matters; `margin` in nats."""
-    if margin <= _NEAR_TIE_NATS:
+    word = judge_margin(margin)
+    if word == "near tie":
         return "A near tie, which rounding may turn"
     times = f"the reference holds its own {format_number(math.exp(margin), 2)} times as likely"
-    return f"No tie, so a fault or much lost: {times}" if margin >= _FAULT_NATS else f"T{times[1:]}"
+    return f"No tie, so a fault or much lost: {times}" if word == "fault" else f"T{times[1:]}"
 
 
 def list_rest(run: GreedyRun) -> str:

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from lfm2_deploy.compare.report import render_page, write_page
-from lfm2_deploy.compare.result import describe, read_report
+from lfm2_deploy.compare.result_json import describe, read_report
 
 from .made_up import make_hostile, make_report
 from .pages import Page, read_page

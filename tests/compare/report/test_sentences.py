@@ -115,7 +115,8 @@ def test_states_without_a_start_tell_first_and_largest() -> None:
     ("margin", "start"),
     [
         (0.0, "A near tie"),
-        (0.25, "A near tie"),
+        (0.24, "A near tie"),
+        (0.25, "The reference holds"),
         (0.5, "The reference holds"),
         (3.0, "No tie, so a fault"),
     ],
