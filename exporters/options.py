@@ -109,7 +109,7 @@ class ExportOptions:
                 f"--quantize {self.quantize} says how integers are chosen, and {self.precision} "
                 f"has none: choose --precision {' or '.join(QUANTIZED)}, or leave it out"
             )
-        find_method(self.quantize or DEFAULT)
+        find_method(DEFAULT if self.quantize is None else self.quantize)
         if self.max_size_bytes and self.precision != "int4":
             raise ExportError(
                 f"--max-size chooses among 4 and 8 bits, and --precision {self.precision} leaves "
@@ -129,7 +129,7 @@ class ExportOptions:
     @property
     def method(self) -> Method:
         """How weights are rounded; of floats, the default."""
-        return find_method(self.quantize or DEFAULT)
+        return find_method(DEFAULT if self.quantize is None else self.quantize)
 
     def plan_weights(self, config: Lfm2Config) -> dict[str, TensorPlan]:
         """How each tensor is stored, by canonical name.

@@ -64,7 +64,7 @@ class QuantizationRecord:
     Args:
         method: "rtn", "search", "awq", "gptq" or "awq+gptq".
         text: name of the calibration text; "" for methods that need none.
-        text_sha256: of its bytes.
+        text_sha256: of the text in UTF-8, its line ends as "\\n".
         tokens: how many were used.
         rare_below: an expert chosen by fewer tokens is rare, and is calibrated also on those
             that come closest to choosing it; 0 where nothing was calibrated.

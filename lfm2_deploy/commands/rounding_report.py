@@ -13,6 +13,7 @@ from lfm2_deploy.commands.console import (
     print_facts,
     print_table,
     print_title,
+    printable,
 )
 from lfm2_deploy.quantization_record import LayerError, QuantizationRecord, TensorError
 
@@ -33,7 +34,7 @@ def print_rounding(bundle: Bundle) -> None:
     if record is None:
         return
     output().print()
-    print_title("Rounding", record.method)
+    print_title("Rounding", printable(record.method))
     print_facts(_list_facts(record))
     if not record.layers:
         return
@@ -48,10 +49,10 @@ def print_rounding(bundle: Bundle) -> None:
 
 
 def _list_facts(record: QuantizationRecord) -> dict[str, str]:
-    facts = {"how": _METHODS.get(record.method, record.method)}
+    facts = {"how": _METHODS.get(record.method, printable(record.method))}
     if record.tokens:
         digest = f", sha256 {record.text_sha256[:12]}" if record.text_sha256 else ""
-        facts["on"] = f"{record.text}, {record.tokens:,} tokens{digest}"
+        facts["on"] = f"{printable(record.text)}, {record.tokens:,} tokens{printable(digest)}"
     if record.rare_below:
         facts["rare experts"] = (
             f"those that fewer than {record.rare_below} tokens chose also saw the tokens that "

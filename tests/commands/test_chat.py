@@ -108,6 +108,7 @@ def terminal(program: Sequence[str], bundle: Path) -> Iterator[Callable[..., Any
 
 def finish(child: Any) -> int:
     child.expect_exact(_end_of_file())
+    child.wait()  # closing would hang up on a program that is still leaving
     child.close()
     return int(child.exitstatus)
 

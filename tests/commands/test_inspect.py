@@ -181,3 +181,13 @@ def test_bundle_that_was_calibrated_is_explained_by_layer(
     assert "within 7 MB" in shown
     assert "2 attention float 8 experts 4 5.0% 8.1% 90 1,234 3" in shown
     assert json.loads(run("inspect", copied_bundle, "--json").stdout)["rounding"] == rounding
+
+
+def test_record_of_rounding_sends_nothing_to_the_terminal_but_text(
+    run: Callable, copied_bundle: Path
+) -> None:
+    record_rounding(copied_bundle, {"method": "\x1b[2Jgptq", "text": "a\x1b[2J", "tokens": 1})
+    result = run("inspect", copied_bundle)
+    assert result.exit_code == 0
+    assert "gptq" in result.stdout
+    assert "\x1b" not in result.stdout

@@ -193,3 +193,9 @@ def test_what_cannot_be_is_refused_in_one_line(
         api.export(MODEL, tmp_path / "out", **options)
     assert "\n" not in str(caught.value)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["", "GPTQ4", "none"])
+def test_unknown_method_names_those_there_are(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ExportError, match=r"rtn, search, awq, gptq"):
+        api.export(MODEL, tmp_path / "out", quantize=name)
