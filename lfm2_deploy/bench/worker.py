@@ -10,14 +10,14 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable
+import warnings
 from pathlib import Path
 from typing import Any
 
 from lfm2_deploy.bandwidth import measure_bandwidth
 from lfm2_deploy.bench.measure import Trial, measure
 from lfm2_deploy.bundle import Bundle, open_bundle
-from lfm2_deploy.canary.check import choose_mode, guard, has_canary
+from lfm2_deploy.canary.check import CanaryWarning, choose_mode, guard, has_canary
 from lfm2_deploy.contracts import Runtime
 from lfm2_deploy.errors import Lfm2DeployError
 from lfm2_deploy.footprint import expand_plan, measure_footprint
@@ -30,7 +30,10 @@ def run(request: dict[str, Any]) -> dict[str, Any]:
 
     Args:
         request: `bundle`, `contexts`, `decode`, `rounds`, `threads` and `device` (or None).
+            One with `canary` instead measures nothing: see `check_canary`.
     """
+    if "canary" in request:
+        return check_canary(request)
     bundle = open_bundle(request["bundle"])
     threads = request["threads"] or count_usable_cores() or 1
     load = find_runtime_of(bundle)
@@ -55,7 +58,6 @@ def run(request: dict[str, Any]) -> dict[str, Any]:
         expand_plan(bundle.config, bundle.manifest.quantization),
         bundle.manifest.context_length,
     )
-    _check_canary(bundle, load, choice, request["threads"])
     described = result.describe()
     for speed in described["speeds"]:
         # The middle of what was decoded is what an average token looked back on.
@@ -75,17 +77,27 @@ def run(request: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _check_canary(
-    bundle: Bundle, load: Callable[..., Runtime], choice: dict[str, str], threads: int | None
-) -> None:
-    """Whether what was measured computes the model; once for each device, and after measuring.
+def check_canary(request: dict[str, Any]) -> dict[str, Any]:
+    """Whether a device computes the model: otherwise its speed says nothing.
+
+    Checking warms what measuring wants cold, so it has a process of its own.
+
+    Args:
+        request: `bundle`, `threads`, `device` and `canary`, as `load` takes it.
 
     Raises:
-        CanaryError: it computes something else, so that its speed says nothing.
+        CanaryError: it computes something else.
     """
-    mode = choose_mode(None)
-    if mode != "off" and has_canary(bundle):
-        guard(bundle, load(bundle, threads=threads, **choice), mode)
+    bundle, mode = open_bundle(request["bundle"]), choose_mode(request["canary"])
+    if mode == "off" or (mode == "auto" and not has_canary(bundle)):
+        return {"remark": ""}
+    device = request["device"]
+    choice = {} if device is None else {"device": device.lower()}
+    runtime = find_runtime_of(bundle)(bundle, threads=request["threads"], **choice)
+    with warnings.catch_warnings():
+        # Said by the one who asked.
+        warnings.simplefilter("ignore", CanaryWarning)
+        return {"remark": guard(bundle, runtime, mode)}
 
 
 def _drop_from_page_cache(bundle: Bundle) -> bool:

@@ -29,6 +29,8 @@ Mode = Literal["auto", "always", "off"]
 MODES: tuple[Mode, ...] = get_args(Mode)
 # What `canary=None` means; one of the modes.
 SWITCH = "LFM2_DEPLOY_CANARY"
+# How a refused bundle is loaded all the same; commands name their own option in its place.
+OVERRIDE = f"{SWITCH}=off"
 KIND = "canary"
 NO_CANARY = (
     "this bundle has no canary, so nothing tells whether this device computes it rightly: "
@@ -41,15 +43,16 @@ class CanaryWarning(UserWarning):
 
 
 def choose_mode(asked: str | None) -> Mode:
-    """What was asked for, or what the environment says, or "auto".
+    """What was asked for; where it is None, what the environment says, or "auto".
 
     Raises:
         GenerationError: it is none of the modes.
     """
-    word = asked or os.environ.get(SWITCH) or "auto"
-    found = next((mode for mode in MODES if mode == word.lower()), None)
+    word = (os.environ.get(SWITCH) or "auto") if asked is None else asked
+    # Python callers may pass True, or anything else.
+    found = next((mode for mode in MODES if mode == str(word).lower()), None)
     if found is None:
-        source = "canary" if asked else SWITCH
+        source = SWITCH if asked is None else "canary"
         raise GenerationError(f"{source} is {word!r}: expected one of {', '.join(MODES)}")
     return found
 
@@ -108,7 +111,7 @@ def check(bundle: Bundle, runtime: Runtime) -> tuple[Verdict, list[Reading]]:
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise CanaryError(
-            f"{_name(runtime.info)} fails while it is checked ({reason}): {_ADVICE}"
+            f"{_name(runtime.info)} fails while it is checked ({reason}): {advise(runtime.info)}"
         ) from error
     seconds = time.perf_counter() - started
     verdict = judge(canary, readings, runtime.info.arithmetic, seconds)
@@ -173,23 +176,35 @@ def _parse(finding: Mapping[str, Any] | None) -> Verdict | None:
     return Verdict(**{**found, **numbers})
 
 
-_ADVICE = (
-    "update the device's driver, run it elsewhere (such as --device cpu), or see how far it is off "
-    "with `lfm2-deploy compare`; --canary off loads it all the same"
-)
+def advise(info: RuntimeInfo) -> str:
+    """What to do where a bundle does not compute its model on a device."""
+    look = "`lfm2-deploy inspect BUNDLE --check`, or export again"
+    if _is_cpu(info):
+        return f"the bundle may be damaged or badly made: {look}"
+    return f"update the driver or try --device cpu; if the bundle is damaged, {look}"
+
+
+def _is_cpu(info: RuntimeInfo) -> bool:
+    return info.device.lower().split(" ")[0] == "cpu"
 
 
 def _name(info: RuntimeInfo) -> str:
-    driver = f", {info.driver}" if info.driver else ""
-    return f"{info.runtime} on {info.device}{driver}"
+    return f"{info.runtime} on {info.device}"
 
 
 def _explain_failure(info: RuntimeInfo, verdict: Verdict) -> str:
-    return f"{_name(info)} computes something else than this model: {verdict.reason}; {_ADVICE}"
+    """One line; `lfm2-deploy check` tells where it begins, and all figures."""
+    if verdict.limit < verdict.error < float("inf"):
+        seen = f"logits off by {verdict.error:.2g} of their spread, limit {verdict.limit:.2g}"
+    else:
+        seen = "logits are NaN or infinity"
+    what = f"{_name(info)} does not compute this model ({seen})"
+    return f"{what}: {advise(info)}; {OVERRIDE} loads it"
 
 
 def _explain_doubt(info: RuntimeInfo, verdict: Verdict) -> str:
+    driver = "" if _is_cpu(info) else ", and a newer driver may mend it"
     return (
         f"{_name(info)} is less exact than is usual: {verdict.reason}; `lfm2-deploy compare` tells "
-        "what it costs, and a newer driver may mend it"
+        f"what it costs{driver}"
     )

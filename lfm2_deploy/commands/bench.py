@@ -19,7 +19,7 @@ from lfm2_deploy.commands.console import (
     print_title,
     show_progress,
 )
-from lfm2_deploy.commands.options import AsJson, Device, Threads
+from lfm2_deploy.commands.options import AsJson, Canary, Device, Threads, name_own_option
 from lfm2_deploy.errors import GenerationError
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ def bench(
     ] = 3,
     threads: Threads = None,
     device: Device = None,
+    canary: Canary = None,
     plot: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Draw a picture: .png, .svg or .pdf.")
     ] = None,
@@ -70,6 +71,8 @@ def bench(
     opened = {str(path): open_bundle(path) for path in bundles}
     fitting = {name: _fit(bundle, lengths, decode) for name, bundle in opened.items()}
     busy = _measure_load()
+    for name in fitting:
+        _check(name, threads, device, canary)
     results = {}
     for name, own in fitting.items():
         request = {"bundle": name, "contexts": own, "decode": decode, "rounds": rounds}
@@ -111,6 +114,15 @@ def _fit(bundle: Bundle, contexts: list[int], decode: int) -> list[int]:
 def _measure_load() -> float | None:
     """Cores that were busy over the last minute; None where the system does not tell."""
     return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+
+
+def _check(bundle: str, threads: int | None, device: str | None, canary: str | None) -> None:
+    """Refuse a device that does not compute the model, before anything is measured."""
+    request = {"bundle": bundle, "threads": threads, "device": device, "canary": canary}
+    with name_own_option():
+        remark = _run_worker(request)["remark"]
+    if remark:
+        note(remark)
 
 
 def _run_worker(request: dict[str, Any]) -> dict[str, Any]:

@@ -60,7 +60,7 @@ def chat(
       lfm2-deploy chat ./LFM2-350M-cpu-int4 --system "Answer in one sentence."
       echo "Name three rivers." | lfm2-deploy chat ./LFM2-350M-cpu-int4
     """
-    model = options.load_model(bundle, threads, device, canary)
+    model = options.load_model(bundle, threads, device, canary, has_option=True)
     options.warn_of_speculation(model, overrides)
     if model.chat_template is None:
         raise TemplateError(

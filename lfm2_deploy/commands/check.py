@@ -13,6 +13,7 @@ from lfm2_deploy.commands.console import (
     output,
     print_facts,
     print_json,
+    print_remark,
     print_table,
     print_title,
     show_progress,
@@ -110,9 +111,15 @@ def _print(
         for reading in readings
     ]
     print_table(("row", "call", ">tokens", ">error", ">KL", ">likeliest", ">expected"), rows)
+    print_remark(
+        "error: as a part of the logits' spread; expected: torch's likeliest token, where another "
+        "is likeliest here: with a small error, the two are nearly tied, which is no fault"
+    )
     output().print()
     reason = f": {verdict.reason}" if verdict.reason else ""
     word = Text.assemble((verdict.outcome, _STYLES[verdict.outcome]), reason)
-    output().print(word, soft_wrap=True)
+    output().print(word, soft_wrap=not output().is_terminal)
     if verdict.outcome == "failed":
-        note("update the device's driver, or run it elsewhere; `lfm2-deploy compare` tells more")
+        from lfm2_deploy.canary.check import advise
+
+        note(advise(info))

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rich.console import Console
 from rich.text import Text
 
-from lfm2_deploy.commands.console import output, printable
-
-# Narrower, a column of single words would be left.
-_LEAST_WIDTH = 30
+from lfm2_deploy.commands.console import output, printable, wrap
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,19 +40,10 @@ def print_lines(lines: Sequence[Line], console: Console | None = None) -> None:
     words = max(len(line.status) for line in lines)
     indent = 2 + names + 2 + words + 2
     for line in lines:
-        first, *rest = _wrap(printable(line.text), console, indent)
+        first, *rest = wrap(printable(line.text), console, indent)
         status = (f"{line.status:<{words}}  ", line.style)
         head = Text.assemble((f"  {line.name:<{names}}  ", "dim"), status, first)
         head.rstrip()
         console.print(head, soft_wrap=True)
         for more in rest:
             console.print(Text(" " * indent + more), soft_wrap=True)
-
-
-def _wrap(text: str, console: Console, indent: int) -> list[str]:
-    """Lines that fit a terminal; where there is none, one line, for programs to search."""
-    if not console.is_terminal:
-        return [text]
-    width = max(console.width - indent, _LEAST_WIDTH)
-    # A command that is to be pasted must not be broken inside a word.
-    return textwrap.wrap(text, width, break_on_hyphens=False, break_long_words=False) or [""]

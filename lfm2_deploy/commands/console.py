@@ -12,6 +12,7 @@ import os
 import shlex
 import subprocess
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -30,6 +31,8 @@ if TYPE_CHECKING:  # it imports numpy, which `--help` must not wait for
 
 # Where there is no terminal to measure, lines are not broken early.
 _PLAIN_WIDTH = 160
+# Narrower, a column of single words would be left.
+_LEAST_WIDTH = 30
 # During a download the screen belongs to huggingface_hub's own bars.
 _DOWNLOAD = "download"
 # Steps on a large model are far apart, so their speed is taken over a long time.
@@ -105,10 +108,27 @@ def print_title(title: str, remark: str = "") -> None:
 
 def print_facts(facts: Mapping[str, str | Text]) -> None:
     """Write what is known, one labelled line each."""
-    width = max(map(len, facts))
+    width, console = max(map(len, facts)), output()
     for label, value in facts.items():
-        line = Text.assemble((f"  {label:<{width}}  ", "dim"), value)
-        output().print(line, soft_wrap=True)
+        first, *rest = wrap(value, console, width + 4) if isinstance(value, str) else [value]
+        console.print(Text.assemble((f"  {label:<{width}}  ", "dim"), first), soft_wrap=True)
+        for more in rest:
+            console.print(Text(" " * (width + 4) + more), soft_wrap=True)
+
+
+def print_remark(text: str) -> None:
+    """Write what explains a result, as a part of it."""
+    for line in wrap(printable(text), output(), 2):
+        output().print(Text(f"  {line}", style="dim"), soft_wrap=True)
+
+
+def wrap(text: str, console: Console, indent: int) -> list[str]:
+    """Lines that fit a terminal; where there is none, one line, for programs to search."""
+    width = max(console.width - indent, _LEAST_WIDTH)
+    if not console.is_terminal or len(text) <= width:
+        return [text]
+    # A command that is to be pasted must not be broken inside a word.
+    return textwrap.wrap(text, width, break_on_hyphens=False, break_long_words=False) or [""]
 
 
 def print_table(

@@ -89,10 +89,10 @@ def demo(
       lfm2-deploy demo "In the beginning God" --precision int8
     """
     steps = _Steps()
-    bundle, reused = _prepare(out, precision, fresh, steps)
+    bundle, reused, why = _prepare(out, precision, fresh, steps)
     if not as_json:
         _print_model(bundle)
-        _print_bundle(bundle, reused, steps)
+        _print_bundle(bundle, reused, why, steps)
     model = _load(bundle, threads, steps)
     completion = _generate(model, prompt, max_new_tokens, steps, quiet=as_json)
     comparison = _compare(bundle, threads, steps)
@@ -102,17 +102,20 @@ def demo(
     _print_results(bundle, completion, comparison, steps)
 
 
-def _prepare(out: Path | None, precision: str, fresh: bool, steps: _Steps) -> tuple[Bundle, bool]:
+def _prepare(
+    out: Path | None, precision: str, fresh: bool, steps: _Steps
+) -> tuple[Bundle, bool, str]:
+    """The bundle, whether it was there, and why one that was there is not used."""
     with show_progress() as progress:
         progress("starting", 0, 0)
         from lfm2_deploy.commands.demo_bundle import find_demo_bundle, make_demo_bundle
 
         with steps.timed("look"):
-            found = find_demo_bundle(out, precision, fresh)
+            found, why = find_demo_bundle(out, precision, fresh)
         if found is not None:
-            return found, True
+            return found, True, why
         with steps.timed("export"):
-            return make_demo_bundle(out, precision, fresh, progress), False
+            return make_demo_bundle(out, precision, fresh, progress), False, why
 
 
 def _load(bundle: Bundle, threads: int | None, steps: _Steps) -> LanguageModel:
@@ -175,13 +178,13 @@ def _print_model(bundle: Bundle) -> None:
     print_facts({label: facts[label] for label in shown if label in facts})
 
 
-def _print_bundle(bundle: Bundle, reused: bool, steps: _Steps) -> None:
+def _print_bundle(bundle: Bundle, reused: bool, why: str, steps: _Steps) -> None:
     from lfm2_deploy.demo import DEMO_MODEL
 
     before = (DEMO_MODEL / "model.safetensors").stat().st_size
     how = "made before" if reused else f"exported in {steps.seconds['export']:.1f} s"
     output().print()
-    print_title("Its bundle", how)
+    print_title("Its bundle", f"{how}: {why}" if why else how)
     precision = bundle.manifest.precision
     print_facts(
         {

@@ -109,7 +109,7 @@ def generate(
       cat letter.txt | lfm2-deploy generate ./LFM2-350M-cpu-int4 - --json
     """
     prompts = _gather_prompts(prompt or [], prompts_file, chat, system)
-    model = options.load_model(bundle, threads, device, canary)
+    model = options.load_model(bundle, threads, device, canary, has_option=True)
     options.warn_of_speculation(model, overrides)
     if prompt_cache is not None and prompts.is_batch:
         raise typer.BadParameter("--prompt-cache serves one prompt at a time: give one")

@@ -6,7 +6,8 @@ An option left out is None, and then the model's own generation_config.json deci
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from functools import wraps
 from inspect import Parameter, Signature, signature
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from lfm2_deploy.commands.console import note, show_progress
+from lfm2_deploy.errors import Lfm2DeployError
 
 if TYPE_CHECKING:
     from lfm2_deploy.generate import LanguageModel
@@ -47,9 +49,10 @@ Device = Annotated[
     ),
 ]
 Canary = Annotated[
-    str | None,
+    Literal["auto", "always", "off"] | None,
     typer.Option(
         metavar="WHEN",
+        case_sensitive=False,
         help="Check that the device computes what it must: auto (once for each driver), always, "
         "off.",
         show_default="auto",
@@ -213,10 +216,34 @@ def takes_generation_options(command: Callable[..., None]) -> Callable[..., None
     return run
 
 
+@contextmanager
+def name_own_option() -> Iterator[None]:
+    """Let a refusal speak of `--canary off`, which not every command has."""
+    from lfm2_deploy.canary.check import OVERRIDE
+
+    try:
+        yield
+    except Lfm2DeployError as error:
+        if OVERRIDE not in str(error):
+            raise
+        raise type(error)(str(error).replace(OVERRIDE, "--canary off")) from error
+
+
 def load_model(
-    bundle: Path, threads: int | None, device: str | None = None, canary: str | None = None
+    bundle: Path,
+    threads: int | None,
+    device: str | None = None,
+    canary: str | None = None,
+    *,
+    has_option: bool = False,
 ) -> LanguageModel:
-    """Load a bundle, with a sign of life while it takes long."""
+    """Load a bundle, with a sign of life while it takes long.
+
+    Args:
+        bundle: the folder.
+        threads, device, canary: as `load` takes them.
+        has_option: the command has `--canary`, and a refusal may speak of it.
+    """
     with show_progress() as progress, warnings.catch_warnings():
         progress("loading", 0, 0)
         from lfm2_deploy.api import load
@@ -224,7 +251,8 @@ def load_model(
 
         # Said below, in this program's words.
         warnings.simplefilter("ignore", CanaryWarning)
-        model = load(bundle, threads=threads, device=device, canary=canary)
+        with name_own_option() if has_option else nullcontext():
+            model = load(bundle, threads=threads, device=device, canary=canary)
     for remark in (*model.runtime.info.notes, *model.remarks):
         note(remark)
     return model

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from lfm2_deploy.bundle import Bundle
 from lfm2_deploy.commands.console import (
     format_bytes,
-    note,
     output,
     print_facts,
+    print_remark,
     print_table,
     print_title,
     printable,
@@ -25,7 +25,17 @@ _METHODS = {
     "gptq": "columns make up for what others lost (GPTQ)",
     "awq+gptq": "AWQ's scales, then GPTQ",
 }
-_HEADS = (">layer", "mixer", ">bits", ">error", "feed-forward", ">bits", ">error", ">after it")
+# With experts, a row of these is 80 columns wide.
+_HEADS = (">layer", "mixer", ">bits", ">error", "block", ">bits", ">error", ">after")
+_EXPERT_HEADS = (">min/median", ">rare")
+_MIXERS = {"conv": "conv", "full_attention": "attn"}
+_LEGEND = (
+    "'error' is what rounding changes of the products, relative; 'after' is that of the hidden "
+    "state after the layer, against the exact model's"
+)
+_EXPERT_LEGEND = (
+    "; 'min/median' are the tokens that a layer's experts saw, 'rare' the experts that few chose"
+)
 
 
 def print_rounding(bundle: Bundle) -> None:
@@ -40,12 +50,9 @@ def print_rounding(bundle: Bundle) -> None:
         return
     output().print()
     has_experts = any(line.median_tokens for line in record.layers)
-    heads = (*_HEADS, *((">fewest tokens", ">median", ">rare") if has_experts else ()))
+    heads = (*_HEADS, *(_EXPERT_HEADS if has_experts else ()))
     print_table(heads, [_make_row(bundle, record, line, has_experts) for line in record.layers])
-    note(
-        "error: what rounding changes of the products, relative; after it: of the hidden state "
-        "against the exact model's"
-    )
+    print_remark(_LEGEND + (_EXPERT_LEGEND if has_experts else ""))
 
 
 def _list_facts(record: QuantizationRecord) -> dict[str, str]:
@@ -70,15 +77,15 @@ def _make_row(
 ) -> tuple[str, ...]:
     config, own = bundle.config, _find(record.tensors, line.layer)
     is_known = line.layer < config.num_hidden_layers
-    kind = config.layer_types[line.layer].removeprefix("full_") if is_known else "?"
+    kind = config.layer_types[line.layer] if is_known else "?"
     experts = config.moe.num_experts if config.moe and config.is_moe_layer(line.layer) else 0
     counts: tuple[str, ...] = ()
     if has_experts:
-        counts = (f"{line.fewest_tokens:,}", f"{line.median_tokens:,}", str(line.rare_experts))
-        counts = counts if experts else ("", "", "")
+        counts = (f"{line.fewest_tokens}/{line.median_tokens}", str(line.rare_experts))
+        counts = counts if experts else ("", "")
     return (
         str(line.layer),
-        kind,
+        _MIXERS.get(kind, kind),
         *_summarize(own[False]),
         f"{experts} experts" if experts else "dense",
         *_summarize(own[True]),

@@ -79,17 +79,41 @@ def test_garbage_is_refused_in_one_line_that_says_what_to_do(
         guard(bundle, runtime, "auto")
     message = str(caught.value)
     for word in (
-        "fake on nowhere, fake 1.0",
-        "row 'text' goes wrong at token 12",
-        "expected",
-        "update the device's driver",
+        "fake on nowhere does not compute this model",
+        "limit 0.0",
+        "update the driver",
         "--device cpu",
-        "lfm2-deploy compare",
-        "--canary off",
+        "lfm2-deploy inspect BUNDLE --check",
+        "export again",
+        "LFM2_DEPLOY_CANARY=off",
     ):
         assert word in message
     assert "\n" not in message
+    assert len(message) < 250
     assert runtime.closed
+
+
+def test_processor_is_not_told_to_update_a_driver_or_to_go_to_the_processor(
+    bundle: Bundle, make_runtime: MakeRuntime, cache: Path
+) -> None:
+    runtime = make_runtime(_garble, driver="A Processor (avx2 avx512_vnni)")
+    runtime._info = replace(runtime.info, device="cpu")
+    with pytest.raises(CanaryError, match="may be damaged or badly made") as caught:
+        guard(bundle, runtime, "auto")
+    message = str(caught.value)
+    for word in ("driver", "--device", "avx2"):
+        assert word not in message
+    assert len(message) < 250
+
+
+def test_logits_that_are_no_numbers_are_named_so(
+    bundle: Bundle, make_runtime: MakeRuntime, cache: Path
+) -> None:
+    def spoil(history: tuple[int, ...], logits: FloatArray) -> FloatArray:
+        return np.full_like(logits, np.nan)
+
+    with pytest.raises(CanaryError, match="logits are NaN or infinity"):
+        guard(bundle, make_runtime(spoil), "auto")
 
 
 def test_device_that_failed_is_tried_again_at_every_load(
@@ -163,3 +187,6 @@ def test_mode_comes_from_the_caller_then_the_environment(monkeypatch: pytest.Mon
     assert choose_mode(None) == "auto"
     with pytest.raises(GenerationError, match="canary is 'never': expected one of auto, always, "):
         choose_mode("never")
+    for word in (True, False, 1, ""):
+        with pytest.raises(GenerationError, match="expected one of auto, always, off"):
+            choose_mode(word)  # type: ignore[arg-type]

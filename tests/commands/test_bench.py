@@ -96,3 +96,30 @@ def test_process_that_dies_is_told_in_a_line(
 
     monkeypatch.setattr(process.sys, "executable", "/bin/false")
     fails(run("bench", bundle, *QUICK), "ended with code 1")
+
+
+@pytest.fixture
+def mistaken_bundle(copied_bundle: Path) -> Path:
+    """A bundle whose canary expects another model's logits."""
+    file = copied_bundle / "canary.json"
+    canary = json.loads(file.read_text(encoding="utf-8"))
+    swap_logits(canary)
+    file.write_text(json.dumps(canary), encoding="utf-8")
+    return copied_bundle
+
+
+def swap_logits(canary: dict) -> None:
+    for row in canary["rows"]:
+        for call in row["calls"]:
+            call["expected"]["sampled"].reverse()
+            call["expected"]["top_ids"].reverse()
+
+
+def test_device_that_is_wrong_is_refused_before_anything_is_measured(
+    run: Callable, fails: Callable, mistaken_bundle: Path
+) -> None:
+    result = run("bench", mistaken_bundle, *QUICK)
+    fails(result, "does not compute this model", "--canary off loads it")
+    assert "loading again" not in result.stderr
+    result = run("bench", mistaken_bundle, *QUICK, "--canary", "off")
+    assert result.exit_code == 0, result.stderr

@@ -56,6 +56,9 @@ def test_check_of_a_broken_device_ends_with_1(run: Callable, bundle: Path) -> No
     result = run("check", bundle)
     assert result.exit_code == 1
     assert "failed: row" in result.stdout
+    assert "nearly tied" in result.stdout
+    assert "may be damaged" in result.stderr
+    assert "driver" not in result.stderr
     assert json.loads(run("check", bundle, "--json").stdout)["outcome"] == "failed"
 
 
@@ -64,7 +67,7 @@ def test_broken_device_writes_no_text_unless_it_is_asked_to(
     run: Callable, fails: Callable, bundle: Path
 ) -> None:
     result = run("generate", bundle, "Once", "--max-new-tokens", 3)
-    fails(result, "computes something else than this model", "--canary off")
+    fails(result, "does not compute this model", "--canary off loads it")
     result = run("generate", bundle, "Once", "--max-new-tokens", 3, "--canary", "off")
     assert result.exit_code == 0
 
@@ -80,11 +83,11 @@ def test_generate_checks_once(run: Callable, bundle: Path, monkeypatch: pytest.M
     assert len(calls) == 2
 
 
-def test_unknown_mode_is_refused_with_the_choices(
-    run: Callable, fails: Callable, bundle: Path
-) -> None:
+def test_unknown_mode_is_a_matter_of_usage(run: Callable, bundle: Path) -> None:
     result = run("generate", bundle, "Once", "--canary", "maybe")
-    fails(result, "'maybe'", "auto, always, off")
+    assert result.exit_code == 2
+    for word in ("'maybe'", "auto", "always", "off"):
+        assert word in result.stderr
 
 
 def test_inspect_tells_what_is_remembered(run: Callable, bundle: Path) -> None:

@@ -149,3 +149,19 @@ def test_model_output_is_made_harmless_for_a_terminal_only(
     monkeypatch.setattr(sys, "stdout", screen)
     console.write_text("a\x1b[2J")
     assert screen.getvalue() == "a\ufffd[2J"
+
+
+def test_long_fact_is_wrapped_at_spaces_on_a_terminal(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    screen = io.StringIO()
+    terminal = console.Console(file=screen, width=80, force_terminal=True, color_system=None)
+    monkeypatch.setattr(console, "output", lambda: terminal)
+    flags = " ".join(["avx512_vnni"] * 12)
+    console.print_facts({"driver": flags, "path": "/a" * 60})
+    console.print_remark(flags)
+    lines = screen.getvalue().splitlines()
+    assert all(len(line) <= 80 for line in lines if "avx" in line)
+    assert {word for line in lines for word in line.split() if "avx" in word} == {"avx512_vnni"}
+    # A path stays whole, for it may be pasted.
+    assert "/a" * 60 in screen.getvalue().replace("\n", "")

@@ -73,11 +73,35 @@ def test_without_torch_the_comparison_is_left_out(
 def test_bundle_of_another_demo_model_is_not_used(
     first_run: dict, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert demo_bundle.find_demo_bundle(None, "int4", fresh=False) is not None
-    assert demo_bundle.find_demo_bundle(None, "int4", fresh=True) is None
-    assert demo_bundle.find_demo_bundle(None, "int8", fresh=False) is None
+    assert demo_bundle.find_demo_bundle(None, "int4", fresh=False)[0] is not None
+    assert demo_bundle.find_demo_bundle(None, "int4", fresh=True) == (None, "")
+    assert demo_bundle.find_demo_bundle(None, "int8", fresh=False) == (None, "")
     monkeypatch.setattr(demo_bundle, "hash_demo_model", lambda: "other")
-    assert demo_bundle.find_demo_bundle(None, "int4", fresh=False) is None
+    found, why = demo_bundle.find_demo_bundle(None, "int4", fresh=False)
+    assert found is None
+    assert "another demo model" in why
+
+
+@pytest.mark.parametrize(
+    ("what", "phrase"), [("canary", "has no canary"), ("packages", "made with another onnx")]
+)
+def test_bundle_of_older_code_is_made_anew_and_said(
+    run: Callable, first_run: dict, what: str, phrase: str
+) -> None:
+    file = Path(first_run["path"]) / "manifest.json"
+    manifest = json.loads(file.read_text(encoding="utf-8"))
+    if what == "canary":
+        del manifest["files"]["canary.json"]
+        (file.parent / "canary.json").unlink()
+    else:
+        manifest["made_with"]["onnx"] = "0.0"
+    file.write_text(json.dumps(manifest), encoding="utf-8")
+    result = run("demo", *FEW)
+    assert result.exit_code == 0, result.stderr
+    (title,) = [line for line in result.stdout.splitlines() if line.startswith("Its bundle")]
+    assert "exported in" in title
+    assert title.endswith(phrase)
+    assert demo_bundle.find_demo_bundle(None, "int4", fresh=False)[0] is not None
 
 
 def test_bundle_of_something_else_is_not_replaced(

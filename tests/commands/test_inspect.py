@@ -175,11 +175,16 @@ def test_bundle_that_was_calibrated_is_explained_by_layer(
         "layers": [{**layer, "rare_experts": 3}],
     }  # fmt: skip
     file.write_text(json.dumps({**manifest, "rounding": rounding}), encoding="utf-8")
-    shown = " ".join(run("inspect", copied_bundle).stdout.split())
+    result = run("inspect", copied_bundle)
+    (row,) = [line for line in result.stdout.splitlines() if "90/1234" in line]
+    assert len(row) <= 80
+    assert not result.stderr
+    shown = " ".join(result.stdout.split())
+    assert "'error' is what rounding changes" in shown
     assert "Rounding gptq" in shown
     assert "mine.txt, 2,048 tokens" in shown
     assert "within 7 MB" in shown
-    assert "2 attention float 8 experts 4 5.0% 8.1% 90 1,234 3" in shown
+    assert "2 attn float 8 experts 4 5.0% 8.1% 90/1234 3" in shown
     assert json.loads(run("inspect", copied_bundle, "--json").stdout)["rounding"] == rounding
 
 
