@@ -112,8 +112,8 @@ def _print(
     ]
     print_table(("row", "call", ">tokens", ">error", ">KL", ">likeliest", ">expected"), rows)
     print_remark(
-        "error: as a part of the logits' spread; expected: torch's likeliest token, where another "
-        "is likeliest here: with a small error, the two are nearly tied, which is no fault"
+        "'error' is a part of the logits' spread; 'expected' is torch's likeliest token, where "
+        "another is likeliest here: with a small error, the two are nearly tied, which is no fault"
     )
     output().print()
     reason = f": {verdict.reason}" if verdict.reason else ""

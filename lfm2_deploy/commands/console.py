@@ -109,11 +109,13 @@ def print_title(title: str, remark: str = "") -> None:
 def print_facts(facts: Mapping[str, str | Text]) -> None:
     """Write what is known, one labelled line each."""
     width, console = max(map(len, facts)), output()
+    indent = width + 4
     for label, value in facts.items():
-        first, *rest = wrap(value, console, width + 4) if isinstance(value, str) else [value]
+        # One in colours is short.
+        first, *rest = [value] if isinstance(value, Text) else wrap(value, console, indent)
         console.print(Text.assemble((f"  {label:<{width}}  ", "dim"), first), soft_wrap=True)
         for more in rest:
-            console.print(Text(" " * (width + 4) + more), soft_wrap=True)
+            console.print(Text.assemble(" " * indent, more), soft_wrap=True)
 
 
 def print_remark(text: str) -> None:

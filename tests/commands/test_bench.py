@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -81,8 +82,6 @@ def test_bundle_that_does_not_load_is_told_in_a_line(
     graph = copied_bundle / "model.onnx"
     manifest = json.loads((copied_bundle / "manifest.json").read_text())
     graph.write_bytes(b"x" * 100)
-    from hashlib import sha256
-
     record = {"size_bytes": 100, "sha256": sha256(graph.read_bytes()).hexdigest()}
     manifest["files"]["model.onnx"] = record
     (copied_bundle / "manifest.json").write_text(json.dumps(manifest))
@@ -105,6 +104,10 @@ def mistaken_bundle(copied_bundle: Path) -> Path:
     canary = json.loads(file.read_text(encoding="utf-8"))
     swap_logits(canary)
     file.write_text(json.dumps(canary), encoding="utf-8")
+    manifest = json.loads((copied_bundle / "manifest.json").read_text(encoding="utf-8"))
+    digest = sha256(file.read_bytes()).hexdigest()
+    manifest["files"]["canary.json"] = {"size_bytes": file.stat().st_size, "sha256": digest}
+    (copied_bundle / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
     return copied_bundle
 
 
@@ -118,7 +121,7 @@ def swap_logits(canary: dict) -> None:
 def test_device_that_is_wrong_is_refused_before_anything_is_measured(
     run: Callable, fails: Callable, mistaken_bundle: Path
 ) -> None:
-    result = run("bench", mistaken_bundle, *QUICK)
+    result = run("bench", mistaken_bundle, *QUICK, "--canary", "always")
     fails(result, "does not compute this model", "--canary off loads it")
     assert "loading again" not in result.stderr
     result = run("bench", mistaken_bundle, *QUICK, "--canary", "off")
