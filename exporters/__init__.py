@@ -1,4 +1,4 @@
-"""Making bundles: a checkpoint's blocks, traced into graphs that a target's runtime can run."""
+"""Checkpoint -> bundle: trace blocks, stitch them, lower them to a target, stream the weights."""
 
 from __future__ import annotations
 
