@@ -9,6 +9,7 @@ import sys
 import time
 
 import pytest
+from rich.console import Console
 
 from lfm2_deploy.commands import console
 
@@ -155,7 +156,7 @@ def test_long_fact_is_wrapped_at_spaces_on_a_terminal(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     screen = io.StringIO()
-    terminal = console.Console(file=screen, width=80, force_terminal=True, color_system=None)
+    terminal = Console(file=screen, width=80, force_terminal=True, color_system=None)
     monkeypatch.setattr(console, "output", lambda: terminal)
     flags = " ".join(["avx512_vnni"] * 12)
     console.print_facts({"driver": flags, "path": "/a" * 60})
