@@ -46,3 +46,7 @@ def test_star_import_brings_every_public_name() -> None:
 def test_unknown_attribute_raises_attribute_error(name: str) -> None:
     with pytest.raises(AttributeError, match=f"'lfm2_deploy' has no attribute '{name}'"):
         getattr(lfm2_deploy, name)
+
+
+def test_names_are_offered_before_they_are_imported() -> None:
+    assert dir(lfm2_deploy) == sorted(NAMES)
