@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from lfm2_deploy.bundle import GENERATION, Bundle, open_bundle
@@ -12,11 +13,13 @@ from lfm2_deploy.canary.judge import Verdict
 from lfm2_deploy.canary.run import Reading
 from lfm2_deploy.chat import ChatTemplate
 from lfm2_deploy.compare.compare import Comparison, compare_runtimes
-from lfm2_deploy.compare.exported import export_variants
+from lfm2_deploy.compare.exported import export_variants, tell_kept
+from lfm2_deploy.compare.measure import measure_load
+from lfm2_deploy.compare.needs import require_exports, require_reference, require_subjects
 from lfm2_deploy.compare.result import Report
 from lfm2_deploy.compare.run import Settings, run_comparison
-from lfm2_deploy.compare.subjects import BASE, give_names, is_model, read_subject
-from lfm2_deploy.compare.truth import choose_truth
+from lfm2_deploy.compare.subjects import BASE, BUNDLE, Subject, give_names, is_model, read_subject
+from lfm2_deploy.compare.truth import choose_truth, read_reference
 from lfm2_deploy.contracts import Checkpoint, Progress, Runtime, RuntimeInfo, ignore_progress
 from lfm2_deploy.errors import BundleError, GenerationError
 from lfm2_deploy.exporting import choose_target, export
@@ -197,7 +200,7 @@ def verify(
 
 
 def compare_models(
-    subjects: Sequence[str | Path | Bundle],
+    subjects: str | Path | Bundle | Sequence[str | Path | Bundle],
     *,
     reference: str | None = None,
     precisions: Sequence[str] = (),
@@ -212,14 +215,15 @@ def compare_models(
 
     Args:
         subjects: each a bundle or its folder, "FOLDER@DEVICE", "torch:MODEL" or
-            "transformers:MODEL".
+            "transformers:MODEL"; a single one needs no list.
         reference: another of these, or "base:FILE" for a base file of llama.cpp; None for the
             checkpoint that the first bundle was made from, in torch float32, or, where the first
             is no bundle, the first itself.
         precisions, targets: of each subject that is a model, as `export` takes it, bundles are
             made in these precisions for these targets, and kept in the user's cache.
         adapter: the LoRA adapter that was merged into the first bundle.
-        settings: text, windows, what to measure, limits; None for the defaults.
+        settings: a `lfm2_deploy.compare.run.Settings`: text, windows, what to measure, limits;
+            None for the defaults.
         threads: threads of one operator; None lets the runtimes choose.
         device: for bundles that name none; as `load` takes it.
         progress: told of each step.
@@ -230,16 +234,36 @@ def compare_models(
     Raises:
         GenerationError: a subject cannot be understood, or there is nothing to compare.
         BundleError, CheckpointError: something named is absent or damaged.
+        RuntimeUnavailableError: a package that a subject or the reference needs is missing.
         Lfm2DeployError: the reference cannot be had, or every subject failed.
     """
+    busy = measure_load()  # before an export of ours, which is no other program
+    if isinstance(subjects, str | Path | Bundle):
+        subjects = [subjects]
     if not subjects:
         raise GenerationError("there is nothing to compare: name at least one bundle")
     choice = None if device is None else device.lower()
     if precisions or targets:
         if reference is None and is_model(subjects[0]):
             reference = f"torch:{subjects[0]}"
-        subjects = _export_models(subjects, targets or ["cpu"], precisions or ["int4"], progress)
-    read = give_names([read_subject(given, choice, threads) for given in subjects])
+        targets, precisions = targets or ["cpu"], precisions or ["int4"]
+        _require_models(subjects)
+        require_exports(targets, precisions)
+    makes = bool(precisions or targets)
+    ready = [
+        None if makes and is_model(given) else read_subject(given, choice, threads)
+        for given in subjects
+    ]
+    _require_packages(ready, reference, threads)
+    every, places = [], []
+    for given, one in zip(subjects, ready, strict=True):
+        if one is not None:
+            every.append(one)
+            continue
+        for folder, words in _export_model(str(given), targets, precisions, progress):
+            every.append(replace(read_subject(folder, choice, threads), given=words))
+            places.append(folder.parent)
+    read = give_names(every)
     for subject in read:
         if subject.kind == BASE:
             raise GenerationError(
@@ -248,35 +272,38 @@ def compare_models(
             )
     merged = None if adapter is None else Path(adapter)
     truth, left = choose_truth(read, reference, merged, progress)
-    return run_comparison(left, truth, settings or Settings(), progress)
+    report = run_comparison(left, truth, settings or Settings(), progress, busy)
+    return replace(report, kept=tell_kept(places))
 
 
-def _export_models(
-    subjects: Sequence[str | Path | Bundle],
-    targets: Sequence[str],
-    precisions: Sequence[str],
-    progress: Progress,
-) -> list[str | Path | Bundle]:
-    """Subjects with each model replaced by bundles made of it.
-
-    Raises:
-        GenerationError: none is a model.
-    """
+def _require_models(subjects: Sequence[str | Path | Bundle]) -> None:
+    """Raises GenerationError where none is a model that can be exported."""
     if not any(map(is_model, subjects)):
         raise GenerationError(
             "precisions and targets are of models that are exported for the comparison, and "
             f"{subjects[0]} is none: leave --precision and --target out"
         )
 
+
+def _require_packages(
+    ready: Sequence[Subject | None], reference: str | None, threads: int | None
+) -> None:
+    """Raises RuntimeUnavailableError where a package is missing; models yet to be made are None."""
+    require_subjects([one for one in ready if one is not None])
+    chosen = None if reference is None else read_reference(reference, threads)
+    require_reference(chosen, BUNDLE if ready[0] is None else ready[0].kind)
+
+
+def _export_model(
+    model: str, targets: Sequence[str], precisions: Sequence[str], progress: Progress
+) -> list[tuple[Path, str]]:
+    """Bundles made of a model, each with the words that ask for it."""
+
     def make(model: str, folder: Path, target: str, precision: str) -> Bundle:
         return export(
             model, folder, target=target, precision=precision, overwrite=True, progress=progress
         )
 
-    every: list[str | Path | Bundle] = []
-    for subject in subjects:
-        if is_model(subject):
-            every += export_variants(str(subject), targets, precisions, make, progress)
-        else:
-            every.append(subject)
-    return every
+    folders = export_variants(model, targets, precisions, make, progress)
+    asked = [f"{model} --target {t} --precision {p}" for t in targets for p in precisions]
+    return list(zip(folders, asked, strict=True))

@@ -65,17 +65,27 @@ class Entry:
         """
         if self.package:
             return self._load_plugin()
+        self.require()
+        return getattr(self._import(), self.attribute)
+
+    def require(self) -> None:
+        """See whether what it needs is installed, without importing anything.
+
+        Raises:
+            RuntimeUnavailableError: a needed package is not installed, or of the wrong version.
+        """
         missing = self.missing()
         if missing:
+            verb = "is" if len(missing) == 1 else "are"
             raise RuntimeUnavailableError(
-                f"{self.summary} needs {', '.join(missing)}, which is not installed: {self.install}"
+                f"{self.summary} needs {', '.join(missing)}, which {verb} not installed: "
+                f"{self.install}"
             )
         mismatched = self.mismatched()
         if mismatched:
             raise RuntimeUnavailableError(
                 f"{self.summary} needs {'; '.join(mismatched)}: {self.install}"
             )
-        return getattr(self._import(), self.attribute)
 
     def _load_plugin(self) -> Any:
         """As `load`; whatever goes wrong in somebody else's package is told in one line."""

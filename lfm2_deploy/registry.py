@@ -41,18 +41,18 @@ RUNTIMES: Mapping[str, Entry] = {
         "runtimes.directml", "load", ("onnxruntime",), _RUN, "ONNX Runtime on GPUs, by DirectML"
     ),
     "reference": Entry(
-        "runtimes.reference", "load", ("torch",), _EXPORT, "the torch reference, in float32"
+        "runtimes.reference", "load", ("torch",), _EXPORT, "the torch reference in float32"
     ),
 }
 # Not for bundles: what `compare` and `eval` hold them against.
 STREAMED_REFERENCE = Entry(
-    "runtimes.streamed", "StreamedScorer", ("torch",), _EXPORT, "the torch reference, streamed"
+    "runtimes.streamed", "StreamedScorer", ("torch",), _EXPORT, "the streamed torch reference"
 )
 TRANSFORMERS = Entry(
     "runtimes.transformers_model",
     "load",
     ("torch", "transformers"),
-    "pip install 'lfm2-deploy[export]' transformers (in a clone: '.[export,openvino]')",
+    "pip install transformers",
     "transformers' own model",
 )
 # What a runtime can keep on disk to load faster: name -> prepare, remove, measure.

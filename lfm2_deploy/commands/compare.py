@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import shlex
 import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -158,7 +161,9 @@ def compare(
             raise typer.BadParameter(
                 f"{option} {file}: there is no folder {file.absolute().parent}"
             )
-    with show_progress() as progress:
+        if file is not None:
+            _check_writable(option, file)
+    with _tell_what_is_kept(save_base), show_progress() as progress:
         progress("starting", 0, 0)
         from lfm2_deploy import api
         from lfm2_deploy.compare.measure import Wish
@@ -209,6 +214,51 @@ def compare(
         note(f"page: {html}")
     if not report.verdict.passed:
         raise typer.Exit(ERROR)
+
+
+def _check_writable(option: str, file: Path) -> None:
+    """Refuse a folder that takes no files: it would be told after an hour of work."""
+    try:
+        with tempfile.TemporaryFile(dir=file.absolute().parent):
+            pass
+    except OSError as error:
+        raise typer.BadParameter(
+            f"{option} {file}: nothing can be written in {file.absolute().parent} "
+            f"({error.strerror or error})"
+        ) from error
+
+
+@contextmanager
+def _tell_what_is_kept(base: Path | None) -> Iterator[None]:
+    before: dict[str, set[tuple[Path, int]]] | None = None
+    try:
+        before = _list_kept(base)
+        yield
+    except KeyboardInterrupt:
+        now = _list_kept(base)
+        fresh = [what for what, files in now.items() if before and files - before[what]]
+        if fresh:
+            from lfm2_deploy.machine import find_cache
+
+            note(f"stopped; kept: {' and '.join(fresh)} (the cache is {find_cache()})")
+        else:
+            note("stopped; nothing was kept")
+        raise
+
+
+def _list_kept(base: Path | None) -> dict[str, set[tuple[Path, int]]]:
+    """Files that say that something is whole, with their times of change."""
+    from lfm2_deploy.machine import find_cache
+
+    cache = find_cache()
+    found = {
+        "the reference": [
+            file for file in cache.glob("references/*/record.json") if file.parent.name[0] != "."
+        ],
+        "bundles": list(cache.glob("compared/*/*/manifest.json")),
+        "the base file": [base] if base is not None and base.is_file() else [],
+    }
+    return {what: {(f, f.stat().st_mtime_ns) for f in files} for what, files in found.items()}
 
 
 def _split(option: str, words: str | None) -> list[str]:

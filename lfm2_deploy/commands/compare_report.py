@@ -51,6 +51,8 @@ def print_report(report: Report) -> None:
     if any(subject.cost for subject in done):
         output().print()
         _print_costs(done)
+        if report.disturbed:
+            print_lines([Line("speeds", "note", "yellow", report.disturbed)])
     _print_states(done)
     _print_greedy(done)
     _print_worst(done)
@@ -69,6 +71,8 @@ def _list_facts(report: Report) -> dict[str, str | Text]:
     }
     if reference.resolution:
         facts["resolution"] = f"{reference.resolution:.0e} nats: the reference is in 16 bits"
+    if report.kept:
+        facts["bundles"] = report.kept
     if protocol.remarks:
         facts["note"] = "; ".join(protocol.remarks)
     return facts

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
@@ -75,6 +75,12 @@ def export_variants(
                 export(model, folder, target, precision)
             folders.append(folder)
     return folders
+
+
+def tell_kept(folders: Iterable[Path]) -> str:
+    """Where bundles lie that were made for a comparison, for people; "" of none."""
+    places = ", ".join(str(folder) for folder in dict.fromkeys(folders))
+    return f"{places}, kept until {MOST_BYTES / 1e9:.0f} GB are full" if places else ""
 
 
 def _is_good(folder: Path) -> bool:

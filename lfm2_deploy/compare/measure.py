@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -100,11 +101,12 @@ def measure_cost(subject: Subject, quick: bool, progress: Progress) -> Cost | No
     if subject.bundle is None:
         return None
     context = min(COST_CONTEXT, subject.bundle.manifest.context_length // 2)
+    rounds = 1 if quick else 3
     request = {
         "bundle": str(subject.bundle.path),
         "contexts": [context],
         "decode": max(1, min(16 if quick else 64, context)),
-        "rounds": 1 if quick else 3,
+        "rounds": rounds,
         "threads": subject.threads,
         "device": subject.device,
     }
@@ -118,7 +120,13 @@ def measure_cost(subject: Subject, quick: bool, progress: Progress) -> Cost | No
         load_s=result["load_warm_s"],
         resident_bytes=result["resident_loaded_bytes"],
         peak_bytes=result["peak_bytes"],
+        rounds=rounds,
     )
+
+
+def measure_load() -> float | None:
+    """Cores that were busy over the last minute; None where the system does not tell."""
+    return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
 
 
 def _check_fit(scorer: RuntimeScorer, reference: Reference, windows: Windows) -> None:

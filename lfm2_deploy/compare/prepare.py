@@ -67,9 +67,11 @@ class Oracle:
         self._truth, self._windows, self._progress = truth, windows, progress
         self._stack = ExitStack()
         self._key: Key | None = None
-        if cache and truth.identity:
+        if cache and truth.identify is not None:
             used = [versions.get(name, "") for name in ("lfm2-deploy", "torch")]
-            self._key = make_key(truth.identity, used, windows, f"{truth.name}, {windows.text}")
+            self._key = make_key(
+                truth.identify(progress), used, windows, f"{truth.name}, {windows.text}"
+            )
         self.cached = False
         self.reference: Reference
 

@@ -44,7 +44,7 @@ from lfm2_deploy.machine import find_cache
 # Of all references together.
 MOST_BYTES = 20 * 10**9
 # Raised where the reference's arithmetic or the files' layout change.
-_GENERATION = 2
+_GENERATION = 3
 _JUDGED = "judged.json"
 _ONCE, _PARTIAL = ".once-", ".partial"
 
@@ -61,7 +61,7 @@ def make_key(identity: str, versions: Sequence[str], windows: Windows, about: st
     """The key of a reference.
 
     Args:
-        identity: of the weights, as `Checkpoint.identity` gives it.
+        identity: of the weights, as `identify_content` gives it.
         versions: of what computes.
         windows: what is read.
         about: what it is, for people.

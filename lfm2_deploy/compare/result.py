@@ -16,6 +16,8 @@ from lfm2_deploy.states import StateKind
 
 # What KL divergences are told at: 0 %, 1 %, ... 100 % of the positions.
 PERCENTS = 100
+# Others' work on cores, above which timings are not worth much.
+QUIET_CORES = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,11 +281,12 @@ class Cost:
 
     Args:
         context: tokens of the prompt that was timed.
-        prefill, decode: tokens a second, medians.
+        prefill, decode: tokens a second, medians of `rounds`.
         first_token_ms: of that prompt, milliseconds.
         load_s: of a load when files are in memory, seconds.
         resident_bytes: memory once loaded; None where it is not known.
         peak_bytes: most memory; likewise.
+        rounds: how often speed was measured.
     """
 
     context: int
@@ -293,6 +296,7 @@ class Cost:
     load_s: float
     resident_bytes: int | None
     peak_bytes: int | None
+    rounds: int = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -353,6 +357,9 @@ class Report:
         versions: package -> version.
         created: ISO 8601, in UTC.
         command: what was typed; "" where it was called from Python.
+        busy_cores: cores that other programs kept busy when this began; None where speed was not
+            measured, or the system does not tell.
+        kept: where bundles that were made for it are kept, and how long; "" where none were.
     """
 
     reference: ReferenceInfo
@@ -364,3 +371,15 @@ class Report:
     versions: Mapping[str, str]
     created: str
     command: str = ""
+    busy_cores: float | None = None
+    kept: str = ""
+
+    @property
+    def disturbed(self) -> str:
+        """What may have slowed subjects down; "" where nothing did."""
+        if self.busy_cores is None or self.busy_cores <= QUIET_CORES:
+            return ""
+        return (
+            f"other programs kept {self.busy_cores:.1f} cores busy when this began: speeds may "
+            "be low"
+        )

@@ -66,7 +66,11 @@ class Settings:
 
 
 def run_comparison(
-    subjects: Sequence[Subject], truth: Truth, settings: Settings, progress: Progress
+    subjects: Sequence[Subject],
+    truth: Truth,
+    settings: Settings,
+    progress: Progress,
+    busy_cores: float | None = None,
 ) -> Report:
     """Compare subjects with a reference.
 
@@ -75,6 +79,7 @@ def run_comparison(
         truth: the reference.
         settings: how.
         progress: told of each step.
+        busy_cores: that other programs kept busy before; None where it is not known.
 
     Raises:
         Lfm2DeployError: the reference cannot be had, or there is one subject and it failed
@@ -103,7 +108,8 @@ def run_comparison(
         )
         results = _measure_all(subjects, costs, measure, oracle, words, progress)
         reference = _describe_reference(truth, oracle, versions)
-    return _report(truth, subjects, settings, windows, reference, results, versions)
+    report = _report(truth, subjects, settings, windows, reference, results, versions)
+    return replace(report, busy_cores=busy_cores if settings.cost else None)
 
 
 def _report(

@@ -173,6 +173,8 @@ def read_subject(
     if separator and kind in (TORCH, HUGGING_FACE, BASE) and not Path(text).exists():
         if not rest:
             raise GenerationError(f"{text!r} names no model: write {kind}:MODEL")
+        if kind != BASE:
+            _check_place(text, kind, rest)
         is_place = kind == BASE or Path(rest).expanduser().is_dir()
         short = os.path.basename(os.path.abspath(os.path.expanduser(rest))) if is_place else rest
         return Subject(text, f"{kind}:{short}", kind, rest)
@@ -182,6 +184,15 @@ def read_subject(
             raise GenerationError(f"{text!r} names no device: write {folder}@gpu, or {folder}")
         return _of_bundle(text, _open(folder, text), place.lower(), threads)
     return _of_bundle(text, _open(text, text), device, threads)
+
+
+def _check_place(given: str, kind: str, model: str) -> None:
+    known = Path(model).expanduser().is_dir() or is_hub_id(model)
+    if not known and not (kind == TORCH and model.startswith("synthetic:")):
+        raise GenerationError(
+            f"{given!r}: the folder {model} does not exist; expected {kind}:FOLDER, or a Hub id "
+            f"as {kind}:LiquidAI/LFM2-350M"
+        )
 
 
 def _open(folder: str, given: str) -> Bundle:

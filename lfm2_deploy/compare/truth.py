@@ -8,9 +8,10 @@ from pathlib import Path
 
 from lfm2_deploy.checkpoint import describe_model, open_checkpoint
 from lfm2_deploy.compare.base_file import BaseFile
+from lfm2_deploy.compare.identity import identify_content
 from lfm2_deploy.compare.origin import open_reference
 from lfm2_deploy.compare.scorer import Scorer
-from lfm2_deploy.compare.subjects import BASE, TORCH, Subject, read_subject
+from lfm2_deploy.compare.subjects import BASE, HUGGING_FACE, TORCH, Subject, is_model, read_subject
 from lfm2_deploy.config import Lfm2Config
 from lfm2_deploy.contracts import Checkpoint, Origin, Progress
 from lfm2_deploy.errors import GenerationError
@@ -29,7 +30,7 @@ class Truth:
         detail: more of it for people, once it is known.
         config: the model's; None of a base file.
         tokenizer: None where it has none.
-        identity: what its logits depend on; "" where it is not kept for later.
+        identify: says what its logits depend on; None where it is not kept for later.
         base: the base file.
         precision: of its weights.
         context_length: most tokens of a row; None where it is the model's own.
@@ -42,7 +43,7 @@ class Truth:
     detail: str
     config: Lfm2Config | None
     tokenizer: Tokenizer | None
-    identity: str = ""
+    identify: Callable[[Progress], str] | None = None
     base: BaseFile | None = None
     precision: str = "fp32"
     context_length: int | None = None
@@ -70,7 +71,7 @@ def choose_truth(
         GenerationError: nothing is left to compare with it.
     """
     if reference is not None:
-        chosen = read_subject(reference, threads=subjects[0].threads)
+        chosen = read_reference(reference, subjects[0].threads)
         left = [subject for subject in subjects if subject.identity != chosen.identity]
     elif subjects[0].bundle is not None:
         checkpoint = open_reference(subjects[0].bundle, None, adapter, progress)
@@ -80,9 +81,28 @@ def choose_truth(
         chosen, *left = subjects
     if not left:
         raise GenerationError(
-            f"there is nothing to compare with {chosen.given}: name another subject"
+            f"there is nothing to compare with {chosen.given}: {_advise_alone(chosen)}"
         )
     return _of_subject(chosen, adapter, progress), left
+
+
+def read_reference(given: str, threads: int | None) -> Subject:
+    """Understand what a user wrote after --reference.
+
+    Raises:
+        GenerationError: it is none of the forms, or a checkpoint without "torch:".
+        BundleError: a bundle is damaged.
+    """
+    folder = Path(given).expanduser()
+    if is_model(given) and (folder.is_dir() or given.startswith("synthetic:")):
+        raise GenerationError(f"--reference {given} is a checkpoint: write torch:{given}")
+    return read_subject(given, threads=threads)
+
+
+def _advise_alone(subject: Subject) -> str:
+    if subject.kind == HUGGING_FACE:
+        return f"add --reference torch:{subject.model}"
+    return "name another subject"
 
 
 def _of_subject(subject: Subject, adapter: Path | None, progress: Progress) -> Truth:
@@ -118,5 +138,5 @@ def _of_checkpoint(checkpoint: Checkpoint, name: str) -> Truth:
         detail="torch, float32, layer by layer",
         config=checkpoint.config,
         tokenizer=None if file is None else Tokenizer.from_folder(file.parent),
-        identity=checkpoint.identity,
+        identify=lambda progress: identify_content(checkpoint, progress),
     )

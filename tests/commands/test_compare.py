@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -100,6 +102,10 @@ def test_model_is_exported_in_each_precision_and_kept(run: Callable, cache: Path
     assert first.divergence.mean.value < second.divergence.mean.value
     manifests = {file: file.stat().st_mtime_ns for file in cache.glob("compared/*/*/manifest.json")}
     assert len(manifests) == 2
+    given = [subject.info.given for subject in report.subjects]
+    assert given == [f"{DEMO_MODEL} --target cpu --precision {p}" for p in ("int8", "int4")]
+    (folder,) = {file.parent.parent for file in manifests}
+    assert report.kept == f"{folder}, kept until 60 GB are full"
     again = read_report(json.loads(run(*words).stdout))
     assert again.reference.cached
     assert manifests == {file: file.stat().st_mtime_ns for file in manifests}
@@ -135,6 +141,34 @@ def test_place_without_a_folder_is_refused_first(
     run: Callable, fails: Callable, bundle: Path, option: str
 ) -> None:
     fails(run("compare", bundle, option, "no-such-folder/x"), "there is no folder", code=2)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a folder nobody can write in: /proc")
+@pytest.mark.parametrize("option", ["--html", "--save-base"])
+def test_folder_that_takes_no_files_is_refused_first(
+    run: Callable, fails: Callable, bundle: Path, option: str
+) -> None:
+    fails(run("compare", bundle, option, "/proc/x"), "nothing can be written in /proc", code=2)
+
+
+@pytest.mark.parametrize("keeps", [False, True])
+def test_interrupt_says_what_is_kept(
+    run: Callable, bundle: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, keeps: bool
+) -> None:
+    record = cache / "references" / "made-up" / "record.json"
+
+    def stop(*anything: object, **more: object) -> None:
+        if keeps:
+            record.parent.mkdir(parents=True)
+            record.write_text("{}")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("lfm2_deploy.api.compare_models", stop)
+    result = run("compare", bundle)
+    shutil.rmtree(record.parent, ignore_errors=True)
+    expected = "stopped; kept: the reference" if keeps else "stopped; nothing was kept"
+    assert result.exit_code == 130
+    assert result.stderr.strip().splitlines()[-1].startswith(expected)
 
 
 def test_folder_as_text_is_one_clear_error(

@@ -53,6 +53,16 @@ def test_same_weights_under_another_config_are_another_reference(
     assert report.subjects[0].scores.divergence.mean.value > 1e-6
 
 
+def test_copy_of_a_checkpoint_finds_the_same_reference(
+    checkpoints: Checkpoints, bundle_of: Any, cache: Path, tmp_path: Path
+) -> None:
+    bundle = bundle_of("dense", "int4").path
+    assert not compare(bundle, reference=f"torch:{checkpoints['dense']}").reference.cached
+    copy = shutil.copytree(checkpoints["dense"], tmp_path / "copy", copy_function=shutil.copyfile)
+    assert compare(bundle, reference=f"torch:{copy}").reference.cached
+    assert len([folder for folder in cache.iterdir() if folder.is_dir()]) == 1
+
+
 @pytest.mark.parametrize("name", ["logits.f32", "states.safetensors", "record.json"])
 def test_damaged_reference_is_made_anew(
     checkpoints: Checkpoints, bundle_of: Any, cache: Path, name: str

@@ -211,4 +211,6 @@ def list_protocol(report: Report) -> list[tuple[str, str]]:
     ]
     if protocol.begin_id is not None:
         facts.append(("first token of each window", f"replaced by {protocol.begin_id}"))
+    if report.kept:
+        facts.append(("bundles made for this", report.kept))
     return facts + [("remark", remark) for remark in protocol.remarks]

@@ -185,3 +185,16 @@ def test_page_that_cannot_be_written_leaves_the_old_one(
     assert caught.value.filename == str(file)
     assert file.read_text() == "old"
     assert list(tmp_path.iterdir()) == [file]
+
+
+def test_speeds_say_how_often_and_beside_what_they_were_measured() -> None:
+    report = make_report()
+    page = render_page(report)
+    assert "; medians of 3 rounds." in page
+    assert "cores busy" not in page.partition('id="report"')[0]
+    once = tuple(
+        replace(one, cost=one.cost and replace(one.cost, rounds=1)) for one in report.subjects
+    )
+    page = render_page(replace(report, subjects=once, busy_cores=1.5))
+    assert "; measured once. Note: other programs kept 1.5 cores busy" in page
+    assert "medians" not in page.partition('id="cost"')[2].partition("</section>")[0]
