@@ -13,17 +13,15 @@ finer columns. What can be divided exactly, in LFM2:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from exporters.quantize.grid import Grid, divide
-from lfm2_deploy.config import Lfm2Config
-from lfm2_deploy.contracts import Checkpoint, FloatArray, Origin
+from lfm2_deploy.checkpoint.derived import DerivedCheckpoint
+from lfm2_deploy.contracts import Checkpoint, FloatArray
 
 # Powers of the inputs' sizes that are tried; 0 scales nothing.
 _POWERS = (0.0, 0.15, 0.3, 0.45, 0.6, 0.8)
@@ -33,37 +31,12 @@ TRIED_TOKENS = 512
 _MOST = 64.0
 
 
-class FoldedCheckpoint:
+class FoldedCheckpoint(DerivedCheckpoint):
     """A `Checkpoint` some of whose rows and columns are scaled; it computes the same."""
 
     def __init__(self, base: Checkpoint) -> None:
-        self._base = base
+        super().__init__(base)
         self._factors: dict[str, list[tuple[int, FloatArray]]] = {}
-
-    @property
-    def config(self) -> Lfm2Config:
-        """The parsed config.json."""
-        return self._base.config
-
-    @property
-    def raw_config(self) -> Mapping[str, Any]:
-        """config.json as it was found."""
-        return self._base.raw_config
-
-    @property
-    def origin(self) -> Origin:
-        """Where the weights came from."""
-        return self._base.origin
-
-    @property
-    def identity(self) -> str:
-        """The same as of what is scaled: scales are found, not given."""
-        return self._base.identity
-
-    @property
-    def side_files(self) -> Mapping[str, Path]:
-        """The checkpoint's."""
-        return self._base.side_files
 
     @property
     def folded(self) -> tuple[str, ...]:
@@ -80,7 +53,7 @@ class FoldedCheckpoint:
         Raises:
             CheckpointError: no such tensor; or it is truncated, or not finite.
         """
-        array = self._base.read(name)
+        array = self.base.read(name)
         for axis, factors in self._factors.get(name, []):
             shape = [1] * array.ndim
             shape[axis] = -1

@@ -5,18 +5,16 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
-from collections.abc import Mapping
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 from exporters.quantize.experts import RARE_BELOW
 from exporters.quantize.layerwise import Job, read_records, round_layers
 from exporters.quantize.store import Store
 from lfm2_deploy.calibration_text import CalibrationText
-from lfm2_deploy.config import Lfm2Config
-from lfm2_deploy.contracts import Checkpoint, FloatArray, Origin
+from lfm2_deploy.checkpoint.derived import DerivedCheckpoint
+from lfm2_deploy.contracts import Checkpoint, FloatArray
 from lfm2_deploy.errors import DiskFullError
 from lfm2_deploy.quantization_record import QuantizationRecord
 
@@ -24,7 +22,7 @@ from lfm2_deploy.quantization_record import QuantizationRecord
 _PACKAGES = ("lfm2-deploy", "torch", "numpy")
 
 
-class RoundedCheckpoint:
+class RoundedCheckpoint(DerivedCheckpoint):
     """A `Checkpoint` whose matrices lie on their plan's grids.
 
     Args:
@@ -34,32 +32,13 @@ class RoundedCheckpoint:
     """
 
     def __init__(self, base: Checkpoint, store: Store, fingerprint: str) -> None:
-        self._base, self._store, self._fingerprint = base, store, fingerprint
-
-    @property
-    def config(self) -> Lfm2Config:
-        """The parsed config.json."""
-        return self._base.config
-
-    @property
-    def raw_config(self) -> Mapping[str, Any]:
-        """config.json as it was found."""
-        return self._base.raw_config
-
-    @property
-    def origin(self) -> Origin:
-        """Where the exact weights came from."""
-        return self._base.origin
+        super().__init__(base)
+        self._store, self._fingerprint = store, fingerprint
 
     @property
     def identity(self) -> str:
         """The exact weights', and how they were rounded."""
-        return f"{self._base.identity} rounded {self._fingerprint}"
-
-    @property
-    def side_files(self) -> Mapping[str, Path]:
-        """The exact checkpoint's."""
-        return self._base.side_files
+        return f"{self.base.identity} rounded {self._fingerprint}"
 
     def read(self, name: str) -> FloatArray:
         """One tensor, float32 in its canonical shape.
@@ -67,7 +46,7 @@ class RoundedCheckpoint:
         Raises:
             CheckpointError: no such tensor; or it is truncated, or not finite.
         """
-        return self._store.read(name) if name in self._store else self._base.read(name)
+        return self._store.read(name) if name in self._store else self.base.read(name)
 
 
 def round_checkpoint(

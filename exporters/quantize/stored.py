@@ -9,15 +9,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from exporters.quantize.pack import choose_levels, dequantize
 from exporters.quantize.plan import TensorPlan
-from lfm2_deploy.config import Lfm2Config
-from lfm2_deploy.contracts import Checkpoint, FloatArray, Origin
+from lfm2_deploy.checkpoint.derived import DerivedCheckpoint
+from lfm2_deploy.contracts import Checkpoint, FloatArray
 from lfm2_deploy.weights import WeightSpec, list_weights
 
 # (tensor, float32 values, plan) -> what is stored, as float32. Rows are independent.
@@ -42,7 +40,7 @@ def round_float(weight: FloatArray, bits: int) -> FloatArray:
     return weight.astype(np.float16).astype(np.float32) if bits == 16 else weight
 
 
-class StoredCheckpoint:
+class StoredCheckpoint(DerivedCheckpoint):
     """`contracts.Checkpoint` over another, as a plan stores it.
 
     Args:
@@ -54,12 +52,8 @@ class StoredCheckpoint:
     def __init__(
         self, base: Checkpoint, plan: Mapping[str, TensorPlan], rounder: Rounder = round_packed
     ) -> None:
-        self.base, self.plan, self.rounder = base, plan, rounder
-        self.config: Lfm2Config = base.config
-        self.raw_config: Mapping[str, Any] = base.raw_config
-        self.origin: Origin = base.origin
-        self.identity: str = base.identity
-        self.side_files: Mapping[str, Path] = base.side_files
+        super().__init__(base)
+        self.plan, self.rounder = plan, rounder
         self._specs = {spec.name: spec for spec in list_weights(base.config)}
 
     def read(self, name: str) -> FloatArray:

@@ -6,12 +6,10 @@ no merged copy is ever held or written.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 from lfm2_deploy.checkpoint.adapter import WAY_OUT, Adapter, LoraPair
+from lfm2_deploy.checkpoint.derived import DerivedCheckpoint
 from lfm2_deploy.checkpoint.layout import join_problems
 from lfm2_deploy.checkpoint.tensor_file import (
     StoredTensor,
@@ -19,7 +17,6 @@ from lfm2_deploy.checkpoint.tensor_file import (
     read_floats,
     require_finite,
 )
-from lfm2_deploy.config import Lfm2Config
 from lfm2_deploy.contracts import Checkpoint, FloatArray, Origin
 from lfm2_deploy.errors import CheckpointError
 from lfm2_deploy.weights import WeightSpec, list_weights
@@ -28,7 +25,7 @@ from lfm2_deploy.weights import WeightSpec, list_weights
 _MATRICES = ("projection", "expert", "router", "head")
 
 
-class LoraCheckpoint:
+class LoraCheckpoint(DerivedCheckpoint):
     """A `Checkpoint` that adds scale * B @ A to the tensors an adapter names.
 
     Args:
@@ -49,35 +46,20 @@ class LoraCheckpoint:
                 f"adapter {adapter.folder} does not fit {base.origin.name}, "
                 f"{join_problems(problems)}; use the model it was trained on, or {WAY_OUT}"
             )
-        self._base = base
+        super().__init__(base)
         self._adapter = adapter
-
-    @property
-    def config(self) -> Lfm2Config:
-        """The base's."""
-        return self._base.config
-
-    @property
-    def raw_config(self) -> Mapping[str, Any]:
-        """The base's."""
-        return self._base.raw_config
 
     @property
     def origin(self) -> Origin:
         """The base's, with the adapter's name."""
-        return replace(self._base.origin, adapter=self._adapter.folder.resolve().name)
+        return replace(self.base.origin, adapter=self._adapter.folder.resolve().name)
 
     @property
     def identity(self) -> str:
         """The base's and the adapter's."""
         pairs = self._adapter.pairs.values()
         scales = sorted({(pair.a.name, pair.scale) for pair in pairs})
-        return f"{self._base.identity} + {identify_files({p.a.file for p in pairs})} {scales}"
-
-    @property
-    def side_files(self) -> Mapping[str, Path]:
-        """The base's."""
-        return self._base.side_files
+        return f"{self.base.identity} + {identify_files({p.a.file for p in pairs})} {scales}"
 
     def read(self, name: str) -> FloatArray:
         """One tensor, float32 in its canonical shape, merged.
@@ -85,7 +67,7 @@ class LoraCheckpoint:
         Raises:
             CheckpointError: no such tensor; or it is truncated, or not finite.
         """
-        weight = self._base.read(name)
+        weight = self.base.read(name)
         pair = self._adapter.pairs.get(name)
         if pair is None:
             return weight
