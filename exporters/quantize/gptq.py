@@ -23,6 +23,8 @@ from lfm2_deploy.errors import ExportError
 DAMPING = 0.01
 # Columns whose corrections are gathered before they are added to the rest.
 _BLOCK = 64
+# Numbers that change places at once.
+_PIECE = 1 << 20
 _SWEEPS = 2
 _TRIES = 6
 
@@ -115,10 +117,22 @@ def factorize(moment: Tensor, order: Tensor) -> Tensor:
         # In place: of a width of 11,776 each copy would be half a gibibyte.
         _, fault = torch.linalg.cholesky_ex(lower, out=(lower, torch.empty(0, dtype=torch.int32)))
         if not int(fault):
-            upper: Tensor = lower.flip(0, 1)
-            return upper
+            return _turn(lower)
         damp(moment, DAMPING * 10**attempt)
     raise ExportError("calibration gave inputs that no weights can be fitted to")
+
+
+def _turn(square: Tensor) -> Tensor:
+    """Rows and columns in reverse order, in place: `flip` would make a copy."""
+    flat = square.view(-1)
+    size = len(flat)
+    for start in range(0, size // 2, _PIECE):
+        count = min(_PIECE, size // 2 - start)
+        first, last = flat[start : start + count], flat[size - start - count : size - start]
+        kept = first.flip(0)
+        first.copy_(last.flip(0))
+        last.copy_(kept)
+    return square
 
 
 def _pick(moment: Tensor, order: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from exporters.quantize import gptq
 from exporters.quantize.gptq import (
     damp,
     factorize,
@@ -180,3 +181,16 @@ def test_tokens_of_unequal_shares_tell_less() -> None:
     moments, x = Moments(normal(4, 8)), normal(4, 8)
     moments.add(x, x, torch.tensor([1.0, 1, 0.1, 0.1]))
     assert 2 < moments.tokens < 2.1
+
+
+@pytest.mark.parametrize("size", [1, 2, 5, 8])
+def test_factor_turned_in_small_pieces_is_the_factor_turned_at_once(
+    size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = torch.randn(size, size, generator=torch.Generator().manual_seed(size))
+    moment, order = root @ root.T + torch.eye(size), torch.arange(size)
+    at_once = factorize(moment.clone(), order)
+    monkeypatch.setattr(gptq, "_PIECE", 3)
+    assert torch.equal(factorize(moment.clone(), order), at_once)
+    torch.testing.assert_close(at_once @ at_once.T, moment, rtol=1e-5, atol=1e-5)
+    assert torch.equal(at_once, at_once.triu())
