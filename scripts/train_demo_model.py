@@ -2,6 +2,10 @@
 
     python scripts/train_demo_model.py TRAIN.txt EVAL.txt --out lfm2_deploy/demo/lfm2-demo-9m
 
+`--config config.json` trains another shape of the family instead, dense or a mixture, such as
+`scripts/dense_26m.json`, on which the figures of a larger model in docs/quantization.md were
+measured; `--out` must hold the tokenizer's files then, too.
+
 Needs torch. Two thirds of each batch are plain windows of the text; the rest are
 chats in LFM2's format, in which the user gives a passage's opening and the assistant
 continues it, so that `chat` and stop tokens mean something on this model too.
@@ -150,8 +154,7 @@ class LoadBalancer:
         for module in model.modules():
             if isinstance(module, Router):
                 module.register_forward_hook(self._count)
-        assert model.config.moe
-        self.chosen = model.config.moe.num_experts_per_tok
+        self.chosen = model.config.moe.num_experts_per_tok if model.config.moe else 0
 
     def _count(self, router: Router, _: object, output: tuple[Tensor, Tensor]) -> None:
         scores = output[0].detach()
@@ -160,7 +163,7 @@ class LoadBalancer:
 
     @torch.no_grad()
     def step(self) -> float:
-        """Move every bias; return the worst load over the mean."""
+        """Move every bias; return the worst load over the mean, 0 where there are no experts."""
         worst = 0.0
         for router, counts in self.counts.items():
             assert router.expert_bias is not None
@@ -226,7 +229,7 @@ def train(model: Decoder, batches: Batches, steps: int, rows: int, rate: float) 
             )
 
 
-def save_checkpoint(model: Decoder, folder: Path) -> None:
+def save_checkpoint(model: Decoder, config: dict[str, object], folder: Path) -> None:
     """Write config.json and model.safetensors (float16; router and its bias float32)."""
     tensors = {}
     for name, parameter in model.named_parameters():
@@ -235,7 +238,7 @@ def save_checkpoint(model: Decoder, folder: Path) -> None:
             torch.float32 if exact else torch.float16
         )
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    (folder / "config.json").write_text(json.dumps(CONFIG, indent=2) + "\n", encoding="utf-8")
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 def main() -> None:
@@ -243,6 +246,7 @@ def main() -> None:
     parser.add_argument("train", type=Path)
     parser.add_argument("eval", type=Path)
     parser.add_argument("--out", type=Path, required=True, help="holds tokenizer.json")
+    parser.add_argument("--config", type=Path, help="of another shape (default: the demo model)")
     parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--rows", type=int, default=24)
     parser.add_argument("--length", type=int, default=256)
@@ -252,10 +256,11 @@ def main() -> None:
     torch.manual_seed(args.seed)
     tokenizer = Tokenizer.from_file(str(args.out / "tokenizer.json"))
     text = args.train.read_text(encoding="utf-8")
-    model = build_model(parse_config(CONFIG))
+    config = json.loads(args.config.read_text(encoding="utf-8")) if args.config else CONFIG
+    model = build_model(parse_config(config))
     print(f"{sum(p.numel() for p in model.parameters()):,} parameters", flush=True)
     train(model, Batches(text, tokenizer, args.length, args.seed), args.steps, args.rows, args.rate)
-    save_checkpoint(model, args.out)
+    save_checkpoint(model, config, args.out)
     scores = evaluate(model, args.eval.read_text(encoding="utf-8"), tokenizer, args.length)
     print(json.dumps(scores))
 

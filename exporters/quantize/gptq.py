@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 
 import torch
 from torch import Tensor
@@ -23,6 +24,8 @@ from lfm2_deploy.errors import ExportError
 DAMPING = 0.01
 # Columns whose corrections are gathered before they are added to the rest.
 _BLOCK = 64
+# Levels of a group whose changes are gathered before they are told to the rest of it.
+_RUN = 16
 # Numbers that change places at once.
 _PIECE = 1 << 20
 _SWEEPS = 2
@@ -81,8 +84,7 @@ def round_feeding_on(weight: Tensor, moment: Tensor, grid: Grid) -> Rounded:
     order = torch.argsort(diagonal, descending=True, stable=True)
     steps = search_steps(weight, diagonal, grid)
     levels = _feed_on(weight, factorize(moment, order), steps, grid, order)
-    for _ in range(_SWEEPS):
-        _sweep(weight, levels, steps, moment, grid)
+    _sweep(weight, levels, steps, moment, grid)
     return Rounded(levels, steps)
 
 
@@ -163,17 +165,20 @@ def _feed_on(weight: Tensor, upper: Tensor, steps: Tensor, grid: Grid, order: Te
 
 
 def _sweep(weight: Tensor, levels: Tensor, steps: Tensor, moment: Tensor, grid: Grid) -> None:
-    """Fit each group's step to its levels and its levels to all others, in place."""
+    """Fit each group's step to its levels and its levels to all others, twice, in place."""
     errors = (weight - Rounded(levels, steps).expand()).T.contiguous()
     slopes = moment @ errors
     turned = levels.T.contiguous()
-    for number, start in enumerate(range(0, len(moment), grid.group)):
-        group = slice(start, start + grid.group)
+    groups = len(moment) // grid.group
+    for sweep, number in product(range(_SWEEPS), range(groups)):
+        group = slice(number * grid.group, (number + 1) * grid.group)
         before = errors[group].clone()
         inner, own = moment[group, group], slopes[group].clone()
         _fit_step(turned[group], steps[:, number], errors[group], own, inner)
         _descend(turned[group], steps[:, number], errors[group], own, inner, grid)
-        slopes += moment[:, group] @ (errors[group] - before)
+        # In the last sweep nobody asks again for the slopes of groups that had their turn.
+        rest = slice(group.stop if sweep == _SWEEPS - 1 else 0, None)
+        slopes[rest].addmm_(moment[rest, group], errors[group] - before)
     levels.copy_(turned.T)
 
 
@@ -192,11 +197,18 @@ def _fit_step(levels: Tensor, step: Tensor, errors: Tensor, slopes: Tensor, inne
 def _descend(
     levels: Tensor, step: Tensor, errors: Tensor, slopes: Tensor, inner: Tensor, grid: Grid
 ) -> None:
-    """Each level [g, N] in turn to where the error is least, all others as they are."""
-    for j in range(len(levels)):
-        wanted = levels[j] * step + slopes[j] / inner[j, j]
-        level = grid.round(divide(wanted, step))
-        change = (levels[j] - level) * step
-        levels[j] = level
-        errors[j] += change
-        slopes += torch.outer(inner[:, j], change)
+    """Each level [g, N] in turn to where the error is least, all others as they are.
+
+    Slopes of levels that had their turn are not needed again, and are not kept up to date.
+    """
+    for start in range(0, len(levels), _RUN):
+        stop = min(start + _RUN, len(levels))
+        changes = torch.empty_like(levels[start:stop])
+        for j in range(start, stop):
+            wanted = levels[j] * step + slopes[j] / inner[j, j]
+            level = grid.round(divide(wanted, step))
+            change = torch.mul(levels[j] - level, step, out=changes[j - start])
+            levels[j] = level
+            slopes[j + 1 : stop].addr_(inner[j + 1 : stop, j], change)
+        errors[start:stop] += changes
+        slopes[stop:].addmm_(inner[stop:, start:stop], changes)
