@@ -67,6 +67,11 @@ def choose_calibration(checkpoint: Checkpoint, file: Path | None) -> list[list[i
     return _cut(tokenizer, ids[: count * room], count, room)
 
 
+def count_rows(config: Lfm2Config) -> int:
+    """How many rows to round weights on at most, by a model's width."""
+    return max(1, min(MOST_WEIGHT_ROWS, _MOST_NUMBERS // (ROW * config.hidden_size)))
+
+
 def choose_text(checkpoint: Checkpoint, file: Path | None) -> CalibrationText:
     """Rows to round weights on, spread over a file or over the built-in text.
 
@@ -78,7 +83,7 @@ def choose_text(checkpoint: Checkpoint, file: Path | None) -> CalibrationText:
         ExportError: the file is too short or not UTF-8, or there is no tokenizer for it.
     """
     config = checkpoint.config
-    most = max(1, min(MOST_WEIGHT_ROWS, _MOST_NUMBERS // (ROW * config.hidden_size)))
+    most = count_rows(config)
     tokenizer = _find_tokenizer(checkpoint, file)
     if tokenizer is None:
         return CalibrationText(_RANDOM, "", _draw_rows(config, min(most, MOST_ROWS)))

@@ -77,7 +77,7 @@ def round_layers(job: Job, store: Store) -> None:
         scaler = LayerScaler(checkpoint, job.plan, number) if job.method.scales else None
         if scaler is not None:
             scaler.scale(exact)
-        record = _Layer(job, Twin(decoder, number, exact, rounded), writer, scaler).round()
+        record = LayerRounder(job, Twin(decoder, number, exact, rounded), writer, scaler).round()
         for name in checkpoint.folded:
             if name.startswith(f"model.layers.{number}.") and name not in writer.names:
                 writer.put_floats(name, checkpoint.read(name))
@@ -109,8 +109,15 @@ def _begin(job: Job, store: Store, decoder: StreamedDecoder) -> tuple[Tensor, Te
     return exact, torch.from_numpy(stored)
 
 
-class _Layer:
-    """Rounds one layer."""
+class LayerRounder:
+    """Rounds one layer.
+
+    Args:
+        job: how.
+        twin: the layer in both models; its hidden states become those after it.
+        writer: takes what is rounded.
+        scaler: scales channels beforehand; None where the method does not.
+    """
 
     def __init__(
         self, job: Job, twin: Twin, writer: LayerWriter, scaler: LayerScaler | None
