@@ -19,6 +19,7 @@ from lfm2_deploy.commands.console import (
 from lfm2_deploy.compare.margin import judge_margin
 from lfm2_deploy.compare.result import (
     Candidate,
+    Decoding,
     Estimate,
     GreedyRun,
     Report,
@@ -26,6 +27,7 @@ from lfm2_deploy.compare.result import (
     SubjectResult,
     WorstPosition,
 )
+from lfm2_deploy.compare.verdict import list_notices
 
 # Of the worst positions, those that a terminal shows; JSON and the page have all.
 _WORST_SHOWN = 3
@@ -53,11 +55,13 @@ def print_report(report: Report) -> None:
         _print_costs(done)
         if report.disturbed:
             print_lines([Line("speeds", "note", "yellow", report.disturbed)])
+    _print_decoding(done)
     _print_states(done)
     _print_greedy(done)
     _print_worst(done)
     _print_remarks(report)
     _print_verdict(report)
+    _print_notices(report)
 
 
 def _list_facts(report: Report) -> dict[str, str | Text]:
@@ -124,6 +128,26 @@ def _print_named(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         left = max(len(columns[-1]), console.width - 2 - taken - max(room, len(columns[0])))
         shortened = [(*row[:-1], shorten(row[-1], left)) for row in shortened]
     print_table(columns, shortened)
+
+
+def _print_decoding(subjects: Sequence[SubjectResult]) -> None:
+    lines = [
+        _tell_decoding(_name(subject), subject.decoding)
+        for subject in subjects
+        if subject.decoding is not None
+    ]
+    if lines:
+        _print_heading("decoding", "the same token by token?")
+        print_lines(lines)
+
+
+def _tell_decoding(name: str, decoding: Decoding) -> Line:
+    alone = format_estimate(decoding.divergence)
+    text = f"{alone} nats one by one, {decoding.together:.2g} together, {decoding.positions} tokens"
+    if decoding.stands_out:
+        advice = "look at what is kept between calls: keys, values, convolution states"
+        return Line(name, "worse", "bold red", f"{text}: {advice}")
+    return Line(name, "as prompts", "green", text)
 
 
 def _print_states(subjects: Sequence[SubjectResult]) -> None:
@@ -264,6 +288,14 @@ def _print_verdict(report: Report) -> None:
     ]
     if verdict.rule and lines:
         print_lines(lines)
+
+
+def _print_notices(report: Report) -> None:
+    """Under "passed" stands what may be a fault all the same."""
+    if report.verdict.rule and report.verdict.passed:
+        for notice in list_notices(report):
+            line = Text.assemble(("  but ", "bold red"), printable(notice))
+            output().print(line, soft_wrap=True)
 
 
 def _print_heading(title: str, remark: str) -> None:

@@ -9,11 +9,19 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from lfm2_deploy.bench.process import run_worker
+from lfm2_deploy.compare.decoding import decode_windows
 from lfm2_deploy.compare.greedy import Written, write_greedily
 from lfm2_deploy.compare.metrics import PositionScores, score_positions
 from lfm2_deploy.compare.protocol import Windows
 from lfm2_deploy.compare.reference import Reference, list_requests, pair_states
-from lfm2_deploy.compare.result import Cost, Scores, StateErrors, SubjectInfo, WorstPosition
+from lfm2_deploy.compare.result import (
+    Cost,
+    Decoding,
+    Scores,
+    StateErrors,
+    SubjectInfo,
+    WorstPosition,
+)
 from lfm2_deploy.compare.scorer import Request, RuntimeScorer, States
 from lfm2_deploy.compare.states import compare_states, relative_error
 from lfm2_deploy.compare.subjects import Subject
@@ -47,6 +55,7 @@ class Measured:
 
     info: SubjectInfo
     scores: Scores
+    decoding: Decoding | None
     worst: tuple[WorstPosition, ...]
     states: StateErrors
     written: tuple[Written, ...]
@@ -71,8 +80,9 @@ def measure_subject(
     try:
         _check_fit(scorer, reference, windows)
         precisions = (reference_precision, subject.precision)
-        scores, worst, states = _score(
-            scorer, precisions, reference, windows, words, wish, progress
+        every, worst, states = _score(scorer, precisions, reference, windows, words, wish, progress)
+        decoding = decode_windows(
+            scorer.runtime, windows, every, reference, progress, f"decoding with {subject.name}"
         )
         prompts = windows.choose_prompts(wish.prompts) if wish.greedy_tokens else []
         written = []
@@ -82,7 +92,8 @@ def measure_subject(
             written += [] if found is None else [found]
         return Measured(
             info=_describe(subject, scorer),
-            scores=scores,
+            scores=summarize(every),
+            decoding=decoding,
             worst=worst,
             states=states,
             written=tuple(written),
@@ -151,7 +162,7 @@ def _score(
     words: Words,
     wish: Wish,
     progress: Progress,
-) -> tuple[Scores, tuple[WorstPosition, ...], StateErrors]:
+) -> tuple[list[PositionScores], tuple[WorstPosition, ...], StateErrors]:
     requests, found = list_requests(windows), WorstPositions(windows, words, wish.worst)
     scores: list[PositionScores] = []
     states: dict[int, States] = {}
@@ -166,7 +177,7 @@ def _score(
             if number == 0:
                 logits_error = relative_error(_center(ours), _center(scored.logits))
     return (
-        summarize(scores),
+        scores,
         found.list(),
         _compare_states(reference, requests, states, precisions, scorer, logits_error),
     )

@@ -87,6 +87,10 @@ class PositionScores:
     tested_nll: DoubleArray
     probability_change: DoubleArray
 
+    def take(self, part: slice) -> PositionScores:
+        """Those of some positions."""
+        return PositionScores(*(getattr(self, name)[part] for name in self.__slots__))
+
 
 def score_positions(
     reference: FloatArray, tested: FloatArray, targets: IntArray, floor: float | None = None

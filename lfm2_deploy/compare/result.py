@@ -7,6 +7,7 @@ from the subject: KL(reference || subject).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -16,6 +17,8 @@ from lfm2_deploy.states import StateKind
 
 # What KL divergences are told at: 0 %, 1 %, ... 100 % of the positions.
 PERCENTS = 100
+# Nats that no fault of decoding stays below: the last bits of float32, and of base files.
+_LEAST_FAULT = 1e-6
 # Others' work on cores, above which timings are not worth much.
 QUIET_CORES = 0.25
 
@@ -154,6 +157,43 @@ class Scores:
     perplexity: Estimate
     perplexity_ratio: Estimate
     probability_rms: float
+
+
+@dataclass(frozen=True, slots=True)
+class Decoding:
+    """Single tokens beside whole windows, at the same few positions.
+
+    Args:
+        positions: that were read both ways.
+        divergence: KL divergence, one token at a time.
+        together: KL divergence of the same positions, as their windows were read.
+        excess: the first less the second.
+        same_top_excess: likewise, of the share with the same likeliest token; below 0 is worse.
+        log_ratio: mean of ln(first / second) over positions, 0 where both are as good.
+        most: largest KL divergence, one token at a time.
+        most_together: largest KL divergence of all scored positions, as windows were read.
+    """
+
+    positions: int
+    divergence: Estimate
+    together: float
+    excess: float
+    same_top_excess: float
+    log_ratio: Estimate
+    most: float
+    most_together: float
+
+    @property
+    def stands_out(self) -> bool:
+        """Whether decoding computes something else than prompts do.
+
+        Rounding makes some positions better and others worse. So it shows as positions that are
+        all worse, or as one that is worse than any of the many that were read together.
+        """
+        if self.divergence.value < _LEAST_FAULT:
+            return False
+        all_worse = self.log_ratio.value > max(math.log(2), 4 * self.log_ratio.error)
+        return all_worse or not self.most <= 4 * self.most_together
 
 
 @dataclass(frozen=True, slots=True)
@@ -307,6 +347,7 @@ class SubjectResult:
         info: what it is.
         failure: why it could not be compared to the end; "" where it could.
         scores, states, cost: None where they were not measured.
+        decoding: None where it was not measured, or windows were read token by token.
         worst: the worst positions, worst first.
         greedy: its greedy runs.
         remarks: what was measured otherwise than for the others, or not at all, and why.
@@ -322,6 +363,7 @@ class SubjectResult:
     cost: Cost | None = None
     remarks: tuple[str, ...] = ()
     rounding: tuple[LayerError, ...] = ()
+    decoding: Decoding | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -212,7 +212,9 @@ def _choose_windows(
 
 
 def _limit(wish: Wish, truth: Truth, windows: Windows) -> Wish:
-    """As much greedy text as the reference has room to read."""
+    """As much greedy text as the reference has room to read; none where no model is behind it."""
+    if truth.base is not None:
+        return replace(wish, greedy_tokens=0)
     if truth.context_length is None:
         return wish
     room = truth.context_length - windows.prompt_length
@@ -259,7 +261,7 @@ def _assemble(
     if isinstance(measured, Exception):
         return SubjectResult(subject.describe(), failure=explain(measured), cost=timed)
     remarks = [*measured.remarks, *oracle.tell_other_model(subject)]
-    if measured.written and not oracle.has_model:
+    if not oracle.has_model:
         remarks.append("greedy texts are not judged: there is no model behind a base file")
     record = None if subject.bundle is None else subject.bundle.manifest.rounding
     return SubjectResult(
@@ -271,6 +273,7 @@ def _assemble(
         cost=timed,
         remarks=tuple(remarks),
         rounding=() if record is None else record.layers,
+        decoding=measured.decoding,
     )
 
 

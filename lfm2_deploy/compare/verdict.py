@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from lfm2_deploy.compare.result import SubjectResult, Verdict
+from lfm2_deploy.compare.result import Report, SubjectResult, Verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,4 +47,41 @@ def _list_reasons(subject: SubjectResult, limits: Limits) -> list[str]:
         reasons.append(f"{name}: KL divergence {shown}, above {limits.max_kld:g}")
     if limits.min_same_top is not None and not same >= limits.min_same_top:
         reasons.append(f"{name}: same top token at {same:.2%}, below {limits.min_same_top:.1%}")
+    return reasons or [f"{name}: {reason}" for reason in _list_of_decoding(subject, limits)]
+
+
+def _list_of_decoding(subject: SubjectResult, limits: Limits) -> list[str]:
+    """What keeps a limit where windows are read as prompts are, and breaks it token by token."""
+    scores, decoding = subject.scores, subject.decoding
+    if scores is None or decoding is None or not decoding.stands_out:
+        return []
+    reasons = []
+    kld = scores.divergence.mean.value + decoding.excess
+    same = scores.same_top.value + decoding.same_top_excess
+    if limits.max_kld is not None and not kld <= limits.max_kld:
+        reasons.append(
+            f"KL divergence is {decoding.divergence.value:.3g} nats token by token, above "
+            f"{limits.max_kld:g} ({decoding.together:.3g} where the same are read together)"
+        )
+    if limits.min_same_top is not None and not same >= limits.min_same_top:
+        reasons.append(
+            f"same top token at {same:.2%} token by token, below {limits.min_same_top:.1%}"
+        )
     return reasons
+
+
+def list_notices(report: Report) -> Iterator[str]:
+    """What no limit asks for, and a reader must not miss: a line each."""
+    for subject in report.subjects:
+        start = subject.states.start if subject.states else None
+        if start is not None:
+            what = "logits" if start.kind == "logits" else "states"
+            where = f"the error of its {what} jumps in layer {start.layer}"
+            yield f"{subject.info.name}: {where}, as a fault does and rounding seldom."
+        decoding = subject.decoding
+        if decoding is not None and decoding.stands_out:
+            alone, together = decoding.divergence.value, decoding.together
+            yield (
+                f"{subject.info.name}: KL divergence is {alone:.2g} nats token by token and "
+                f"{together:.2g} together: decoding computes something else than prompts do."
+            )

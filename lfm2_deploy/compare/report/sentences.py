@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Literal
@@ -19,6 +19,7 @@ from lfm2_deploy.compare.result import (
     SubjectResult,
     WorstPosition,
 )
+from lfm2_deploy.compare.verdict import list_notices
 
 _KINDS: Mapping[str, str] = {"conv": "convolution state", "key": "keys", "value": "values"}
 
@@ -73,16 +74,7 @@ def write_headline(report: Report) -> str:
 
 def judge(report: Report) -> Judgement:
     """The verdict in words."""
-    return replace(_judge_limits(report), notices=tuple(_list_notices(report)))
-
-
-def _list_notices(report: Report) -> Iterator[str]:
-    for subject in report.subjects:
-        start = subject.states.start if subject.states else None
-        if start is not None:
-            what = "logits" if start.kind == "logits" else "states"
-            where = f"the error of its {what} jumps in layer {start.layer}"
-            yield f"{subject.info.name}: {where}, as a fault does and rounding seldom."
+    return replace(_judge_limits(report), notices=tuple(list_notices(report)))
 
 
 def _judge_limits(report: Report) -> Judgement:

@@ -62,6 +62,13 @@ def _share(pick: Callable[[Scores], Estimate]) -> Callable[[SubjectResult], Cell
     return make
 
 
+def _one_by_one(subject: SubjectResult) -> Cell:
+    if subject.decoding is None:
+        return Cell(UNKNOWN, None)
+    value = subject.decoding.divergence
+    return Cell(write_value(value), value.value, write_error(value))
+
+
 def _size(subject: SubjectResult) -> Cell:
     size = subject.info.size_bytes
     return Cell(UNKNOWN if size is None else format_bytes(size), size)
@@ -76,6 +83,11 @@ _COLUMNS: tuple[tuple[str, str, Callable[[SubjectResult], Cell]], ...] = (
     ("median", "KL divergence, nats", _score(lambda s: s.divergence.median)),
     ("99 %", "99 % of positions are below, nats", _score(lambda s: s.divergence.p99)),
     ("largest", "KL divergence, nats", _score(lambda s: s.divergence.most)),
+    (
+        "one by one",
+        "KL divergence of a few positions read token by token, nats",
+        _one_by_one,
+    ),
     ("same top", "positions with the same likeliest token", _share(lambda s: s.same_top)),
     ("top-5 overlap", "of the five likeliest tokens", _share(lambda s: s.top5_overlap)),
     ("perplexity", "of the text", _score(lambda s: s.perplexity)),
