@@ -163,6 +163,8 @@ class ExportOptions:
         notes = (*self.remarks, *self.target.notes(self.precision))
         if self.experts is not None and config.moe is None:
             notes += (f"the model has no experts: --experts {self.experts} changed nothing",)
+        if self.text is not None and self.precision in QUANTIZED and self.text.remark:
+            notes += (self.text.remark,)
         if self.ranges:
             tokens = sum(map(len, self.calibration))
             notes += (f"ranges of activations were found on {tokens} tokens",)

@@ -14,6 +14,7 @@ from lfm2_deploy.calibration_text import (
     ROW,
     choose_calibration,
     choose_text,
+    measure_novelty,
 )
 from lfm2_deploy.checkpoint import open_checkpoint
 from lfm2_deploy.demo import DEMO_MODEL
@@ -58,7 +59,12 @@ def test_model_without_a_tokenizer_gets_the_same_random_tokens_every_time() -> N
 
 @pytest.mark.parametrize(
     ("content", "reason"),
-    [(b"", "is empty: give a text"), (b"\xff\xfe\xff", "is not UTF-8"), (None, "cannot be read")],
+    [
+        (b"", "is empty: give a text"),
+        (b" \n\n ", "is empty: give a text"),
+        (b"\xff\xfe\xff", "is not UTF-8"),
+        (None, "cannot be read"),
+    ],
 )
 def test_text_that_cannot_be_used_is_refused(
     content: bytes | None, reason: str, tmp_path: Path
@@ -105,3 +111,20 @@ def test_wide_models_take_fewer_rows() -> None:
     wide = open_checkpoint("synthetic:LFM2-8B-A1B")
     assert len(choose_text(wide, None).rows) == 8  # without a tokenizer
     assert choose_text(open_checkpoint("synthetic:tiny-moe"), None).name == "random tokens"
+
+
+def test_text_that_tells_little_is_remarked_on(tmp_path: Path) -> None:
+    assert choose_text(DEMO, None).remark == ""
+    few, often = tmp_path / "few.txt", tmp_path / "often.txt"
+    few.write_text("A few words, and no more.", encoding="utf-8")
+    often.write_text("The same sentence, over and over. " * 3000, encoding="utf-8")
+    assert "little better than without a text" in choose_text(DEMO, few).remark
+    assert "of which say something new" in choose_text(DEMO, often).remark
+    # Random tokens are for models without a tokenizer, who cannot be told to give a text.
+    assert choose_text(open_checkpoint("synthetic:tiny-moe"), None).remark == ""
+
+
+def test_novelty_is_the_share_of_tokens_that_follow_two_others_for_the_first_time() -> None:
+    assert measure_novelty([[1, 2, 3, 4], [1, 2, 3, 9]]) == 3 / 4
+    assert measure_novelty([[5]]) == 1
+    assert measure_novelty([[5], [5]]) == 1 / 2

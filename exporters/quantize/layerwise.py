@@ -29,6 +29,7 @@ from exporters.quantize.plan import TensorPlan
 from exporters.quantize.scaling import LayerScaler, thin_out
 from exporters.quantize.store import LayerWriter, Store
 from exporters.quantize.twin import Twin, run_feed_forward
+from lfm2_deploy.calibration_text import measure_novelty
 from lfm2_deploy.contracts import Checkpoint, Progress
 from lfm2_deploy.model.layers import SwiGLU
 from lfm2_deploy.model.streaming import StreamedDecoder
@@ -124,6 +125,7 @@ class LayerRounder:
     ) -> None:
         self._job, self._twin, self._writer, self._scaler = job, twin, writer, scaler
         self._prefix = f"model.layers.{twin.number}"
+        self._novelty = measure_novelty(job.rows)
         self._errors: dict[str, list[float]] = {}
 
     @torch.inference_mode()
@@ -192,7 +194,7 @@ class LayerRounder:
         if not matrices:
             return
         exact = [_weight(linear) for _, linear, _ in matrices]
-        second, corrected = _gather(exact, inputs)
+        second, corrected = _gather(exact, inputs, self._novelty)
         fitted = corrected if self._job.method.feeds_on else torch.cat(exact)
         wanted = torch.split(fitted, [len(weight) for weight in exact])
         for grid, numbers in _group([Grid.of(plan[name]) for name, _, _ in matrices]).items():
@@ -219,10 +221,12 @@ class LayerRounder:
             yield TensorError(name, plan.bits, plan.group, _shorten(mean), _shorten(max(errors)))
 
 
-def _gather(exact: Sequence[Tensor], inputs: Callable[[], Pieces]) -> tuple[Tensor, Tensor]:
+def _gather(
+    exact: Sequence[Tensor], inputs: Callable[[], Pieces], novelty: float
+) -> tuple[Tensor, Tensor]:
     """What `Moments.take` gives, and nothing else stays in memory: of a wide block the last piece
     of inputs alone is 0.2 GiB."""
-    moments = Moments(torch.cat(list(exact)) if len(exact) > 1 else exact[0])
+    moments = Moments(torch.cat(list(exact)) if len(exact) > 1 else exact[0], novelty)
     for piece in inputs():
         moments.add(*piece)
         del piece

@@ -29,11 +29,14 @@ class Moments:
 
     Args:
         weight: float32 [N, K], exact.
+        novelty: share of the tokens that say something new, 0 to 1; others count for nothing
+            where trust is estimated.
     """
 
-    def __init__(self, weight: Tensor) -> None:
+    def __init__(self, weight: Tensor, novelty: float = 1.0) -> None:
         rows, columns = weight.shape
-        self._weight = weight
+        self._weight, self._novelty = weight, novelty
+        self._fourths = torch.zeros(columns)
         self._second = torch.zeros(columns, columns)
         self._missing = torch.zeros(rows, columns)
         self._lost = 0.0
@@ -64,6 +67,7 @@ class Moments:
             rounded, lost, squares = rounded * shares[:, None], lost * shares[:, None], shares**2
         self._second.addmm_(rounded.T, rounded)
         self._missing.addmm_(lost.T, rounded)
+        self._fourths += rounded.square().square_().sum(0)
         self._lost += float(lost.square().sum())
         for power in range(3):
             self._counts[power] += float((squares**power).sum())
@@ -72,7 +76,7 @@ class Moments:
     def tokens(self) -> float:
         """How many tokens of equal shares would tell as much."""
         _, squares, fourths = self._counts
-        return squares**2 / fourths if fourths else 0.0
+        return self._novelty * squares**2 / fourths if fourths else 0.0
 
     def take(self) -> tuple[Tensor, Tensor]:
         """The second moment [K, K], shrunk and damped, and the corrected weight [N, K].
@@ -80,7 +84,9 @@ class Moments:
         To be called once, as sums are turned into means in place.
         """
         count = max(self._counts[0], 1.0)
-        second = damp(shrink(self._second.div_(count), self.tokens))
+        second = shrink(self._second.div_(count), self.tokens)
+        even_out(second.diagonal(), self._fourths.div_(count), self.tokens)
+        second = damp(second)
         missing, lost = self._missing.div_(count), self._lost / count
         lower, fault = torch.linalg.cholesky_ex(second)
         if int(fault) or not lost:
@@ -104,6 +110,22 @@ def shrink(second: Tensor, tokens: float) -> Tensor:
     second *= 1 - part
     second.diagonal().copy_(diagonal)
     return second
+
+
+def even_out(sizes: Tensor, fourths: Tensor, tokens: float) -> Tensor:
+    """The means of squares [K] over so many tokens, less what chance made them differ, in place.
+
+    Args:
+        sizes: means of x^2.
+        fourths: means of x^4, which tell how much means of x^2 move by chance.
+        tokens: over which both are means.
+    """
+    middle = sizes.mean()
+    chance = float((fourths - sizes.square()).clamp_min(0).sum()) / max(tokens - 1, 1.0)
+    spread = float((sizes - middle).square().sum())
+    part = min(1.0, chance / spread) if spread > 0 else 0.0
+    sizes += part * (middle - sizes)
+    return sizes
 
 
 def _adjust(explained: float, tokens: float, columns: int) -> float:

@@ -15,7 +15,7 @@ from exporters.quantize.gptq import (
     round_nearest,
 )
 from exporters.quantize.grid import Grid, half, search_steps
-from exporters.quantize.moments import Moments, shrink
+from exporters.quantize.moments import Moments, even_out, shrink
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
@@ -166,6 +166,24 @@ def test_products_that_chance_made_are_shrunk_and_true_ones_stay() -> None:
     joined = correlated(32)
     kept = shrink(joined.clone(), 1e6)
     torch.testing.assert_close(kept, joined, rtol=1e-3, atol=1e-3)
+
+
+def test_sizes_that_differ_by_chance_are_evened_out_and_true_ones_stay() -> None:
+    x = normal(16, 64)
+    sizes, fourths = x.square().mean(0), x.square().square().mean(0)
+    spread = float(sizes.std())
+    assert float(even_out(sizes, fourths, 16).std()) < 0.4 * spread
+    wide = normal(4000, 64) * torch.linspace(0.1, 3, 64)
+    sizes, fourths = wide.square().mean(0), wide.square().square().mean(0)
+    torch.testing.assert_close(even_out(sizes.clone(), fourths, 4000), sizes, rtol=0.05, atol=0.01)
+
+
+def test_tokens_that_say_nothing_new_are_not_trusted() -> None:
+    x = normal(100, 8)
+    once, again = Moments(normal(4, 8)), Moments(normal(4, 8), novelty=0.1)
+    once.add(x, x)
+    again.add(x, x)
+    assert (once.tokens, again.tokens) == (100, pytest.approx(10))
 
 
 def test_shares_count_squared() -> None:

@@ -19,12 +19,14 @@ from exporters.quantize.pack import recover
 from exporters.quantize.plan import TensorPlan, plan_tensors
 from exporters.quantize.rounded import RoundedCheckpoint, round_checkpoint
 from exporters.quantize.store import Store
-from lfm2_deploy.calibration_text import CalibrationText
+from exporters.quantize.stored import StoredCheckpoint
+from lfm2_deploy.calibration_text import CalibrationText, choose_text
 from lfm2_deploy.checkpoint import open_checkpoint
 from lfm2_deploy.contracts import Checkpoint, ignore_progress
+from lfm2_deploy.demo import DEMO_MODEL
 from lfm2_deploy.errors import DiskFullError, ResumeError
 from lfm2_deploy.model.streaming import StreamedDecoder, stream_hidden
-from lfm2_deploy.weights import list_weights
+from lfm2_deploy.weights import EMBEDDING, list_weights
 
 MODEL = open_checkpoint("synthetic:tiny-moe")
 ROWS = [[1, *np.random.default_rng(row).integers(8, 500, 63).tolist()] for row in range(6)]
@@ -66,8 +68,12 @@ def test_every_planned_matrix_lies_on_its_grid(tmp_path: Path, method: str, prec
 def hidden_error(checkpoint: Checkpoint) -> float:
     """How far the last hidden state is from the exact model's, relative, on other tokens."""
     rows = [[1, *np.random.default_rng(9).integers(8, 500, 63).tolist()]]
+    return measure_error(checkpoint, MODEL, rows)
+
+
+def measure_error(checkpoint: Checkpoint, exact: Checkpoint, rows: list[list[int]]) -> float:
     ends = []
-    for model in (MODEL, checkpoint):
+    for model in (exact, checkpoint):
         for _, x, _ in stream_hidden(StreamedDecoder(model), rows):
             last = x
         ends.append(last)
@@ -79,6 +85,22 @@ def test_gptq_leaves_less_error_than_search_on_other_tokens(store: Store, tmp_pa
     awq = Store(tmp_path / "store", "a")
     round_layers(make_job("awq"), awq)
     assert hidden_error(rounded) < hidden_error(RoundedCheckpoint(MODEL, awq, "a"))
+
+
+@pytest.mark.parametrize("text", ["hi", "The quick brown fox jumps over the lazy dog. " * 40])
+def test_text_that_tells_nothing_costs_nothing(text: str, tmp_path: Path) -> None:
+    demo, file = open_checkpoint(str(DEMO_MODEL)), tmp_path / "text.txt"
+    file.write_text(text, encoding="utf-8")
+    plan, kept = plan_for(demo), Store(tmp_path / "store", "a")
+    rows = choose_text(demo, file).rows
+    round_layers(Job(demo, plan, METHODS["gptq"], rows, ignore_progress), kept)
+    nearest = {name: replace(entry, rounding="search") for name, entry in plan.items()}
+    tables = {name: entry for name, entry in nearest.items() if name == EMBEDDING}
+    others = choose_text(demo, None).rows[::32]
+    plain = measure_error(StoredCheckpoint(demo, nearest), demo, others)
+    blind = StoredCheckpoint(RoundedCheckpoint(demo, kept, "a"), {**plan, **tables})
+    # As exact as without a text; before tokens were trusted by what they tell, 1.2 times that.
+    assert measure_error(blind, demo, others) < 1.02 * plain
 
 
 def test_record_has_a_line_a_layer_and_a_line_for_all_its_experts(store: Store) -> None:
