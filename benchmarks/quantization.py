@@ -7,7 +7,7 @@ Makes every candidate below and scores it by llama.cpp's protocol: 64 windows of
 spread evenly over the text, each from an empty state; the second half of each counts. Prints
 a Markdown table. onnxruntime-genai must be installed for its rows; nncf lies in an
 environment of its own (`nncf_compress.py` says how to make one). Rows that cannot be made are
-left out, and said. Our methods calibrate on the text that is built in.
+left out, and said. Our methods calibrate on the text that is built in, or on `--own-text`.
 
 Sizes are those of graphs and weights files as they lie on the disk, without tokenizer and
 configuration; "weights" are bytes of what replaces the checkpoint's tensors alone: levels,
@@ -109,6 +109,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--calibrate", type=Path, help="a text for nncf's methods that look at data"
     )
+    parser.add_argument("--own-text", type=Path, help="a text for ours, instead of the built-in")
     parser.add_argument("--nncf-python", help="interpreter of an environment with nncf")
     parser.add_argument("--only", default="", help="regular expression that names must match")
     parser.add_argument("--windows", type=int, default=64)
@@ -125,7 +126,9 @@ def main() -> None:
     print("| int4 of | files, MB | weights, MB | KL divergence, nats | same top | perplexity |")
     print("|---|---|---|---|---|---|")
     record = {}
-    for candidate in list_candidates(args.model, args.work, args.nncf_python, args.calibrate):
+    for candidate in list_candidates(
+        args.model, args.work, args.nncf_python, args.calibrate, args.own_text
+    ):
         if not re.search(args.only, candidate.name):
             continue
         try:

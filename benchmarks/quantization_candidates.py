@@ -62,19 +62,29 @@ class Candidate:
 
 
 def list_candidates(
-    model: str, work: Path, nncf_python: str | None, text: Path | None
+    model: str, work: Path, nncf_python: str | None, text: Path | None, own_text: Path | None
 ) -> Iterator[Candidate]:
-    """Other tools' and ours, in the order of the table; ours of a size come after what sets it."""
+    """Other tools' and ours, in the order of the table; ours of a size come after what sets it.
+
+    Args:
+        model: the checkpoint's folder.
+        work: where candidates are made.
+        nncf_python: an interpreter that has nncf; None leaves its rows out.
+        text: what nncf's methods see that look at data.
+        own_text: what ours see; None for the text that is built in.
+    """
     work.mkdir(parents=True, exist_ok=True)
-    yield Candidate("ours, cpu, int8", partial(make_ours, model, work, "cpu int8", {}))
+    for method in (None, BEST):
+        words, options = _name("cpu int8", method, own_text)
+        yield Candidate(f"ours, {words}", partial(make_ours, model, work, words, options))
     for method in METHODS:
-        make = partial(make_ours, model, work, f"cpu int4 {method}", {"quantize": method})
-        yield Candidate(f"ours, cpu, {method}", make)
+        words, options = _name("cpu int4", method, own_text)
+        yield Candidate(f"ours, {words}", partial(make_ours, model, work, words, options))
     for name, options in GENAI.items():
         peer = partial(make_genai, model, work, f"onnxruntime-genai, {name}", options)
         yield Candidate(f"onnxruntime-genai, {name}", peer)
         for method in ("search", BEST):
-            make = partial(make_no_larger, model, work, "cpu", method, peer)
+            make = partial(make_no_larger, model, work, "cpu", method, peer, own_text)
             yield Candidate(f"ours, cpu, {method}, within the size of {name}", make)
     if nncf_python is None:
         return
@@ -88,12 +98,13 @@ def list_candidates(
         yield Candidate(name, peer)
         if not aware:
             for method in ("rtn", "search", BEST):
-                make = partial(make_no_larger, model, work, "npu", method, peer)
+                make = partial(make_no_larger, model, work, "npu", method, peer, own_text)
                 yield Candidate(f"ours, npu, {method}, within the size of {name}", make)
 
 
-# As `--quantize` takes them, and the one that is compared at other tools' sizes.
-METHODS = ("rtn", "search", "awq", "gptq", "awq+gptq")
+# As `--quantize` takes them, and whether they look at a text; the one that is compared at other
+# tools' sizes.
+METHODS = {"rtn": False, "search": False, "awq": True, "gptq": True, "awq+gptq": True}
 BEST = "gptq"
 
 # Builder options (onnxruntime-genai 0.18). "k_quant, head and some layers int8" is what Liquid
@@ -125,6 +136,15 @@ NNCF: Mapping[str, Sequence[str]] = {
 }  # fmt: skip
 
 
+def _name(words: str, method: str | None, text: Path | None) -> tuple[str, dict[str, Any]]:
+    """A bundle's name (target, precision, how) and what `export` is asked for."""
+    if method is None:
+        return words, {}
+    if text is None or not METHODS[method]:
+        return f"{words} {method}", {"quantize": method}
+    return f"{words} {method} {text.name}", {"quantize": method, "calibrate": text}
+
+
 def make_ours(model: str, work: Path, words: str, options: Mapping[str, Any]) -> Made:
     """A bundle of ours: target, precision and what tells it from others; kept between calls."""
     folder = work / "-".join(["ours", *words.split()])
@@ -140,20 +160,21 @@ def make_no_larger(
     target: str,
     method: str,
     peer: Callable[[], Made],
+    text_file: Path | None,
 ) -> Made:
     """A bundle of ours whose weights take at most what another tool's take."""
     most = peer().weights_bytes
-    folder = work / f"ours-{target}-int4-{method}-{most}"
+    folder = work / f"ours-{target}-int4-{method}-{most}-{text_file.name if text_file else ''}"
     if not folder.exists():
         checkpoint, found = open_checkpoint(model), find_target(target)
         weights = list_weights(checkpoint.config)
-        units = measure_units(model, target)
+        units = measure_units(model, target, text_file)
         governed = {name for unit in units for name in unit.options[0].plans}
         # Norms, routers and convolutions stay float32.
         exact = sum(4 * weight.num_elements for weight in weights if weight.name not in governed)
         # `--max-size` would count graphs and gaps between tensors, too.
         changed = choose(units, most - exact).plans
-        text = choose_text(checkpoint, None)
+        text = choose_text(checkpoint, text_file)
         options = ExportOptions(found, "int4", quantize=method, text=text, changed=changed)
         export_checkpoint(checkpoint, folder, options, ignore_progress)
     made = load_ours(open_bundle(folder))
@@ -163,11 +184,11 @@ def make_no_larger(
 
 
 @functools.cache
-def measure_units(model: str, target: str) -> tuple[Unit, ...]:
+def measure_units(model: str, target: str, text: Path | None) -> tuple[Unit, ...]:
     """What parts of the model cost in fewer bits; as `--max-size` measures it."""
     checkpoint = open_checkpoint(model)
     units = list_units(list_weights(checkpoint.config), find_target(target))
-    rows = choose_text(checkpoint, None).rows
+    rows = choose_text(checkpoint, text).rows
     rows = fit_rows(rows[:: -(-len(rows) // 8)], len(units), checkpoint.config.hidden_size)
     return measure_costs(checkpoint, units, rows, ignore_progress)
 
