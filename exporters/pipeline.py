@@ -31,6 +31,7 @@ from lfm2_deploy.bundle import (
 )
 from lfm2_deploy.contracts import Checkpoint, Progress
 from lfm2_deploy.errors import ExportError, ResumeError
+from lfm2_deploy.intact import remember_intact
 from lfm2_deploy.quantization_record import QuantizationRecord
 from lfm2_deploy.unfinished import journal_of, rounded_of, writing_bundle
 
@@ -83,7 +84,9 @@ def export_checkpoint(
         add_canary(folder, checkpoint, lowered.first, options, progress)
         seal(folder, manifest, progress)
         _require_size(folder, options.max_size_bytes)
-    return open_bundle(out)
+    bundle = open_bundle(out)
+    remember_intact(bundle)
+    return bundle
 
 
 def _fit_size(
