@@ -19,7 +19,7 @@ from lfm2_deploy.compare.needs import require_exports, require_reference, requir
 from lfm2_deploy.compare.result import Report
 from lfm2_deploy.compare.run import Settings, run_comparison
 from lfm2_deploy.compare.subjects import BASE, BUNDLE, Subject, give_names, is_model, read_subject
-from lfm2_deploy.compare.truth import choose_truth, read_reference
+from lfm2_deploy.compare.truth import choose_truth, read_reference, refuse_text
 from lfm2_deploy.contracts import Checkpoint, Progress, Runtime, RuntimeInfo, ignore_progress
 from lfm2_deploy.errors import BundleError, GenerationError
 from lfm2_deploy.exporting import choose_target, export
@@ -256,6 +256,7 @@ def compare_models(
     if not subjects:
         raise GenerationError("there is nothing to compare: name at least one bundle")
     choice = None if device is None else device.lower()
+    settings = settings or Settings()
     if precisions or targets:
         if reference is None and is_model(subjects[0]):
             reference = f"torch:{subjects[0]}"
@@ -267,7 +268,7 @@ def compare_models(
         None if makes and is_model(given) else read_subject(given, choice, threads)
         for given in subjects
     ]
-    _require_packages(ready, reference, threads)
+    _require_packages(ready, reference, threads, settings)
     every, places = [], []
     for given, one in zip(subjects, ready, strict=True):
         if one is not None:
@@ -285,7 +286,7 @@ def compare_models(
             )
     merged = None if adapter is None else Path(adapter)
     truth, left = choose_truth(read, reference, merged, progress)
-    report = run_comparison(left, truth, settings or Settings(), progress, busy)
+    report = run_comparison(left, truth, settings, progress, busy)
     return replace(report, kept=tell_kept(places))
 
 
@@ -299,11 +300,13 @@ def _require_models(subjects: Sequence[str | Path | Bundle]) -> None:
 
 
 def _require_packages(
-    ready: Sequence[Subject | None], reference: str | None, threads: int | None
+    ready: Sequence[Subject | None], reference: str | None, threads: int | None, settings: Settings
 ) -> None:
-    """Raises RuntimeUnavailableError where a package is missing; models yet to be made are None."""
+    """Refuse what is known to fail before anything is made; models yet to be made are None."""
     require_subjects([one for one in ready if one is not None])
     chosen = None if reference is None else read_reference(reference, threads)
+    if chosen is not None:
+        refuse_text(chosen, settings.text)
     require_reference(chosen, BUNDLE if ready[0] is None else ready[0].kind)
 
 

@@ -124,4 +124,4 @@ def _print(
     if verdict.outcome == "failed":
         from lfm2_deploy.canary.check import advise
 
-        note(advise(info))
+        note(advise(bundle, info))

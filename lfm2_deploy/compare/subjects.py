@@ -174,7 +174,8 @@ def read_subject(
     kind, separator, rest = text.partition(":")
     if separator and kind in (TORCH, HUGGING_FACE, BASE) and not Path(text).exists():
         if not rest:
-            raise GenerationError(f"{text!r} names no model: write {kind}:MODEL")
+            what = "file: write base:FILE" if kind == BASE else f"model: write {kind}:MODEL"
+            raise GenerationError(f"{text!r} names no {what}")
         if kind != BASE:
             _check_place(text, kind, rest)
         is_place = kind == BASE or Path(rest).expanduser().is_dir()

@@ -82,7 +82,11 @@ def test_unknown_precision_lists_the_known(run: Callable, fails: Callable) -> No
 
 def test_unknown_target_lists_the_known(run: Callable, fails: Callable, tmp_path: Path) -> None:
     result = run("export", "synthetic:tiny-dense", tmp_path / "x", "--target", "toaster")
-    fails(result, "'toaster'", "cpu")
+    fails(result, "'toaster'", "cpu", code=2)
+    result = run("export", "synthetic:tiny-dense", tmp_path / "x", "--target", "webgp")
+    fails(result, "did you mean webgpu?", code=2)
+    result = run("export", "synthetic:tiny-dense", tmp_path / "x", "--quantize", "gtpq")
+    fails(result, "did you mean gptq", code=2)
 
 
 def test_unknown_model_lists_the_forms(run: Callable, fails: Callable, tmp_path: Path) -> None:
@@ -161,3 +165,19 @@ def test_compiling_for_a_target_that_is_not_is_refused_before_a_compiler_is_look
     # It asked for openvino, which has nothing to do with DirectML.
     result = run("export", DEMO_MODEL, tmp_path / "x", "--target", "directml", "--compile")
     fails(result, "target directml is compiled where it runs: leave --compile out")
+
+
+def test_help_tells_described_defaults_without_parentheses(run: Callable) -> None:
+    told = " ".join(run("export", "--help").stdout.split())
+    assert "[default: npu: 128, qnn: 64]" in told
+    assert "[default: (" not in told
+
+
+@pytest.mark.parametrize(
+    ("size", "words"),
+    [("banana", "700MB"), ("0", "must be above 0"), ("-5MB", "must be above 0")],
+)
+def test_size_that_cannot_be_is_told_how_to_be_written(
+    run: Callable, fails: Callable, size: str, words: str
+) -> None:
+    fails(run("export", "synthetic:tiny-dense", f"--max-size={size}"), words, code=2)
