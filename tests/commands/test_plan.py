@@ -88,16 +88,16 @@ def test_plan_runs_without_what_exporting_needs() -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "parts"),
+    ("words", "parts", "code"),
     [
-        (("--target", "toaster"), ("'toaster'", "cpu")),
-        (("--context", "999999"), ("--context 999999", "128000")),
+        (("--target", "toaster"), ("'toaster'", "cpu"), 2),
+        (("--context", "999999"), ("--context 999999", "128000"), 1),
     ],
 )
 def test_what_is_not_possible_is_said_in_a_line(
-    run: Callable, fails: Callable, words: Any, parts: Any
+    run: Callable, fails: Callable, words: Any, parts: Any, code: int
 ) -> None:
-    fails(run("plan", "synthetic:LFM2-350M", *HARD, *words), *parts)
+    fails(run("plan", "synthetic:LFM2-350M", *HARD, *words), *parts, code=code)
 
 
 def test_precision_that_a_model_cannot_have_says_why(
