@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import openvino as ov
 
 from exporters.options import ExportOptions
 from exporters.pipeline import export_checkpoint
@@ -113,6 +112,8 @@ def add_up(
 
 def measure_cpu_experts(bundle: Bundle, layer: int, tokens: int) -> float:
     """Seconds of one layer's experts, all in one graph, on this CPU."""
+    import openvino as ov
+
     path = bundle.find_graph(f"experts.{layer}")
     settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
     request = ov.Core().compile_model(ov.Core().read_model(path), "CPU", settings)

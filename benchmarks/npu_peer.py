@@ -13,15 +13,19 @@ import argparse
 import json
 import tempfile
 from pathlib import Path
-
-import openvino as ov
-from openvino._offline_transformations import stateful_to_stateless_transformation
+from typing import TYPE_CHECKING
 
 from runtimes.npu_compiler.compiler import find_compiler
+
+if TYPE_CHECKING:
+    import openvino as ov
 
 
 def make_static(folder: Path, context: int, steps: int) -> ov.Model:
     """The model with explicit states, for so many new tokens after context - steps others."""
+    import openvino as ov
+    from openvino._offline_transformations import stateful_to_stateless_transformation
+
     config = json.loads((folder / "config.json").read_text())
     kv = (config["num_key_value_heads"], config["hidden_size"] // config["num_attention_heads"])
     model = ov.Core().read_model(folder / "openvino_model.xml")
@@ -48,6 +52,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, nargs="+", default=[1, 128])
     parser.add_argument("--platform", default="4000")
     args = parser.parse_args()
+    import openvino as ov
+
     compiler = find_compiler()
     for steps in args.steps:
         with tempfile.TemporaryDirectory() as scratch:

@@ -35,6 +35,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lfm2_deploy.bandwidth import measure_bandwidth
+from lfm2_deploy.telemetry import switch_off_openvino
 
 # Prefill and decode, tokens a second; most memory, bytes.
 Figures = dict[str, float]
@@ -87,6 +88,8 @@ def measure_genai(folder: str, prompt: int, decode: int, rounds: int) -> Figures
 def measure_openvino_genai(folder: str, prompt: int, decode: int, rounds: int) -> Figures:
     """openvino-genai on optimum-intel's folder, as it comes."""
     import numpy as np
+
+    switch_off_openvino()
     import openvino as ov
     import openvino_genai as og
 

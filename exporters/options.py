@@ -14,7 +14,7 @@ from lfm2_deploy.bundle import BlobRecord, GraphRecord
 from lfm2_deploy.calibration_text import CalibrationText
 from lfm2_deploy.config import Lfm2Config
 from lfm2_deploy.contracts import Progress
-from lfm2_deploy.errors import ExportError
+from lfm2_deploy.errors import ExportError, UnknownOptionError
 from lfm2_deploy.weights import WeightSpec, list_weights
 
 # LFM2's conversations are 32,768 tokens long; a longer context is asked for by --context.
@@ -76,7 +76,7 @@ class ExportOptions:
 
     def __post_init__(self) -> None:
         if self.precision not in self.target.precisions:
-            raise ExportError(
+            raise UnknownOptionError(
                 f"target {self.target.name} has no precision {self.precision!r}: "
                 f"expected one of {', '.join(self.target.precisions)}"
             )

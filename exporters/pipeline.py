@@ -16,6 +16,7 @@ from exporters.journal import Journal
 from exporters.lowering import Lowered, lower_parts
 from exporters.options import QUANTIZED, ExportOptions, choose_context
 from exporters.quantize.calibrate import Calibration
+from exporters.quantize.store import refuse_layers
 from exporters.targets.target import Written
 from exporters.trace import trace_layer
 from exporters.weight_book import WeightBook
@@ -31,8 +32,10 @@ from lfm2_deploy.bundle import (
 )
 from lfm2_deploy.contracts import Checkpoint, Progress
 from lfm2_deploy.errors import ExportError, ResumeError
+from lfm2_deploy.intact import remember_intact
 from lfm2_deploy.quantization_record import QuantizationRecord
 from lfm2_deploy.unfinished import journal_of, rounded_of, writing_bundle
+from lfm2_deploy.units import format_limit
 
 
 def export_checkpoint(
@@ -83,7 +86,9 @@ def export_checkpoint(
         add_canary(folder, checkpoint, lowered.first, options, progress)
         seal(folder, manifest, progress)
         _require_size(folder, options.max_size_bytes)
-    return open_bundle(out)
+    bundle = open_bundle(out)
+    remember_intact(bundle)
+    return bundle
 
 
 def _fit_size(
@@ -105,8 +110,9 @@ def _require_size(folder: Path, most: int) -> None:
     size = sum(file.stat().st_size for file in folder.iterdir())
     if most and size > most:
         raise ExportError(
-            f"the bundle takes {size:,} bytes, more than the {most:,} of --max-size: graphs turned "
-            f"out larger than was foreseen; ask for --max-size {2 * most - size} to get there"
+            f"the bundle takes {format_limit(size, up=True)}, more than the {format_limit(most)} "
+            "of --max-size: graphs turned out larger than was foreseen; ask for --max-size "
+            f"{format_limit(2 * most - size)} to get there"
         )
 
 
@@ -117,8 +123,11 @@ def _round(
 
     Raises:
         ExportError: there is no text to calibrate on.
+        ResumeError: the folder holds layers that were rounded otherwise.
     """
     method = options.method
+    if options.precision not in QUANTIZED or not method.calibrates:
+        refuse_layers(folder)
     if options.precision not in QUANTIZED:
         return checkpoint, None
     if not method.calibrates:

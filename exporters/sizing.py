@@ -26,6 +26,7 @@ from exporters.writer import measure
 from lfm2_deploy.contracts import Checkpoint, Progress
 from lfm2_deploy.errors import ExportError
 from lfm2_deploy.quantization_record import LayerError, QuantizationRecord, TensorError
+from lfm2_deploy.units import format_limit
 from lfm2_deploy.weights import list_weights
 
 # Predicting a size needs no weights, so that a choice that is a little too large is made again.
@@ -82,7 +83,9 @@ def fit_size(
             return changed
         # Graphs and the gaps between tensors depend on the choice, too.
         budget = max(least, choice.size_bytes - (size - most))
-    raise ExportError(f"no choice of bits was found for --max-size {most:,}: ask for some more")
+    raise ExportError(
+        f"no choice of bits was found for --max-size {format_limit(most)}: ask for some more"
+    )
 
 
 def predict_size(checkpoint: Checkpoint, trace: BlockTracer, options: ExportOptions) -> int:
@@ -133,8 +136,9 @@ def _find_smallest(
     smallest = predict(replace(options, changed=plans))
     if smallest > options.max_size_bytes:
         raise ExportError(
-            f"--max-size {options.max_size_bytes:,} bytes is too small: for target "
-            f"{options.target.name} the smallest bundle of this model takes {smallest:,} bytes"
+            f"--max-size {format_limit(options.max_size_bytes)} is too small: for target "
+            f"{options.target.name} the smallest bundle of this model takes "
+            f"{format_limit(smallest, up=True)}"
         )
     return sum(option.size_bytes for option in first)
 

@@ -21,7 +21,12 @@ def main() -> int:
 
         if interruptible:
             signal.signal(signal.SIGINT, signal.default_int_handler)
-        return run()
+        code = run()
+        if interruptible:
+            # All is written. While Python takes itself apart, an exception would be one more line,
+            # and Python would end as by the signal.
+            signal.signal(signal.SIGINT, lambda number, frame: os._exit(130))
+        return code
     except KeyboardInterrupt:  # before the first of these lines, or after the last
         return 130
 

@@ -19,11 +19,12 @@ from lfm2_deploy.compare.needs import require_exports, require_reference, requir
 from lfm2_deploy.compare.result import Report
 from lfm2_deploy.compare.run import Settings, run_comparison
 from lfm2_deploy.compare.subjects import BASE, BUNDLE, Subject, give_names, is_model, read_subject
-from lfm2_deploy.compare.truth import choose_truth, read_reference
+from lfm2_deploy.compare.truth import choose_truth, read_reference, refuse_text
 from lfm2_deploy.contracts import Checkpoint, Progress, Runtime, RuntimeInfo, ignore_progress
 from lfm2_deploy.errors import BundleError, GenerationError
 from lfm2_deploy.exporting import choose_target, export
 from lfm2_deploy.generate import LanguageModel
+from lfm2_deploy.intact import ensure_intact
 from lfm2_deploy.json_file import read_json_object
 from lfm2_deploy.options import GenerationOptions
 from lfm2_deploy.registry import find_preparer, find_runtime, find_runtime_of
@@ -48,12 +49,14 @@ def load(
     threads: int | None = None,
     device: str | None = None,
     canary: str | None = None,
+    progress: Progress = ignore_progress,
 ) -> LanguageModel:
     """Load a bundle for generation.
 
-    The first time on a device, and after its driver changed, the bundle's canary is run: a few
-    short prompts whose logits were recorded at export. It takes well under a second for small
-    models, and what it finds is remembered.
+    The first time, and after its files changed, they are hashed. The first time on a device, and
+    after its driver changed, the bundle's canary is run: a few short prompts whose logits were
+    recorded at export. Both take well under a second for small models, and what they find is
+    remembered.
 
     Args:
         bundle: the folder, or the opened bundle.
@@ -62,8 +65,9 @@ def load(
         device: "cpu", "gpu" or "npu", where the runtime knows several, or one of several GPUs by
             number or name ("gpu.1", "webgpu.1", "nvidia"); None for the one the
             bundle was made for. It runs there or not at all.
-        canary: "auto"; "always" to check at every load; "off" never to; None for what the
-            environment variable LFM2_DEPLOY_CANARY says, or "auto".
+        canary: "auto"; "always" to check at every load; "off" never to, hashes neither; None for
+            what the environment variable LFM2_DEPLOY_CANARY says, or "auto".
+        progress: told of the bytes that are hashed.
 
     Raises:
         BundleError: it is absent or damaged, or has no tokenizer.
@@ -78,6 +82,8 @@ def load(
             f"{opened.path} has no tokenizer.json, so it takes no text; "
             "put the model's tokenizer.json into the checkpoint and export it again"
         )
+    if mode != "off":
+        ensure_intact(opened, progress, again=mode == "always")
     loaded = _load_runtime(opened, runtime, threads, device)
     remark = guard(opened, loaded, mode)
     tokenizer = Tokenizer.from_folder(opened.path)
@@ -100,14 +106,19 @@ def _load_runtime(
 
 
 def check(
-    bundle: str | Path | Bundle, *, threads: int | None = None, device: str | None = None
+    bundle: str | Path | Bundle,
+    *,
+    threads: int | None = None,
+    device: str | None = None,
+    progress: Progress = ignore_progress,
 ) -> tuple[Bundle, RuntimeInfo, Verdict, list[Reading]]:
-    """Run a bundle's canary now, whatever is remembered, and remember what it says.
+    """Hash a bundle's files and run its canary now, whatever is remembered; remember what is found.
 
     Args:
         bundle: the folder, or the opened bundle; it needs no tokenizer.
         threads: threads of one operator; None lets the runtime choose.
         device: as `load` takes it.
+        progress: told of the bytes that are hashed.
 
     Returns:
         The bundle, where it ran, the verdict, and what came of each call.
@@ -120,6 +131,7 @@ def check(
     opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
     if not has_canary(opened):
         raise BundleError(f"{opened.path} has no canary to check: export the model again")
+    ensure_intact(opened, progress, again=True)
     runtime = _load_runtime(opened, None, threads, device)
     verdict, readings = run_check(opened, runtime)
     info = runtime.info
@@ -194,6 +206,7 @@ def verify(
         GenerationError: there are no rows, or the vocabularies differ.
     """
     opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
+    ensure_intact(opened, progress)
     reference = find_runtime("reference")(checkpoint, progress)
     tested = _load_runtime(opened, None, threads, device)
     return compare_runtimes(reference, tested, rows, greedy_tokens, progress)
@@ -243,6 +256,7 @@ def compare_models(
     if not subjects:
         raise GenerationError("there is nothing to compare: name at least one bundle")
     choice = None if device is None else device.lower()
+    settings = settings or Settings()
     if precisions or targets:
         if reference is None and is_model(subjects[0]):
             reference = f"torch:{subjects[0]}"
@@ -254,7 +268,7 @@ def compare_models(
         None if makes and is_model(given) else read_subject(given, choice, threads)
         for given in subjects
     ]
-    _require_packages(ready, reference, threads)
+    _require_packages(ready, reference, threads, settings)
     every, places = [], []
     for given, one in zip(subjects, ready, strict=True):
         if one is not None:
@@ -272,7 +286,7 @@ def compare_models(
             )
     merged = None if adapter is None else Path(adapter)
     truth, left = choose_truth(read, reference, merged, progress)
-    report = run_comparison(left, truth, settings or Settings(), progress, busy)
+    report = run_comparison(left, truth, settings, progress, busy)
     return replace(report, kept=tell_kept(places))
 
 
@@ -286,11 +300,13 @@ def _require_models(subjects: Sequence[str | Path | Bundle]) -> None:
 
 
 def _require_packages(
-    ready: Sequence[Subject | None], reference: str | None, threads: int | None
+    ready: Sequence[Subject | None], reference: str | None, threads: int | None, settings: Settings
 ) -> None:
-    """Raises RuntimeUnavailableError where a package is missing; models yet to be made are None."""
+    """Refuse what is known to fail before anything is made; models yet to be made are None."""
     require_subjects([one for one in ready if one is not None])
     chosen = None if reference is None else read_reference(reference, threads)
+    if chosen is not None:
+        refuse_text(chosen, settings.text)
     require_reference(chosen, BUNDLE if ready[0] is None else ready[0].kind)
 
 

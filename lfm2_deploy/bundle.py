@@ -60,7 +60,7 @@ __all__ = [
     "seal",
 ]
 
-# Files up to this size are hashed whenever a bundle is opened; larger ones on request.
+# Files up to this size are hashed whenever a bundle is opened; for larger ones see `intact.py`.
 _HASHED_AT_OPEN = 8 * 2**20
 _HASHED_AT_ONCE = 8 * 2**20
 # Written last, beside the manifest: which checkpoint the demo's bundle was made from.
@@ -134,6 +134,12 @@ class Bundle:
     def size_bytes(self) -> int:
         """All files together."""
         return sum(record.size_bytes for record in self.manifest.files.values())
+
+    @property
+    def large_files(self) -> tuple[str, ...]:
+        """Names of files whose hashes `open_bundle` leaves unchecked."""
+        files = self.manifest.files.items()
+        return tuple(sorted(n for n, record in files if record.size_bytes > _HASHED_AT_OPEN))
 
     def verify(self, progress: Progress = ignore_progress) -> None:
         """Hash every file.

@@ -41,7 +41,7 @@ class CalibrationText:
 
     Args:
         name: the file's, or what else it is.
-        sha256: of the file's bytes; "" where there is no file.
+        sha256: of the text in UTF-8, its line ends as "\\n"; "" where there is none.
         rows: token ids, all of one length.
     """
 

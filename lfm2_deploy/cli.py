@@ -18,7 +18,7 @@ from lfm2_deploy.commands.demo import demo
 from lfm2_deploy.commands.doctor import doctor
 from lfm2_deploy.commands.eval import evaluate
 from lfm2_deploy.commands.export import export
-from lfm2_deploy.commands.failures import PROGRAM, CommandGroup
+from lfm2_deploy.commands.failures import PROGRAM, Command, CommandGroup
 from lfm2_deploy.commands.generate import generate
 from lfm2_deploy.commands.inspect import inspect
 from lfm2_deploy.commands.lint import lint
@@ -52,7 +52,7 @@ for command in (
     bench,
     doctor,
 ):
-    app.command(_NAMES.get(command.__name__))(command)
+    app.command(_NAMES.get(command.__name__), cls=Command)(command)
 
 
 def _print_version(wanted: bool) -> None:

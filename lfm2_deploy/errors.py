@@ -18,6 +18,10 @@ expected, and what to do next. The command line prints it and nothing else.
     ├── EvaluationError          a task is unknown, broken, or its data cannot be had
     └── GenerationError          a request that cannot be generated
         └── ContextOverflowError     more tokens than the context holds
+
+UsageError is mixed into those of a name that is none of the choices: `UnknownOptionError`
+(an ExportError), `UnknownNameError` (a RuntimeUnavailableError), `UnknownTaskError` (an
+EvaluationError) and `RequestError` (a GenerationError).
 """
 
 from __future__ import annotations
@@ -25,6 +29,11 @@ from __future__ import annotations
 
 class Lfm2DeployError(Exception):
     """Base of every error raised on purpose; `str(error)` is fit to show a user."""
+
+
+class UsageError(Lfm2DeployError):
+    """Mixed into others where a word of the command line is not one of its choices: the exit code
+    is 2 then, as for what is refused while words are read."""
 
 
 class ConfigError(Lfm2DeployError):
@@ -81,3 +90,19 @@ class GenerationError(Lfm2DeployError):
 
 class ContextOverflowError(GenerationError):
     """Prompt and new tokens need more room than the context holds."""
+
+
+class UnknownOptionError(ExportError, UsageError):
+    """An export option has no such value."""
+
+
+class UnknownNameError(RuntimeUnavailableError, UsageError):
+    """There is no runtime or target of that name."""
+
+
+class UnknownTaskError(EvaluationError, UsageError):
+    """There is no task of that name."""
+
+
+class RequestError(GenerationError, UsageError):
+    """What is asked for is not among the choices, or not together."""

@@ -28,6 +28,7 @@ from lfm2_deploy.registry import (
     find_target,
 )
 from lfm2_deploy.tokenizer import Tokenizer
+from lfm2_deploy.unfinished import check_unfinished
 
 
 def export(
@@ -69,7 +70,8 @@ def export(
             for target "npu", Qualcomm's "60" and "88" for target "qnn".
         revision: branch, tag or commit of a Hub repository.
         adapter: folder of a PEFT LoRA adapter to merge in.
-        overwrite: replace a bundle that is already at `out`.
+        overwrite: replace a bundle that is already at `out`, and discard layers that an interrupted
+            export there has rounded, which is refused otherwise.
         resume: go on where an interrupted export of the same model to `out` ended, if one
             did; the bundle is the same, byte for byte.
         cluster: encode weights on a Ray cluster: "local", or an address as `ray.init` takes
@@ -118,6 +120,7 @@ def export(
         )
     # Before a download of gigabytes, not after it.
     check_destination(Path(out), overwrite)
+    check_unfinished(Path(out), overwrite, resume)
     checkpoint = open_checkpoint(model, revision=revision, adapter=adapter, progress=progress)
     _check_text_files(checkpoint)
     options = _add_calibration(options, checkpoint, calibrate)

@@ -18,6 +18,7 @@ from lfm2_deploy.errors import BundleError, ConfigError
 from lfm2_deploy.json_file import read_json_object
 from lfm2_deploy.quantization_record import QuantizationRecord, parse_record
 from lfm2_deploy.states import StateSpec, list_states
+from lfm2_deploy.words import quote_path
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
@@ -130,6 +131,16 @@ class Manifest:
     rounding: QuantizationRecord | None = None
 
 
+def _explain_absence(folder: Path) -> str:
+    """Why a folder without a manifest is no bundle; `export` makes none over other files."""
+    if not folder.exists():
+        return f"does not exist: make one with `lfm2-deploy export MODEL {quote_path(folder)}`"
+    if (folder / CONFIG).is_file() and any(folder.glob("*.safetensors")):
+        command = f"lfm2-deploy export {quote_path(folder)}"
+        return f"is a checkpoint, not a bundle (no manifest.json): make one with `{command}`"
+    return "is not a bundle (no manifest.json): give a folder that `lfm2-deploy export` made"
+
+
 def read_manifest(folder: Path) -> tuple[Manifest, Lfm2Config]:
     """Read and check a bundle's manifest; its files are not looked at.
 
@@ -138,8 +149,7 @@ def read_manifest(folder: Path) -> tuple[Manifest, Lfm2Config]:
     """
     file = folder / MANIFEST
     if not file.is_file():
-        what = "is not a bundle (no manifest.json)" if folder.exists() else "does not exist"
-        raise BundleError(f"{folder} {what}: make one with `lfm2-deploy export MODEL {folder}`")
+        raise BundleError(f"{folder} {_explain_absence(folder)}")
     raw = read_json_object(file, BundleError, f"it is damaged; {_AGAIN}")
     if "schema_version" not in raw:
         raise BundleError(f"{file} is damaged (no schema_version); {_AGAIN}")

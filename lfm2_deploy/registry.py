@@ -11,8 +11,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from lfm2_deploy.entry import PACKAGE, Entry, list_own_packages
-from lfm2_deploy.errors import RuntimeUnavailableError
+from lfm2_deploy.errors import RuntimeUnavailableError, UnknownNameError
 from lfm2_deploy.plugins import Kind, Plugin, find_clashes, find_fault, list_plugins
+from lfm2_deploy.words import suggest
 
 if TYPE_CHECKING:  # it imports numpy, which `doctor` and `plan` need not wait for
     from lfm2_deploy.bundle import Bundle
@@ -219,7 +220,8 @@ def find_entry(kind: Kind, name: str) -> Entry:
     if name not in entries:
         hint = f"; for {name} try {_HINTS[name]}" if kind == "target" and name in _HINTS else ""
         auto = ", or auto" if kind == "target" else ""
-        raise RuntimeUnavailableError(
+        hint = hint or suggest(name, entries)
+        raise UnknownNameError(
             f"there is no {kind} {name!r}: expected one of {', '.join(entries)}{auto}{hint}"
         )
     return entries[name]

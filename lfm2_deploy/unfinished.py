@@ -33,11 +33,12 @@ def writing_bundle(path: Path, overwrite: bool, resume: bool = False) -> Iterato
 
     The block must call `seal` on the folder. When it fails, `path` is as it was. The
     scratch folder is removed then, unless it has a journal and the failure was no fault of
-    what is written: an interruption, a full disk, a place that is taken.
+    what is written: an interruption, a full disk, a place that is taken. Layers that were
+    rounded take hours and are kept whatever happened.
 
     Args:
         path: the folder to make.
-        overwrite: replace a bundle that is already there.
+        overwrite: replace a bundle that is already there, and layers that were rounded.
         resume: begin with what an interrupted block left, if anything.
 
     Raises:
@@ -45,6 +46,7 @@ def writing_bundle(path: Path, overwrite: bool, resume: bool = False) -> Iterato
             is writing there.
     """
     check_destination(path, overwrite)
+    check_unfinished(path, overwrite, resume)
     path = path.resolve()
     with _claim(path):
         scratch = _make_scratch(path, resume)
@@ -60,8 +62,29 @@ def writing_bundle(path: Path, overwrite: bool, resume: bool = False) -> Iterato
                 _remove(scratch)
             raise
         except BaseException:
-            _remove(scratch)
+            if not _count_layers(scratch):
+                _remove(scratch)
             raise
+
+
+def check_unfinished(path: Path, overwrite: bool, resume: bool) -> None:
+    """Refuse to lose layers whose rounding took long.
+
+    Raises:
+        BundleError: an interrupted export to `path` left some, and nothing says what of them.
+    """
+    layers = count_rounded(path)
+    if layers and not (overwrite or resume):
+        raise BundleError(
+            f"an interrupted export to {path} has rounded {layers} layers (kept in "
+            f"{rounded_of(_name_scratch(path.resolve()))}): its command with --resume goes on, "
+            "--overwrite discards them"
+        )
+
+
+def count_rounded(path: Path) -> int:
+    """How many layers an interrupted export to `path` has rounded."""
+    return _count_layers(_name_scratch(path.resolve()))
 
 
 def journal_of(scratch: Path) -> Path:
@@ -78,6 +101,18 @@ def find_unfinished(path: Path) -> Path | None:
     """The scratch folder of an interrupted export to `path`, if one can be resumed."""
     scratch = _name_scratch(path.resolve())
     return scratch if scratch.is_dir() and _can_go_on(scratch) else None
+
+
+def find_kept(path: Path) -> Path | None:
+    """Where most of the work of an interrupted export to `path` lies, if it can be resumed."""
+    scratch = find_unfinished(path)
+    if scratch is None or journal_of(scratch).is_file():
+        return scratch
+    return rounded_of(scratch)
+
+
+def _count_layers(scratch: Path) -> int:
+    return len(list(rounded_of(scratch).glob("layer.*.json")))
 
 
 def _remove(scratch: Path) -> None:

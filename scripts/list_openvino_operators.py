@@ -14,10 +14,15 @@ import os
 import sys
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import onnx
-import openvino
 from onnx import TensorProto, helper
+
+from lfm2_deploy.telemetry import switch_off_openvino
+
+if TYPE_CHECKING:
+    import openvino
 
 OPSET = 21
 MICROSOFT = "com.microsoft"
@@ -66,6 +71,9 @@ def main() -> int:
     )
     parser.add_argument("--out", type=Path, help="write here instead of to stdout")
     arguments = parser.parse_args()
+    switch_off_openvino()
+    import openvino
+
     core = openvino.Core()
     imported: dict[str, list[str]] = {"": [], MICROSOFT: []}
     with tempfile.TemporaryDirectory() as folder:

@@ -36,6 +36,9 @@ from lfm2_deploy import export
 from lfm2_deploy.bundle import Bundle
 from lfm2_deploy.contracts import Runtime
 from lfm2_deploy.registry import find_runtime
+from lfm2_deploy.telemetry import switch_off_openvino
+
+switch_off_openvino()
 
 BundleOf = Callable[..., Bundle]
 OpenOrt = Callable[[Bundle], Runtime]

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from exporters.quantize.plan import Rounding
-from lfm2_deploy.errors import ExportError
+from lfm2_deploy.errors import UnknownOptionError
+from lfm2_deploy.words import suggest
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -60,5 +61,8 @@ def find_method(name: str) -> Method:
         ExportError: there is none.
     """
     if name not in METHODS:
-        raise ExportError(f"there is no --quantize {name}: expected one of {', '.join(METHODS)}")
+        raise UnknownOptionError(
+            f"there is no --quantize {name}: expected one of {', '.join(METHODS)}"
+            f"{suggest(name, METHODS)}"
+        )
     return METHODS[name]

@@ -55,10 +55,7 @@ class Store:
         if not self._index(0).is_file():
             file.write_text(fingerprint, encoding="ascii")
         elif file.read_text(encoding="ascii", errors="replace") != fingerprint:
-            raise ResumeError(
-                f"what an interrupted export left in {folder} was rounded otherwise: export as "
-                "then, or without --resume to start afresh"
-            )
+            raise explain_other(folder)
         self._places: dict[str, tuple[int, Place]] = {}
         self.records: list[Any] = []
         while self._index(len(self.records)).is_file():
@@ -133,6 +130,24 @@ class Store:
         for name, (offset, shape, bits, group) in raw["places"].items():
             self._places[name] = number, Place(offset, tuple(shape), bits, group)
         self.records.append(raw["record"])
+
+
+def refuse_layers(folder: Path) -> None:
+    """Called where nothing is rounded beforehand, and the folder would go with the bundle's end.
+
+    Raises:
+        ResumeError: it holds layers of another export.
+    """
+    if any(folder.glob("layer.*.json")):
+        raise explain_other(folder)
+
+
+def explain_other(folder: Path) -> ResumeError:
+    """Layers that were rounded for another export are kept."""
+    return ResumeError(
+        f"what an interrupted export left in {folder} was rounded otherwise: export as then, or "
+        "with --overwrite instead of --resume to start afresh"
+    )
 
 
 class LayerWriter:

@@ -21,6 +21,7 @@ from lfm2_deploy.canary.check import CanaryWarning, choose_mode, guard, has_cana
 from lfm2_deploy.contracts import Runtime
 from lfm2_deploy.errors import Lfm2DeployError
 from lfm2_deploy.footprint import expand_plan, measure_footprint
+from lfm2_deploy.intact import ensure_intact
 from lfm2_deploy.machine import count_usable_cores, measure_memory
 from lfm2_deploy.registry import find_runtime_of
 
@@ -91,6 +92,7 @@ def check_canary(request: dict[str, Any]) -> dict[str, Any]:
     bundle, mode = open_bundle(request["bundle"]), choose_mode(request["canary"])
     if mode == "off" or (mode == "auto" and not has_canary(bundle)):
         return {"remark": ""}
+    ensure_intact(bundle, again=mode == "always")
     device = request["device"]
     choice = {} if device is None else {"device": device.lower()}
     runtime = find_runtime_of(bundle)(bundle, threads=request["threads"], **choice)

@@ -24,6 +24,7 @@ from lfm2_deploy.canary.run import Reading, run_canary
 from lfm2_deploy.contracts import Runtime, RuntimeInfo
 from lfm2_deploy.errors import BundleError, CanaryError, GenerationError
 from lfm2_deploy.remember import list_remembered, recall, remember
+from lfm2_deploy.words import quote_path
 
 Mode = Literal["auto", "always", "off"]
 MODES: tuple[Mode, ...] = get_args(Mode)
@@ -82,7 +83,7 @@ def guard(bundle: Bundle, runtime: Runtime, mode: Mode) -> str:
     if verdict is None or verdict.outcome == "failed":
         verdict, _ = check(bundle, runtime)
     if verdict.outcome == "failed":
-        message = _explain_failure(runtime.info, verdict)
+        message = _explain_failure(bundle, runtime.info, verdict)
         runtime.close()
         raise CanaryError(message)
     if verdict.outcome == "passed":
@@ -111,7 +112,8 @@ def check(bundle: Bundle, runtime: Runtime) -> tuple[Verdict, list[Reading]]:
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise CanaryError(
-            f"{_name(runtime.info)} fails while it is checked ({reason}): {advise(runtime.info)}"
+            f"{_name(runtime.info)} fails while it is checked ({reason}): "
+            f"{advise(bundle, runtime.info)}"
         ) from error
     seconds = time.perf_counter() - started
     verdict = judge(canary, readings, runtime.info.arithmetic, seconds)
@@ -176,9 +178,9 @@ def _parse(finding: Mapping[str, Any] | None) -> Verdict | None:
     return Verdict(**{**found, **numbers})
 
 
-def advise(info: RuntimeInfo) -> str:
+def advise(bundle: Bundle, info: RuntimeInfo) -> str:
     """What to do where a bundle does not compute its model on a device."""
-    look = "`lfm2-deploy inspect BUNDLE --check`, or export again"
+    look = f"`lfm2-deploy inspect {quote_path(bundle.path)} --check`, or export again"
     if _is_cpu(info):
         return f"the bundle may be damaged or badly made: {look}"
     return f"update the driver or try --device cpu; if the bundle is damaged, {look}"
@@ -192,14 +194,14 @@ def _name(info: RuntimeInfo) -> str:
     return f"{info.runtime} on {info.device}"
 
 
-def _explain_failure(info: RuntimeInfo, verdict: Verdict) -> str:
+def _explain_failure(bundle: Bundle, info: RuntimeInfo, verdict: Verdict) -> str:
     """One line; `lfm2-deploy check` tells where it begins, and all figures."""
     if verdict.limit < verdict.error < float("inf"):
         seen = f"logits off by {verdict.error:.2g} of their spread, limit {verdict.limit:.2g}"
     else:
         seen = "logits are NaN or infinity"
     what = f"{_name(info)} does not compute this model ({seen})"
-    return f"{what}: {advise(info)}; {OVERRIDE} loads it"
+    return f"{what}: {advise(bundle, info)}; {OVERRIDE} loads it"
 
 
 def _explain_doubt(info: RuntimeInfo, verdict: Verdict) -> str:

@@ -5,7 +5,7 @@ times as much, and is an extra. These need jinja2 alone, which chat templates ne
 """
 
 from lfm2_deploy.charts.axes import Axis, Tick, error_axis, linear_axis, log_axis, step_axis
-from lfm2_deploy.charts.chart import Band, Chart, Dot, Guide, Label, Line
+from lfm2_deploy.charts.chart import Band, Chart, Dot, Guide, Line
 from lfm2_deploy.charts.svg import Panel, render_chart, write_panels
 
 __all__ = [
@@ -14,7 +14,6 @@ __all__ = [
     "Chart",
     "Dot",
     "Guide",
-    "Label",
     "Line",
     "Panel",
     "Tick",

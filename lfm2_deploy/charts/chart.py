@@ -54,16 +54,6 @@ class Band:
 
 
 @dataclass(frozen=True, slots=True)
-class Label:
-    """A name beside a mark."""
-
-    series: int
-    x: float
-    y: float
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
 class Chart:
     """One chart.
 
@@ -75,7 +65,6 @@ class Chart:
         dots: drawn over the lines.
         guides: drawn under them.
         bands: drawn under all.
-        labels: names beside dots.
     """
 
     title: str
@@ -85,4 +74,3 @@ class Chart:
     dots: tuple[Dot, ...] = ()
     guides: tuple[Guide, ...] = ()
     bands: tuple[Band, ...] = ()
-    labels: tuple[Label, ...] = ()

@@ -17,16 +17,11 @@ from markupsafe import Markup
 from lfm2_deploy.charts.axes import Axis
 from lfm2_deploy.charts.chart import Chart, Line
 from lfm2_deploy.charts.environment import find_environment
-from lfm2_deploy.charts.text import make_visible
 
 # Colours there are; more series begin anew.
 COLOURS = 8
 # Of the coordinate system of lines: enough that a step is no wider than a pixel.
 _UNITS = 1000
-# Characters of a label beside a mark.
-_MOST_LABEL = 28
-# Labels closer than this share of the height are moved apart.
-_LABEL_GAP = 0.075
 _PACKAGE = "lfm2_deploy.charts"
 # Of a file, in pixels.
 _FIRST_PANEL, _LINE_HEIGHT, _AROUND_PANEL = 78, 19, 124
@@ -43,7 +38,6 @@ def render_chart(chart: Chart, height: int = 240) -> Markup:
         percent=lambda at: f"{round(100 * at, 2):g}%",
         colour=lambda series: f"s{series % COLOURS}",
         pieces=lambda line: [*_cut(chart, line)],
-        labels=_spread_labels(chart),
     )
     return Markup(text.strip())
 
@@ -111,31 +105,3 @@ def _cut(chart: Chart, line: Line) -> Iterator[str]:
         elif piece:
             yield " ".join(piece)
             piece = []
-
-
-def _shorten(text: str) -> str:
-    """A text that does not wrap, made to fit."""
-    return text if len(text) <= _MOST_LABEL else f"{text[:_MOST_LABEL]}…"
-
-
-def _spread_labels(chart: Chart) -> list[dict[str, str]]:
-    """Where labels stand: beside their marks, moved down where they would overlap."""
-    placed: list[dict[str, str]] = []
-    last = -1.0
-    for label in sorted(chart.labels, key=lambda label: -chart.y.place(label.y)):
-        x, top = chart.x.place(label.x), 1 - chart.y.place(label.y)
-        # At the bottom it would stand on the axis.
-        top = min(top, 1 - _LABEL_GAP)
-        top = last = max(top, last + _LABEL_GAP)
-        right = x > 0.55
-        placed.append(
-            {
-                "x": f"{100 * x:.2f}%",
-                "y": f"{100 * top:.2f}%",
-                "dx": "-10" if right else "10",
-                "anchor": "end" if right else "start",
-                "colour": f"s{label.series % COLOURS}",
-                "text": _shorten(make_visible(label.text)),
-            }
-        )
-    return placed

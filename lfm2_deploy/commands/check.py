@@ -35,13 +35,13 @@ _STYLES = {"passed": "bold green", "doubtful": "bold yellow", "failed": "bold re
 def check(
     bundle: BundlePath, threads: Threads = None, device: Device = None, as_json: AsJson = False
 ) -> None:
-    """Run a bundle's canary: does this device compute what it must?
+    """Hash a bundle's files and run its canary: does this device compute what it must?
 
     A canary is a few short prompts with logits that torch gave for them at export, on
-    the weights as the bundle stores them. `load`, `generate` and `chat` run it once for
-    each device and driver; this command runs it now and shows all figures, for a bug
-    report. The exit code is 1 unless it passes. How much a precision costs in quality
-    is another question, which `verify` answers.
+    the weights as the bundle stores them. `load`, `generate` and `chat` hash once, and
+    run it once for each device and driver; this command does both now and shows all
+    figures, for a bug report. The exit code is 1 unless it passes. How much a precision
+    costs in quality is another question, which `verify` answers.
 
     \b
     Examples:
@@ -52,7 +52,9 @@ def check(
         progress("loading", 0, 0)
         from lfm2_deploy.api import check as run
 
-        opened, info, verdict, readings = run(bundle, threads=threads, device=device)
+        opened, info, verdict, readings = run(
+            bundle, threads=threads, device=device, progress=progress
+        )
     if as_json:
         print_json(_describe(opened, info, verdict, readings))
     else:
@@ -122,4 +124,4 @@ def _print(
     if verdict.outcome == "failed":
         from lfm2_deploy.canary.check import advise
 
-        note(advise(info))
+        note(advise(bundle, info))

@@ -205,6 +205,8 @@ def compare(
         from lfm2_deploy.commands.compare_report import print_report
 
         print_report(report)
+        if report.kept:
+            note(f"bundles made for this are kept: {report.kept}")
     # Last: where it cannot be written, what was measured is told already.
     if html is not None:
         # It brings templates, which nobody else waits for.

@@ -75,8 +75,6 @@ def _list_facts(report: Report) -> dict[str, str | Text]:
     }
     if reference.resolution:
         facts["resolution"] = f"{reference.resolution:.0e} nats: the reference is in 16 bits"
-    if report.kept:
-        facts["bundles"] = report.kept
     if protocol.remarks:
         facts["note"] = "; ".join(protocol.remarks)
     return facts
@@ -198,8 +196,9 @@ def _tell_greedy(subject: SubjectResult) -> Line:
     parted = [run for run in runs if run.margin is not None]
     same = f"{len(runs) - len(parted)} of {len(runs)}"
     if not parted:
-        total = sum(run.tokens for run in runs)
-        return Line(_name(subject), f"{same} same", "green", f"all {total} tokens")
+        counts = [run.tokens for run in runs]
+        each = " to ".join(map(str, sorted({min(counts), max(counts)})))
+        return Line(_name(subject), f"{same} same", "green", f"all {each} tokens of each")
     places = ", ".join(str(run.equal + 1) for run in parted)
     margin = max(run.margin or 0.0 for run in parted)
     agreement = sum(run.agreement * run.tokens for run in runs) / sum(run.tokens for run in runs)
@@ -278,8 +277,10 @@ def _print_verdict(report: Report) -> None:
         return
     word, style = ("passed", "bold green") if verdict.passed else ("failed", "bold red")
     output().print()
-    rule = verdict.rule or "every subject must be compared to its end"
-    output().print(Text.assemble((word, style), f": {rule}"), soft_wrap=True)
+    # A limit right after "failed:" would read as what was seen.
+    missing = ": every subject must be compared to its end"
+    rule = f"; limit: {verdict.rule}" if verdict.rule else missing
+    output().print(Text.assemble((word, style), rule), soft_wrap=True)
     lines = [
         Line(_name(subject), "failed", style, reason.removeprefix(f"{subject.info.name}: "))
         for subject in report.subjects

@@ -8,15 +8,11 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import shlex
-import subprocess
 import sys
 import textwrap
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich import progress as rich_progress
@@ -25,6 +21,7 @@ from rich.console import Console
 from rich.text import Text
 
 from lfm2_deploy.units import format_bytes as format_bytes
+from lfm2_deploy.words import quote_path
 
 if TYPE_CHECKING:  # it imports numpy, which `--help` must not wait for
     from lfm2_deploy.contracts import Progress
@@ -283,6 +280,4 @@ class _Bar:
             note(f"{what} ...")
 
 
-def quote(path: Path) -> str:
-    """A path as one word of a command that the user may paste into a shell."""
-    return subprocess.list2cmdline([str(path)]) if os.name == "nt" else shlex.quote(str(path))
+quote = quote_path

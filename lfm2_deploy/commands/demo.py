@@ -172,7 +172,8 @@ def _compare(bundle: Bundle, threads: int | None, steps: _Steps) -> Comparison |
 def _print_model(bundle: Bundle) -> None:
     from lfm2_deploy.commands.model_report import describe_kind, list_model_facts
 
-    print_title("A small LFM2", f"{describe_kind(bundle.config)}, of the family's true structure")
+    kind = describe_kind(bundle.config)
+    print_title("Model", f"a small LFM2 {kind}, of the family's true structure")
     facts = list_model_facts(bundle.config)
     shown = ("parameters", "layers", "", "experts")
     print_facts({label: facts[label] for label in shown if label in facts})

@@ -140,7 +140,11 @@ def export(
         Path | None, typer.Option(metavar="DIR", help="A PEFT LoRA adapter to merge in.")
     ] = None,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace a bundle that is already there.")
+        bool,
+        typer.Option(
+            "--overwrite",
+            help="Replace a bundle that is already there, or what an interrupted export rounded.",
+        ),
     ] = False,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on where an interrupted export ended.")
@@ -174,11 +178,13 @@ def export(
     """
     if platform and not compile_now:
         raise typer.BadParameter("--platform says for what to compile: add --compile")
-    max_size_bytes = parse_size(max_size) if max_size else 0
+    max_size_bytes = 0 if max_size is None else parse_size(max_size, "700MB")
     chosen = _choose_target(model, target.lower(), precision, context, revision)
     name = chosen if isinstance(chosen, str) else chosen.target
     place = out or Path(_choose_name(model, adapter, name, precision))
     started = time.monotonic()
+    if overwrite and not resume:
+        _tell_what_is_discarded(place)
     with _tell_how_to_resume(place), show_progress() as progress:
         progress("starting", 0, 0)
         from lfm2_deploy import api
@@ -232,12 +238,20 @@ def _tell_how_to_resume(place: Path) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        from lfm2_deploy.unfinished import find_unfinished
+        from lfm2_deploy.unfinished import find_kept
 
-        kept = find_unfinished(place)
+        kept = find_kept(place)
         if kept is not None:
             note(f"stopped; the same command with --resume goes on (kept in {quote(kept)})")
         raise
+
+
+def _tell_what_is_discarded(place: Path) -> None:
+    from lfm2_deploy.unfinished import count_rounded
+
+    layers = count_rounded(place)
+    if layers:
+        note(f"--overwrite without --resume: discarding {layers} layers that were rounded before")
 
 
 def _choose_name(model: str, adapter: Path | None, target: str, precision: str) -> str:

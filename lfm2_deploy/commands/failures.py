@@ -13,20 +13,33 @@ The environment variable LFM2_DEPLOY_TRACEBACK=1 adds Python's traceback to erro
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import typer
 from rich.text import Text
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from lfm2_deploy.commands.console import notes, printable
-from lfm2_deploy.errors import Lfm2DeployError
+from lfm2_deploy.errors import Lfm2DeployError, UsageError
 
 PROGRAM = "lfm2-deploy"
 ERROR, USAGE, BUG, INTERRUPTED, BROKEN_PIPE = 1, 2, 3, 130, 141
 _TRACEBACK = "LFM2_DEPLOY_TRACEBACK"
+
+
+# How typer writes defaults that are described rather than given: [default: (the model's)].
+_DESCRIBED = re.compile(r"(\[default:\s+)\(([^\]]*)\)\]")
+
+
+class Command(TyperCommand):
+    """A command whose help tells described defaults without parentheses around them."""
+
+    def get_help(self, ctx: typer.Context) -> str:  # type: ignore[override]
+        """The text of --help."""
+        return _DESCRIBED.sub(r"\1\2]", super().get_help(ctx))
 
 
 class CommandGroup(TyperGroup):
@@ -98,7 +111,7 @@ def _report(error: Exception) -> int:
         return USAGE
     if isinstance(error, Lfm2DeployError):
         print_error(str(error))
-        return ERROR
+        return USAGE if isinstance(error, UsageError) else ERROR
     if isinstance(error, OSError):
         place = f": {error.filename}" if error.filename else ""
         print_error(f"{error.strerror or error}{place}")

@@ -252,7 +252,7 @@ def load_model(
         # Said below, in this program's words.
         warnings.simplefilter("ignore", CanaryWarning)
         with name_own_option() if has_option else nullcontext():
-            model = load(bundle, threads=threads, device=device, canary=canary)
+            model = load(bundle, threads=threads, device=device, canary=canary, progress=progress)
     for remark in (*model.runtime.info.notes, *model.remarks):
         note(remark)
     return model

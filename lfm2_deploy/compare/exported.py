@@ -20,6 +20,7 @@ from lfm2_deploy.checkpoint.tensor_file import identify_files
 from lfm2_deploy.compare.room import make_room
 from lfm2_deploy.contracts import Progress
 from lfm2_deploy.errors import BundleError
+from lfm2_deploy.intact import ensure_intact
 from lfm2_deploy.machine import find_cache
 
 # Of all models' bundles together.
@@ -85,7 +86,7 @@ def tell_kept(folders: Iterable[Path]) -> str:
 
 def _is_good(folder: Path) -> bool:
     try:
-        open_bundle(folder)
+        ensure_intact(open_bundle(folder))
     except (OSError, BundleError):
         return False
     return True

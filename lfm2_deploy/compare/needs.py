@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from lfm2_deploy.auto import AUTO
 from lfm2_deploy.compare.subjects import BUNDLE, HUGGING_FACE, TORCH, Subject
-from lfm2_deploy.errors import GenerationError
+from lfm2_deploy.errors import RequestError
 from lfm2_deploy.registry import (
     EXPORTER,
     RUNTIMES,
@@ -15,6 +15,7 @@ from lfm2_deploy.registry import (
     find_entry,
     find_target,
 )
+from lfm2_deploy.words import suggest
 
 
 def require_subjects(subjects: Sequence[Subject]) -> None:
@@ -67,9 +68,9 @@ def require_exports(targets: Sequence[str], precisions: Sequence[str]) -> None:
         _require_runtime(target.runtime)
         for precision in precisions:
             if precision not in target.precisions:
-                raise GenerationError(
+                raise RequestError(
                     f"target {name} has no precision {precision!r}: expected one of "
-                    f"{', '.join(target.precisions)}"
+                    f"{', '.join(target.precisions)}{suggest(precision, target.precisions)}"
                 )
 
 

@@ -31,7 +31,7 @@ from lfm2_deploy.compare.scorer import Scored, Scorer
 from lfm2_deploy.compare.subjects import Subject
 from lfm2_deploy.compare.summarize import estimate_perplexity
 from lfm2_deploy.compare.truth import Truth
-from lfm2_deploy.contracts import Progress
+from lfm2_deploy.contracts import Origin, Progress
 from lfm2_deploy.errors import GenerationError
 
 # Of a config, what no logits depend on: a bundle may record less, or newer words.
@@ -118,6 +118,12 @@ class Oracle:
                 return [f"another model than the reference: differs in {', '.join(differing)}"]
         if origin is not None and origin != subject.bundle.manifest.origin:
             return [f"was made from {subject.describe().origin}, and not from the reference"]
+        named = self._truth.named
+        if named is not None and _is_other(named, subject.bundle.manifest.origin):
+            return [
+                f"was made from {subject.describe().origin}, and the reference is another: where "
+                "their weights differ, so do their models, however exact the bundle is"
+            ]
         return []
 
     def measure_perplexity(self) -> Estimate:
@@ -189,3 +195,14 @@ def _check_vocabulary(windows: Windows, vocab_size: int) -> None:
             f"the text has token {largest} and the reference knows {vocab_size}: subject and "
             "reference are not of one model"
         )
+
+
+def _is_other(named: Origin, made_from: Origin) -> bool:
+    """Whether a checkpoint's origin tells that a bundle is of another one.
+
+    A folder may hold a copy of what was exported from the Hub, and then only names can tell.
+    """
+    if named.kind == made_from.kind:
+        return named != made_from
+    names = {origin.name.rpartition("/")[2] for origin in (named, made_from)}
+    return len(names) > 1 or named.adapter != made_from.adapter

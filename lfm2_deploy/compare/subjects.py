@@ -21,6 +21,7 @@ from lfm2_deploy.compare.result import SubjectInfo
 from lfm2_deploy.compare.scorer import RuntimeScorer
 from lfm2_deploy.contracts import Origin, Progress, Runtime
 from lfm2_deploy.errors import GenerationError
+from lfm2_deploy.intact import ensure_intact
 from lfm2_deploy.manifest import MANIFEST
 from lfm2_deploy.registry import TRANSFORMERS, find_runtime, find_runtime_of
 from lfm2_deploy.states import StateSpec, list_states
@@ -120,6 +121,7 @@ class Subject:
     def _load_runtime(self, progress: Progress) -> Runtime:
         runtime: Runtime
         if self.bundle is not None:
+            ensure_intact(self.bundle, progress)
             choice = {} if self.device is None else {"device": self.device}
             runtime = find_runtime_of(self.bundle)(self.bundle, threads=self.threads, **choice)
         elif self.kind == TORCH:
@@ -172,7 +174,8 @@ def read_subject(
     kind, separator, rest = text.partition(":")
     if separator and kind in (TORCH, HUGGING_FACE, BASE) and not Path(text).exists():
         if not rest:
-            raise GenerationError(f"{text!r} names no model: write {kind}:MODEL")
+            what = "file: write base:FILE" if kind == BASE else f"model: write {kind}:MODEL"
+            raise GenerationError(f"{text!r} names no {what}")
         if kind != BASE:
             _check_place(text, kind, rest)
         is_place = kind == BASE or Path(rest).expanduser().is_dir()

@@ -14,7 +14,7 @@ from lfm2_deploy.compare.scorer import Scorer
 from lfm2_deploy.compare.subjects import BASE, HUGGING_FACE, TORCH, Subject, is_model, read_subject
 from lfm2_deploy.config import Lfm2Config
 from lfm2_deploy.contracts import Checkpoint, Origin, Progress
-from lfm2_deploy.errors import GenerationError
+from lfm2_deploy.errors import GenerationError, RequestError
 from lfm2_deploy.registry import STREAMED_REFERENCE
 from lfm2_deploy.tokenizer import Tokenizer
 
@@ -35,6 +35,7 @@ class Truth:
         precision: of its weights.
         context_length: most tokens of a row; None where it is the model's own.
         origin: what the first bundle was made from, where that is the reference.
+        named: where the checkpoint lies that the user chose as the reference.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Truth:
     precision: str = "fp32"
     context_length: int | None = None
     origin: Origin | None = None
+    named: Origin | None = None
 
 
 def choose_truth(
@@ -99,6 +101,18 @@ def read_reference(given: str, threads: int | None) -> Subject:
     return read_subject(given, threads=threads)
 
 
+def refuse_text(chosen: Subject, text: Path | None) -> None:
+    """Before anything is timed.
+
+    Raises:
+        GenerationError: a text was given, and the reference brings its own.
+    """
+    if chosen.kind == BASE and text is not None:
+        raise RequestError(
+            f"{chosen.name} brings its own tokens, so {text} cannot be read: leave --text out"
+        )
+
+
 def _advise_alone(subject: Subject) -> str:
     if subject.kind == HUGGING_FACE:
         return f"add --reference torch:{subject.model}"
@@ -108,11 +122,12 @@ def _advise_alone(subject: Subject) -> str:
 def _of_subject(subject: Subject, adapter: Path | None, progress: Progress) -> Truth:
     if subject.kind == BASE:
         base = BaseFile(Path(subject.model).expanduser())
-        detail = "log-probabilities in 16 bits, from llama.cpp's base file"
+        detail = "log-probabilities in 16 bits, from a base file in llama.cpp's format"
         return Truth(subject.name, BASE, None, detail, None, None, base=base)
     if subject.kind == TORCH:
         checkpoint = open_checkpoint(subject.model, adapter=adapter, progress=progress)
-        return _of_checkpoint(checkpoint, subject.name.removeprefix(f"{TORCH}:"))
+        truth = _of_checkpoint(checkpoint, subject.name.removeprefix(f"{TORCH}:"))
+        return replace(truth, named=checkpoint.origin)
     if subject.bundle is not None:
         config = subject.bundle.config
     else:

@@ -13,7 +13,7 @@ from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from lfm2_deploy.errors import EvaluationError
+from lfm2_deploy.errors import EvaluationError, UnknownTaskError
 from lfm2_deploy.evaluation.local_data import TASK_FOLDER
 
 _NAME = re.compile(r"^(?:task|group):\s*[\"']?([\w.-]+)[\"']?\s*(?:#.*)?$", re.MULTILINE)
@@ -70,7 +70,7 @@ def choose_names(asked: Sequence[str], known: Iterable[str]) -> list[str]:
         if not matching:
             near = suggest(name, names)
             hint = f"did you mean {', '.join(near)}?" if near else "see lfm2-deploy eval --list"
-            raise EvaluationError(f"there is no task {name!r}: {hint}")
+            raise UnknownTaskError(f"there is no task {name!r}: {hint}")
         chosen += matching
     return list(dict.fromkeys(chosen))
 

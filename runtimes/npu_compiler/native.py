@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import time
@@ -10,7 +11,10 @@ from pathlib import Path
 from runtimes.npu_compiler.compiler import Verdict, read_log
 
 _PROGRAM = """
-import sys, openvino as ov
+import json, sys
+sys.path[:] = json.loads(sys.argv[4])
+import runtimes  # which switches OpenVINO's telemetry off
+import openvino as ov
 core = ov.Core()
 print("COMPILER", core.get_property("NPU", "NPU_COMPILER_VERSION"), flush=True)
 try:
@@ -37,7 +41,8 @@ class NativeCompiler:
         import openvino as ov
 
         started = time.monotonic()
-        words = [sys.executable, "-c", _PROGRAM, str(graph), platform, str(blob)]
+        paths = json.dumps([path for path in sys.path if path])
+        words = [sys.executable, "-c", _PROGRAM, str(graph), platform, str(blob), paths]
         done = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         version = str(ov.__version__).partition("-")[0]
         return read_log(done.stdout, graph, platform, blob, version, time.monotonic() - started)

@@ -23,6 +23,7 @@ from lfm2_deploy.bundle import (
 from lfm2_deploy.config import parse_config
 from lfm2_deploy.errors import BundleError
 from lfm2_deploy.unfinished import writing_bundle
+from lfm2_deploy.words import quote_path
 
 from .made_up import CONFIG, FILES, MADE, contents, refuse, write
 
@@ -289,6 +290,18 @@ def test_flipped_bit_in_a_big_file_is_found_by_verify(
     with pytest.raises(BundleError) as caught:
         opened.verify()
     assert f"{path / WEIGHTS} is damaged: its sha256" in str(caught.value)
+
+
+def test_checkpoint_is_advised_to_be_exported_and_not_over_itself(tmp_path: Path) -> None:
+    place = tmp_path / "my model"
+    place.mkdir()
+    for name in ("config.json", "model.safetensors"):
+        (place / name).touch()
+    told = refuse(place)
+    assert told.endswith(
+        f"is a checkpoint, not a bundle (no manifest.json): make one with "
+        f"`lfm2-deploy export {quote_path(place)}`"
+    )
 
 
 def test_verify_finds_a_file_that_went_missing_after_opening(path: Path) -> None:

@@ -13,6 +13,7 @@ from lfm2_deploy.canary import check
 from lfm2_deploy.canary.check import CanaryWarning, choose_mode, guard
 from lfm2_deploy.contracts import FloatArray
 from lfm2_deploy.errors import BundleError, CanaryError, GenerationError
+from lfm2_deploy.words import quote_path
 from runtimes.fake import FakeRuntime
 
 MakeRuntime = Callable[..., FakeRuntime]
@@ -83,13 +84,13 @@ def test_garbage_is_refused_in_one_line_that_says_what_to_do(
         "limit 0.0",
         "update the driver",
         "--device cpu",
-        "lfm2-deploy inspect BUNDLE --check",
+        f"lfm2-deploy inspect {quote_path(bundle.path)} --check",
         "export again",
         "LFM2_DEPLOY_CANARY=off",
     ):
         assert word in message
     assert "\n" not in message
-    assert len(message) < 250
+    assert len(message.replace(str(bundle.path), "")) < 250
     assert runtime.closed
 
 
@@ -103,7 +104,7 @@ def test_processor_is_not_told_to_update_a_driver_or_to_go_to_the_processor(
     message = str(caught.value)
     for word in ("driver", "--device", "avx2"):
         assert word not in message
-    assert len(message) < 250
+    assert len(message.replace(str(bundle.path), "")) < 250
 
 
 def test_logits_that_are_no_numbers_are_named_so(

@@ -10,7 +10,6 @@ from lfm2_deploy.charts import (
     Chart,
     Dot,
     Guide,
-    Label,
     Line,
     linear_axis,
     log_axis,
@@ -59,25 +58,14 @@ def test_marks_lie_at_percentages() -> None:
     assert (band.get("x"), band.get("width")) == ("0%", "50%")
 
 
-def test_labels_of_neighbours_do_not_overlap() -> None:
-    labels = tuple(Label(i, 2, 0.1, f"name {i}") for i in range(3))
-    tops = [
-        float((text.get("y") or "").rstrip("%"))
-        for text in draw(make_chart(labels=labels)).findall(f".//{SVG}text")
-        if (text.get("class") or "").startswith("label")
-    ]
-    assert tops == [50.0, 57.5, 65.0]
-
-
 def test_hostile_texts_are_escaped_and_visible() -> None:
     text = "<b>\u202e\ud800&"
     element = draw(
         make_chart(
             dots=(Dot(0, 1, 0.1, text),),
             guides=(Guide("y", 0.1, text),),
-            labels=(Label(0, 1, 0.1, text),),
         )
     )
     shown = "<b>⟨U+202E⟩⟨U+D800⟩&"
     assert element.findtext(f".//{SVG}title") == shown
-    assert [t.text for t in element.findall(f".//{SVG}text")].count(shown) == 2
+    assert [t.text for t in element.findall(f".//{SVG}text")].count(shown) == 1

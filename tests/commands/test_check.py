@@ -58,6 +58,7 @@ def test_check_of_a_broken_device_ends_with_1(run: Callable, bundle: Path) -> No
     assert "failed: row" in result.stdout
     assert "nearly tied" in result.stdout
     assert "may be damaged" in result.stderr
+    assert f"`lfm2-deploy inspect {bundle} --check`" in result.stderr
     assert "driver" not in result.stderr
     assert json.loads(run("check", bundle, "--json").stdout)["outcome"] == "failed"
 

@@ -66,9 +66,9 @@ def test_json_is_a_report_and_nothing_else(run: Callable, bundle: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "code", "verdict"),
     [
-        (("--max-kld", "0.5"), 0, "passed: KL divergence at most 0.5 nats"),
-        (("--max-kld", "1e-9"), 1, "failed: KL divergence at most 1e-09 nats"),
-        (("--min-same-top", "1"), 1, "failed: same top token at least 100.0%"),
+        (("--max-kld", "0.5"), 0, "passed; limit: KL divergence at most 0.5 nats"),
+        (("--max-kld", "1e-9"), 1, "failed; limit: KL divergence at most 1e-09 nats"),
+        (("--min-same-top", "1"), 1, "failed; limit: same top token at least 100.0%"),
     ],
 )
 def test_limits_decide_the_exit_code(

@@ -107,4 +107,4 @@ def test_unknown_task_of_a_folder_is_told_with_the_nearest(
     # The harness's own index takes ten seconds.
     monkeypatch.setattr(harness, "_index", lambda folder, everything: index(folder, False))
     result = run("eval", bundle, "--tasks", "lfm2_demo_endings")
-    fails(result, "there is no task 'lfm2_demo_endings'", "did you mean lfm2_demo_ending?")
+    fails(result, "there is no task 'lfm2_demo_endings'", "did you mean lfm2_demo_ending?", code=2)

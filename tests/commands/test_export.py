@@ -19,7 +19,7 @@ from exporters.quantize.plan import PRECISIONS
 from lfm2_deploy.commands.export import _choose_name
 from lfm2_deploy.commands.options import Precision
 from lfm2_deploy.demo import DEMO_MODEL
-from lfm2_deploy.unfinished import find_unfinished
+from lfm2_deploy.unfinished import find_kept, find_unfinished
 
 
 def test_export_prints_place_size_and_precision(
@@ -34,6 +34,27 @@ def test_export_prints_place_size_and_precision(
     for fact in ("int8", "64 tokens", " kB"):
         assert fact in result.stdout
     assert "next: lfm2-deploy inspect tiny-dense-cpu-int8" in result.stderr
+
+
+def test_rounded_layers_that_overwrite_discards_are_told(run: Callable, tmp_path: Path) -> None:
+    kept = tmp_path / ".out.partial.rounded"
+    kept.mkdir()
+    (kept / "layer.0.json").write_text("{}")
+    result = run("export", "synthetic:tiny-dense", tmp_path / "out")
+    assert result.exit_code == 1
+    assert f"has rounded 1 layers (kept in {kept})" in result.stderr
+    assert kept.is_dir()
+    result = run("export", "synthetic:tiny-dense", tmp_path / "out", "--overwrite")
+    assert result.exit_code == 0
+    assert "discarding 1 layers" in result.stderr
+    assert not kept.exists()
+
+
+def test_interrupt_while_rounding_names_where_the_layers_are(tmp_path: Path) -> None:
+    (tmp_path / ".big.partial.rounded").mkdir()
+    (tmp_path / ".big.partial").mkdir()
+    (tmp_path / ".big.partial.rounded" / "layer.0.json").write_text("{}")
+    assert find_kept(tmp_path / "big") == tmp_path / ".big.partial.rounded"
 
 
 def test_json_is_one_object(run: Callable, tmp_path: Path) -> None:
@@ -61,7 +82,11 @@ def test_unknown_precision_lists_the_known(run: Callable, fails: Callable) -> No
 
 def test_unknown_target_lists_the_known(run: Callable, fails: Callable, tmp_path: Path) -> None:
     result = run("export", "synthetic:tiny-dense", tmp_path / "x", "--target", "toaster")
-    fails(result, "'toaster'", "cpu")
+    fails(result, "'toaster'", "cpu", code=2)
+    result = run("export", "synthetic:tiny-dense", tmp_path / "x", "--target", "webgp")
+    fails(result, "did you mean webgpu?", code=2)
+    result = run("export", "synthetic:tiny-dense", tmp_path / "x", "--quantize", "gtpq")
+    fails(result, "did you mean gptq", code=2)
 
 
 def test_unknown_model_lists_the_forms(run: Callable, fails: Callable, tmp_path: Path) -> None:
@@ -140,3 +165,19 @@ def test_compiling_for_a_target_that_is_not_is_refused_before_a_compiler_is_look
     # It asked for openvino, which has nothing to do with DirectML.
     result = run("export", DEMO_MODEL, tmp_path / "x", "--target", "directml", "--compile")
     fails(result, "target directml is compiled where it runs: leave --compile out")
+
+
+def test_help_tells_described_defaults_without_parentheses(run: Callable) -> None:
+    told = " ".join(run("export", "--help").stdout.split())
+    assert "[default: npu: 128, qnn: 64]" in told
+    assert "[default: (" not in told
+
+
+@pytest.mark.parametrize(
+    ("size", "words"),
+    [("banana", "700MB"), ("0", "must be above 0"), ("-5MB", "must be above 0")],
+)
+def test_size_that_cannot_be_is_told_how_to_be_written(
+    run: Callable, fails: Callable, size: str, words: str
+) -> None:
+    fails(run("export", "synthetic:tiny-dense", f"--max-size={size}"), words, code=2)

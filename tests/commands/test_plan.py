@@ -13,6 +13,7 @@ import typer
 
 from lfm2_deploy.commands.sizes import parse_size
 from lfm2_deploy.errors import ExportError
+from lfm2_deploy.units import format_limit
 
 HARD = ("--ram", "32GB", "--bandwidth", "40")
 
@@ -87,16 +88,16 @@ def test_plan_runs_without_what_exporting_needs() -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "parts"),
+    ("words", "parts", "code"),
     [
-        (("--target", "toaster"), ("'toaster'", "cpu")),
-        (("--context", "999999"), ("--context 999999", "128000")),
+        (("--target", "toaster"), ("'toaster'", "cpu"), 2),
+        (("--context", "999999"), ("--context 999999", "128000"), 1),
     ],
 )
 def test_what_is_not_possible_is_said_in_a_line(
-    run: Callable, fails: Callable, words: Any, parts: Any
+    run: Callable, fails: Callable, words: Any, parts: Any, code: int
 ) -> None:
-    fails(run("plan", "synthetic:LFM2-350M", *HARD, *words), *parts)
+    fails(run("plan", "synthetic:LFM2-350M", *HARD, *words), *parts, code=code)
 
 
 def test_precision_that_a_model_cannot_have_says_why(
@@ -131,7 +132,30 @@ def test_sizes_are_read_as_written(text: str, size: int) -> None:
     assert parse_size(text) == size
 
 
-@pytest.mark.parametrize("text", ["", "lots", "32 gigs", "-1GB", "0GB", "GB", "1e3"])
+@pytest.mark.parametrize("text", ["", "lots", "32 gigs", "GB", "1e3", "--1GB"])
 def test_what_is_no_size_is_refused(text: str) -> None:
-    with pytest.raises(typer.BadParameter, match="is no size"):
+    with pytest.raises(typer.BadParameter, match="is no size: write for example 700MB"):
+        parse_size(text, "700MB")
+
+
+@pytest.mark.parametrize("text", ["0", "0GB", "-1GB", "-5MB", "0.1"])
+def test_size_that_is_not_above_0_is_told_so(text: str) -> None:
+    with pytest.raises(typer.BadParameter, match="must be above 0"):
         parse_size(text)
+
+
+@pytest.mark.parametrize(
+    ("size", "down", "up"),
+    [
+        (999, "999B", "999B"),
+        (1_234_567, "1.2345MB", "1.2346MB"),
+        (6_000_000, "6MB", "6MB"),
+        (999_999, "999.999kB", "999.999kB"),
+        (999_999_999, "999.9999MB", "1000MB"),
+        (12_800_000_001, "12.8GB", "12.8001GB"),
+    ],
+)
+def test_limits_are_told_so_that_they_can_be_typed_back(size: int, down: str, up: str) -> None:
+    assert format_limit(size) == down
+    assert format_limit(size, up=True) == up
+    assert parse_size(down) <= size <= parse_size(up)

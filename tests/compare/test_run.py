@@ -15,12 +15,14 @@ from lfm2_deploy.api import compare_models, export
 from lfm2_deploy.compare import measure
 from lfm2_deploy.compare import subjects as subjects_module
 from lfm2_deploy.compare.measure import Wish
+from lfm2_deploy.compare.prepare import _is_other
 from lfm2_deploy.compare.result_json import describe, read_report
+from lfm2_deploy.compare.run import Settings
 from lfm2_deploy.compare.scorer import Request, RuntimeScorer
 from lfm2_deploy.compare.verdict import Limits
-from lfm2_deploy.contracts import Capabilities, ignore_progress
+from lfm2_deploy.contracts import Capabilities, Origin, ignore_progress
 from lfm2_deploy.demo import DEMO_MODEL
-from lfm2_deploy.errors import BundleError, GenerationError, Lfm2DeployError
+from lfm2_deploy.errors import BundleError, GenerationError, Lfm2DeployError, RequestError
 from runtimes import ort
 from runtimes.fake import FakeRuntime, hash_logits
 from runtimes.streamed import StreamedScorer
@@ -217,6 +219,7 @@ def test_other_vocabulary_is_told(bundle_of: Any) -> None:
         (("no-such-folder",), None, "'no-such-folder' was not found: expected"),
         (("no-such-folder@gpu",), None, "was not found"),
         (("torch:",), None, "names no model"),
+        (("made-up",), "base:", "names no file: write base:FILE"),
         (("torch:synthetic:tiny-dense",), None, "nothing to compare with"),
         (("base:f.kld",), "torch:synthetic:tiny-dense", "can be the reference"),
         (("torch:synthetic:tiny-dense",) * 2, None, "given twice: leave one out"),
@@ -227,6 +230,33 @@ def test_what_cannot_be_compared_is_refused(
 ) -> None:
     with pytest.raises(GenerationError, match=words):
         compare(*subjects, reference=reference)
+
+
+def test_text_beside_a_base_file_is_refused_before_anything_is_timed(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match=r"brings its own tokens, so .* leave --text out"):
+        compare_models(
+            ["torch:synthetic:tiny-dense"],
+            reference=f"base:{tmp_path / 'absent.kld'}",
+            settings=Settings(text=tmp_path / "mine.txt"),
+            progress=lambda what, done, total: pytest.fail(what),
+        )
+
+
+@pytest.mark.parametrize(
+    ("named", "made_from", "other"),
+    [
+        (Origin("folder", "base"), Origin("folder", "ft"), True),
+        (Origin("folder", "ft"), Origin("folder", "ft"), False),
+        (Origin("folder", "LFM2-350M"), Origin("hub", "LiquidAI/LFM2-350M", "abc"), False),
+        (Origin("hub", "LiquidAI/LFM2-350M", "1"), Origin("hub", "LiquidAI/LFM2-350M", "2"), True),
+        (Origin("folder", "ft"), Origin("hub", "LiquidAI/LFM2-350M", "abc"), True),
+        (Origin("folder", "m"), Origin("hub", "a/m", "", "lora"), True),
+    ],
+)
+def test_reference_that_is_not_what_a_bundle_was_made_from_is_known(
+    named: Origin, made_from: Origin, other: bool
+) -> None:
+    assert _is_other(named, made_from) is other
 
 
 def test_checkpoint_folder_is_told_from_a_bundle(checkpoints: Checkpoints) -> None:

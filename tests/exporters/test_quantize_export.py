@@ -13,10 +13,11 @@ import pytest
 from lfm2_deploy import api
 from lfm2_deploy.bundle import Bundle
 from lfm2_deploy.checkpoint import open_checkpoint
-from lfm2_deploy.errors import DiskFullError, ExportError, ResumeError
+from lfm2_deploy.commands.sizes import parse_size
+from lfm2_deploy.errors import BundleError, DiskFullError, ExportError, ResumeError
 from lfm2_deploy.quantization_record import QuantizationRecord
 from lfm2_deploy.registry import find_runtime
-from lfm2_deploy.unfinished import find_unfinished
+from lfm2_deploy.unfinished import count_rounded, find_kept, find_unfinished
 
 MODEL = "synthetic:tiny-moe"
 ROW = [1, *range(20, 60)]
@@ -106,6 +107,34 @@ def test_export_stopped_while_rounding_goes_on_to_the_same_bytes(
     assert [entry.name for entry in tmp_path.iterdir()] == ["bundle"]
 
 
+@pytest.mark.parametrize("other", [{"precision": "int8"}, {"precision": "fp16"}, {}])
+def test_layers_that_another_export_rounded_are_kept_and_not_gone_on_with(
+    whole: Bundle, tmp_path: Path, other: dict[str, str]
+) -> None:
+    place = tmp_path / "bundle"
+    with pytest.raises(KeyboardInterrupt):
+        api.export(MODEL, place, quantize="gptq", progress=interrupt_at(2))
+    with pytest.raises(ResumeError, match=r"rounded otherwise: .* with --overwrite"):
+        api.export(MODEL, place, resume=True, **other)
+    with pytest.raises(BundleError, match=r"rounded 2 layers .*--resume goes on, --overwrite"):
+        api.export(MODEL, place, **other)
+    # Neither goes what a failure of another kind ends.
+    with pytest.raises(ExportError, match="too small"):
+        api.export(MODEL, place, quantize="gptq", resume=True, max_size_bytes=10)
+    assert count_rounded(place) == 2
+    api.export(MODEL, place, quantize="gptq", resume=True)
+    assert read_all(place) == read_all(whole.path)
+
+
+def test_layers_that_another_export_rounded_go_with_overwrite(tmp_path: Path) -> None:
+    place = tmp_path / "bundle"
+    with pytest.raises(KeyboardInterrupt):
+        api.export(MODEL, place, quantize="gptq", progress=interrupt_at(2))
+    assert find_kept(place) == tmp_path / ".bundle.partial.rounded"
+    api.export(MODEL, place, precision="int8", overwrite=True)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["bundle"]
+
+
 def test_disk_that_fills_while_going_on_loses_no_layer(
     whole: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -155,9 +184,9 @@ def test_smallest_size_that_is_told_is_possible(tmp_path: Path, target: str) -> 
     place = tmp_path / "out"
     with pytest.raises(ExportError) as caught:
         api.export(MODEL, place, target=target, context_length=128, max_size_bytes=1000)
-    told = re.search(r"takes ([\d,]+) bytes", str(caught.value))
+    told = re.search(r"takes (\S+)", str(caught.value))
     assert told is not None
-    smallest = int(told[1].replace(",", ""))
+    smallest = parse_size(told[1])
     bundle = api.export(MODEL, place, target=target, context_length=128, max_size_bytes=smallest)
     assert measure(bundle.path) <= smallest
 

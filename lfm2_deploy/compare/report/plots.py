@@ -12,27 +12,32 @@ from lfm2_deploy.charts import (
     Chart,
     Dot,
     Guide,
-    Label,
     Line,
     linear_axis,
     log_axis,
 )
+from lfm2_deploy.charts.chart import Shape
 from lfm2_deploy.charts.numbers import format_number
 from lfm2_deploy.compare.report.values import LEAST_KLD
 from lfm2_deploy.compare.result import PERCENTS, Divergence, Report
 from lfm2_deploy.units import format_bytes
 
 _MOST_POINTS = 64
+_SHAPES: tuple[Shape, ...] = ("circle", "square", "diamond")
 
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """A chart with its heading, what to look for in it, and (series, name) of its legend."""
+    """A chart with its heading, what to look for in it, and (series, name) of its legend.
+
+    The legend is of lines; where `marks` gives a shape for each entry, of dots.
+    """
 
     heading: str
     caption: str
     chart: Chart
     legend: tuple[tuple[int, str], ...]
+    marks: tuple[Shape, ...] = ()
 
 
 def plot_scores(report: Report) -> list[Figure]:
@@ -127,14 +132,15 @@ def _bin(values: Sequence[float], first: int) -> tuple[tuple[float, float], ...]
 
 def _plot_sizes(report: Report) -> Figure | None:
     """Size against KL divergence; None where fewer than two subjects have both."""
-    dots, labels = [], []
+    dots, legend = [], []
     for number, name, divergence in list_divergences(report):
         size, kld = report.subjects[number].info.size_bytes, divergence.mean.value
         if size is not None:
-            megabytes = size / 1e6
-            tip = f"{name}: {format_bytes(size)}, {format_number(kld)} nats"
-            dots.append(Dot(number, megabytes, kld, tip))
-            labels.append(Label(number, megabytes, kld, name))
+            words = f"{name}: {format_bytes(size)}, {format_number(kld)} nats"
+            # Of another shape: dots that lie upon each other are all seen.
+            dots.append(Dot(number, size / 1e6, kld, words, _SHAPES[number % len(_SHAPES)]))
+            # Names stand in a legend: beside a dot there is no room for a long one on a telephone.
+            legend.append((number, words))
     if len(dots) < 2:
         return None
     x = linear_axis("size on disk, MB", [dot.x for dot in dots], most_ticks=5)
@@ -142,6 +148,7 @@ def _plot_sizes(report: Report) -> Figure | None:
     values = [dot.y for dot in dots] + ([limit] if limit else [])
     y = log_axis("mean KL divergence, nats", values, least=LEAST_KLD)
     guides = (Guide("y", limit, "limit"),) if limit else ()
-    chart = Chart("Size against KL divergence", x, y, (), tuple(dots), guides, (), tuple(labels))
+    chart = Chart("Size against KL divergence", x, y, (), tuple(dots), guides)
     caption = "Down and to the left is better: a smaller bundle that is nearer to the reference."
-    return Figure("What the size buys", caption, chart, ())
+    shapes = tuple(dot.shape for dot in dots)
+    return Figure("What the size buys", caption, chart, tuple(legend), shapes)

@@ -47,6 +47,16 @@ def test_size_against_divergence_needs_two_sizes() -> None:
     assert heading not in [figure.heading for figure in plots.plot_scores(make_report(("int4",)))]
 
 
+def test_sizes_have_their_names_in_a_legend_and_dots_that_are_seen_upon_each_other() -> None:
+    report = make_report(("int8", "int4", "npu"))
+    figure = find_figure(report, "What the size buys")
+    names = [subject.info.name for subject in report.subjects]
+    assert [words.partition(": ")[0] for _, words in figure.legend] == names
+    assert "MB, " in figure.legend[0][1]
+    assert figure.marks == ("circle", "square", "diamond")
+    assert tuple(dot.shape for dot in figure.chart.dots) == figure.marks
+
+
 def test_states_are_one_line_a_subject_and_a_ring_at_the_start() -> None:
     short, long = state_plots.plot_states(make_report(("int8", "broken", "npu")))
     assert (short.heading, long.heading) == ("After 8 tokens", "After 511 tokens")
