@@ -16,6 +16,16 @@ from dataclasses import dataclass, fields
 from reprlib import repr as shorten
 from typing import Any, TypeAlias
 
+# With fewer, what is measured on a text says little of others.
+FEW_TOKENS = 8192
+OF_WEIGHTS = (
+    "errors are of the weights alone, without a text: not to be compared with errors of products, "
+    "nor between methods that calibrate and methods that do not"
+)
+OF_PRODUCTS = (
+    "errors are of what layers compute on the calibration text itself: they do not compare between "
+    "texts, and a short text looks best"
+)
 # More than any model has: a record may come from anywhere.
 _MOST_LINES = 100_000
 # Far above what any export writes; squares and sums of them are still floats.
@@ -160,6 +170,21 @@ class QuantizationRecord:
     layers: tuple[LayerError, ...] = ()
     weights: tuple[WeightError, ...] = ()
     choice: SizeChoice | None = None
+
+    @property
+    def is_of_products(self) -> bool:
+        """Whether errors were measured on a text; if not, those of the weights are all there is."""
+        return bool(self.tensors or self.layers)
+
+    @property
+    def errors(self) -> tuple[TensorError, ...] | tuple[WeightError, ...]:
+        """Errors by tensor, all of one kind: of products where those were measured."""
+        return self.tensors if self.is_of_products else self.weights
+
+    @property
+    def has_few_tokens(self) -> bool:
+        """Whether the text was too short for its errors to say much."""
+        return self.is_of_products and self.tokens < FEW_TOKENS
 
 
 _Entry: TypeAlias = (

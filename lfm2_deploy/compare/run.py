@@ -271,6 +271,7 @@ def _assemble(
         cost=timed,
         remarks=tuple(remarks),
         rounding=() if record is None else record.layers,
+        rounded_without_text=record is not None and not record.layers,
     )
 
 
