@@ -176,7 +176,8 @@ def test_size_is_explained_part_by_part(run: Callable, copied_bundle: Path, tmp_
     unit = {
         "layer": 3, "kind": "feed_forward", "label": "8 bits, groups of 128", "bits": "8",
         "group": "128", "size_bytes": 123_456, "cost": 1.5e-05,
-        "least_label": "4 bits, groups of 256", "least_bits": "4", "least_group": "256", "least_cost": 0.00123,
+        "least_label": "4 bits, groups of 256", "least_bits": "4", "least_group": "256",
+        "least_cost": 0.00123,
     }  # fmt: skip
     choice = {
         "budget_bytes": 2 * 10**6, "size_bytes": 10**6, "cost": 0.02, "text": "mine.txt",
