@@ -1,6 +1,6 @@
 """Weight jobs -> encoded arrays, on the machines of a Ray cluster.
 
-Enters: how to open the checkpoint and what to make of it. Leaves: (number, arrays), as
+Enters: how to open the checkpoint and what to make of it. Leaves: (number, encoded), as
 `encoding.py` gives them, so the file is the same byte for byte. A unit is one job: one
 matrix of a layer, or one expert. Units are sent as numbers; each worker opens the
 checkpoint and lowers the graph itself, once, and sends encoded bytes back. One that dies
@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -27,7 +27,7 @@ from exporters.encoding import Encoded, EncodeJobs, run_job
 from exporters.lowering import build_drafts
 from exporters.options import ExportOptions
 from exporters.quantize.plan import Precision
-from exporters.weight_book import Array, WeightBook
+from exporters.weight_book import WeightBook
 from lfm2_deploy.checkpoint import open_checkpoint
 from lfm2_deploy.contracts import Checkpoint
 from lfm2_deploy.errors import ExportError, Lfm2DeployError
@@ -92,7 +92,7 @@ def use_cluster(address: str, recipe: Recipe) -> Callable[[WeightBook], EncodeJo
     """
 
     def choose(book: WeightBook) -> EncodeJobs:
-        def encode(pending: Iterable[int]) -> Generator[Encoded]:
+        def encode(pending: Iterable[int]) -> Generator[tuple[int, Encoded]]:
             _connect(address)
             try:
                 yield from _encode(recipe, describe_jobs(book), pending)
@@ -123,7 +123,9 @@ def _connect(address: str) -> None:
         ) from error
 
 
-def _encode(recipe: Recipe, expected: str, numbers: Iterable[int]) -> Generator[Encoded]:
+def _encode(
+    recipe: Recipe, expected: str, numbers: Iterable[int]
+) -> Generator[tuple[int, Encoded]]:
     unit = ray.remote(max_retries=_RETRIES)(encode_unit)
     resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     at_once = _AHEAD * max(1, int(resources.get("CPU", 1)))
@@ -138,9 +140,9 @@ def _encode(recipe: Recipe, expected: str, numbers: Iterable[int]) -> Generator[
             yield running.pop(reference), _fetch(reference)
 
 
-def _fetch(reference: Any) -> Sequence[Array]:
+def _fetch(reference: Any) -> Encoded:
     try:
-        arrays: Sequence[Array] = ray.get(reference)
+        encoded: Encoded = ray.get(reference)
     except RayTaskError as error:
         if isinstance(error.cause, Lfm2DeployError):
             raise error.cause from error
@@ -154,10 +156,10 @@ def _fetch(reference: Any) -> Sequence[Array]:
             f"the cluster lost a unit of work more than {_RETRIES} times ({reason}): see that "
             "its nodes have memory left, and go on with --resume"
         ) from error
-    return arrays
+    return encoded
 
 
-def encode_unit(recipe: Recipe, expected: str, number: int) -> list[Array]:
+def encode_unit(recipe: Recipe, expected: str, number: int) -> Encoded:
     """What a worker does.
 
     Raises:
@@ -169,7 +171,7 @@ def encode_unit(recipe: Recipe, expected: str, number: int) -> list[Array]:
             "a node of the cluster lowers another graph: install the same versions of "
             "lfm2-deploy, torch and onnx-ir on every node"
         )
-    return list(run_job(draft.book.jobs[number], checkpoint))
+    return run_job(draft.book.jobs[number], checkpoint)
 
 
 @functools.lru_cache(maxsize=1)

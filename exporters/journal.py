@@ -1,8 +1,8 @@
 """Which weight jobs of an unfinished export are done, so that it can go on.
 
-Enters: numbers of finished jobs. Leaves: after an interruption, the same numbers. A line
-is written only once the bytes it speaks of are on the disk, so what it says holds after
-Ctrl-C, a kill and a power cut. Knows nothing of what the jobs are.
+Enters: numbers of finished jobs, each with a note. Leaves: after an interruption, the same. A
+line is written only once the bytes it speaks of are on the disk, so what it says holds after
+Ctrl-C, a kill and a power cut. Knows nothing of what the jobs are, nor of what notes mean.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import IO
+from typing import IO, Any
 
 # Bytes are forced to the disk this often; what was done since then is done again.
 _SECONDS = 5.0
@@ -29,12 +29,12 @@ class Journal:
 
     def __init__(self, file: Path, fingerprint: str) -> None:
         self._file, self._fingerprint = file, fingerprint
-        self._pending: list[int] = []
+        self._pending: list[tuple[int, Any]] = []
         self._synced = time.monotonic()
         self._stream: IO[str] | None = None
 
-    def read(self) -> frozenset[int] | None:
-        """Numbers of finished jobs; None where the journal is of another export, or none.
+    def read(self) -> dict[int, Any] | None:
+        """Number -> note of finished jobs; None where the journal is of another export, or none.
 
         An export that was stopped before its first line leaves an empty file, which is none.
         """
@@ -45,7 +45,7 @@ class Journal:
         except (OSError, ValueError):
             return None
         # The last piece ends without a newline: empty, or a line that was cut short.
-        return frozenset(job for line in lines[1:-1] for job in _parse_line(line))
+        return {job: note for line in lines[1:-1] for job, note in _parse_line(line)}
 
     def begin(self, goes_on: bool) -> None:
         """Start writing: after what is there, or anew."""
@@ -57,19 +57,20 @@ class Journal:
             self._write({"fingerprint": self._fingerprint})
         self._flush()
 
-    def add(self, job: int, sync: Callable[[], None]) -> None:
-        """Note a finished job, now or with some later ones.
+    def add(self, job: int, note: Any, sync: Callable[[], None]) -> None:
+        """Write down a finished job, now or with some later ones.
 
         Args:
             job: its number.
+            note: what is to be known of it after an interruption, as JSON holds it.
             sync: forces everything written so far to the disk.
         """
-        self._pending.append(job)
+        self._pending.append((job, note))
         if time.monotonic() - self._synced >= _SECONDS:
             self.sync(sync)
 
     def sync(self, sync: Callable[[], None]) -> None:
-        """Note every finished job now."""
+        """Write down every finished job now."""
         sync()
         self._flush()
         self._synced = time.monotonic()
@@ -99,9 +100,8 @@ class Journal:
             self._stream.close()
 
 
-def _parse_line(line: str) -> list[int]:
+def _parse_line(line: str) -> list[tuple[int, Any]]:
     try:
-        jobs = json.loads(line)
-    except ValueError:
+        return [(int(job), note) for job, note in json.loads(line)]
+    except (TypeError, ValueError):
         return []
-    return [job for job in jobs if isinstance(job, int)] if isinstance(jobs, list) else []

@@ -5,17 +5,19 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
 from exporters.canary import add_canary
-from exporters.describe import complete_defaults, describe
+from exporters.describe import complete_defaults, describe, summarize_plan
+from exporters.draft import Draft
 from exporters.encoding import EncodeJobs, encode_here
 from exporters.journal import Journal
 from exporters.lowering import Lowered, lower_parts
 from exporters.options import QUANTIZED, ExportOptions, choose_context
 from exporters.quantize.calibrate import Calibration
+from exporters.quantize.losses import Sums, list_errors
 from exporters.quantize.store import refuse_layers
 from exporters.targets.target import Written
 from exporters.trace import trace_layer
@@ -33,7 +35,7 @@ from lfm2_deploy.bundle import (
 from lfm2_deploy.contracts import Checkpoint, Progress
 from lfm2_deploy.errors import ExportError, ResumeError
 from lfm2_deploy.intact import remember_intact
-from lfm2_deploy.quantization_record import QuantizationRecord
+from lfm2_deploy.quantization_record import QuantizationRecord, SizeChoice
 from lfm2_deploy.unfinished import journal_of, rounded_of, writing_bundle
 from lfm2_deploy.units import format_limit
 
@@ -64,8 +66,10 @@ def export_checkpoint(
     )
     with writing_bundle(out, options.overwrite, options.resume) as folder:
         rounded = rounded_of(folder)
-        options = _fit_size(checkpoint, options, rounded, progress)
+        options, choice = _fit_size(checkpoint, options, rounded, progress)
         checkpoint, record = _round(checkpoint, options, rounded, progress)
+        if record is not None:
+            record = replace(record, max_size_bytes=options.max_size_bytes, choice=choice)
         options = _calibrate(checkpoint, options, progress)
         progress("tracing", 0, 0)
         lowered = lower_parts(config, options)
@@ -78,7 +82,9 @@ def export_checkpoint(
             encode = encode_here(book.jobs, checkpoint)
         else:
             encode = choose_encoder(book)
-        write_weights(book, lowered.offsets, encode, folder / WEIGHTS, journal, progress)
+        data = folder / WEIGHTS
+        losses = write_weights(book, lowered.offsets, encode, data, journal, progress)
+        manifest = _add_errors(manifest, losses, lowered.first)
         target.finish(Written(folder, lowered.drafts, lowered.parts, checkpoint, progress))
         if options.compile_graphs is not None:
             blobs = options.compile_graphs(folder, manifest.graphs, progress)
@@ -93,17 +99,17 @@ def export_checkpoint(
 
 def _fit_size(
     checkpoint: Checkpoint, options: ExportOptions, folder: Path, progress: Progress
-) -> ExportOptions:
-    """The same, with bits that suit the size that was asked for."""
+) -> tuple[ExportOptions, SizeChoice | None]:
+    """The same, with bits that suit the size that was asked for, and what they were chosen by."""
     if not options.max_size_bytes:
-        return options
+        return options, None
     # torch's part, which exports without need not load.
     from exporters.sizing import fit_size
 
     # Of targets with ranges the graphs depend on them; how large they are does not.
     ranges = _calibrate(checkpoint, options, progress).ranges
-    found = fit_size(checkpoint, replace(options, ranges=ranges), folder, progress)
-    return replace(found, ranges={})
+    found, choice = fit_size(checkpoint, replace(options, ranges=ranges), folder, progress)
+    return replace(found, ranges={}), choice
 
 
 def _require_size(folder: Path, most: int) -> None:
@@ -131,7 +137,7 @@ def _round(
     if options.precision not in QUANTIZED:
         return checkpoint, None
     if not method.calibrates:
-        return checkpoint, QuantizationRecord(method.name, max_size_bytes=options.max_size_bytes)
+        return checkpoint, QuantizationRecord(method.name)
     if options.text is None:
         raise ExportError(f"--quantize {method.name} needs a text to calibrate on")
     # torch's part, which other methods need not load.
@@ -140,8 +146,17 @@ def _round(
 
     plan = options.plan_weights(checkpoint.config)
     job = Job(checkpoint, plan, method, options.text.rows, progress)
-    rounded, record = round_checkpoint(job, options.text, folder)
-    return rounded, replace(record, max_size_bytes=options.max_size_bytes)
+    return round_checkpoint(job, options.text, folder)
+
+
+def _add_errors(manifest: Manifest, losses: Sequence[dict[str, Sums]], draft: Draft) -> Manifest:
+    """The same, with what rounding was found to take from weights while they were written."""
+    if manifest.rounding is None:
+        return manifest
+    found = (*manifest.rounding.weights, *list_errors(losses, draft.plan))
+    places = {line.name: place for place, line in enumerate(summarize_plan(draft.plan))}
+    weights = tuple(sorted(found, key=lambda line: places[line.name]))
+    return replace(manifest, rounding=replace(manifest.rounding, weights=weights))
 
 
 def _calibrate(checkpoint: Checkpoint, options: ExportOptions, progress: Progress) -> ExportOptions:

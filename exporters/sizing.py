@@ -17,7 +17,8 @@ from pathlib import Path
 from exporters.describe import describe, summarize_plan
 from exporters.lowering import lower_parts
 from exporters.options import ExportOptions
-from exporters.quantize.budget import Unit, choose
+from exporters.quantize.budget import Choice, Option, Unit, choose
+from exporters.quantize.losses import shorten
 from exporters.quantize.sensitivity import fit_rows, measure_costs
 from exporters.quantize.units import list_units, measure_size
 from exporters.stitch import BlockTracer
@@ -25,7 +26,14 @@ from exporters.trace import trace_layer
 from exporters.writer import measure
 from lfm2_deploy.contracts import Checkpoint, Progress
 from lfm2_deploy.errors import ExportError
-from lfm2_deploy.quantization_record import LayerError, QuantizationRecord, TensorError
+from lfm2_deploy.quantization_record import (
+    LayerError,
+    QuantizationRecord,
+    SizeChoice,
+    TensorError,
+    UnitChoice,
+    WeightError,
+)
 from lfm2_deploy.units import format_limit
 from lfm2_deploy.weights import list_weights
 
@@ -48,7 +56,7 @@ def fit_size(
     options: ExportOptions,
     folder: Path,
     progress: Progress,
-) -> ExportOptions:
+) -> tuple[ExportOptions, SizeChoice | None]:
     """The same options, with the bits that suit a bundle of at most `options.max_size_bytes`.
 
     Args:
@@ -57,12 +65,15 @@ def fit_size(
         folder: where what was measured is kept for an export that goes on.
         progress: told of each layer.
 
+    Returns:
+        The options, and for the manifest what they were chosen by; None without a size.
+
     Raises:
         ExportError: no choice is so small; says how small one can be.
     """
     most = options.max_size_bytes
     if not most:
-        return options
+        return options, None
     weights = list_weights(checkpoint.config)
     units = list_units(weights, options.target)
     predict = functools.partial(predict_size, checkpoint, functools.cache(trace_layer))
@@ -73,14 +84,15 @@ def fit_size(
         options.target.scale_bytes,
     )
     least = _find_smallest(units, predict, options)
-    priced = _measure(checkpoint, options, units, folder / _COSTS, progress)
+    rows = _choose_rows(checkpoint, options, len(units))
+    priced = _measure(checkpoint, options, units, rows, folder / _COSTS, progress)
     budget = max(least, most - fixed)
     for _ in range(_TRIES):
         choice = choose(priced, budget)
         changed = replace(options, changed=choice.plans)
         size = predict(changed)
         if size <= most:
-            return changed
+            return changed, _record(priced, choice, budget, options, sum(map(len, rows)))
         # Graphs and the gaps between tensors depend on the choice, too.
         budget = max(least, choice.size_bytes - (size - most))
     raise ExportError(
@@ -110,16 +122,39 @@ def predict_size(checkpoint: Checkpoint, trace: BlockTracer, options: ExportOpti
 
 def _foresee(checkpoint: Checkpoint, options: ExportOptions) -> QuantizationRecord:
     """A record as long as the one to come."""
+    plan = summarize_plan(options.plan_weights(checkpoint.config))
+    lines = [(line.name, 8, 1024, 0.0001234, 0.0001234) for line in plan if line.group]
     tensors, layers = [], []
     if options.method.calibrates:
-        plan = summarize_plan(options.plan_weights(checkpoint.config))
-        tensors = [TensorError(line.name, 8, 1024, 0.01234, 0.01234) for line in plan]
+        tensors = [TensorError(*line) for line in lines]
         count = checkpoint.config.num_hidden_layers
-        layers = [LayerError(n, 0.01234, 10**5, 10**5, 10**3) for n in range(count)]
-    name = "" if options.text is None else options.text.name
+        layers = [LayerError(n, 0.0001234, 10**5, 10**5, 10**3) for n in range(count)]
     return QuantizationRecord(
-        options.method.name, name, "0" * 64, 10**7, 10**3, 10**12, tuple(tensors), tuple(layers)
+        options.method.name,
+        "" if options.text is None else options.text.name,
+        "0" * 64,
+        10**7,
+        10**3,
+        10**12,
+        tuple(tensors),
+        tuple(layers),
+        tuple(WeightError(*line) for line in lines),
+        _foresee_choice(checkpoint, options),
     )
+
+
+def _foresee_choice(checkpoint: Checkpoint, options: ExportOptions) -> SizeChoice:
+    """The choice in its longest form."""
+    units = list_units(list_weights(checkpoint.config), options.target)
+    longest = [
+        max(unit.options, key=lambda option: len(option.label + option.bits + option.group))
+        for unit in units
+    ]
+    # A cost in its longest form has an exponent: 1.234e-05.
+    priced = [replace(option, size_bytes=10**12, cost=1.234e-05) for option in longest]
+    whole = [replace(u, options=(o,)) for u, o in zip(units, priced, strict=True)]
+    choice = Choice(tuple(priced), 10**12, 1.234e-05)
+    return _record(whole, choice, 10**12, options, 10**7)
 
 
 def _find_smallest(
@@ -147,6 +182,7 @@ def _measure(
     checkpoint: Checkpoint,
     options: ExportOptions,
     units: Sequence[Unit],
+    rows: Sequence[Sequence[int]],
     kept: Path,
     progress: Progress,
 ) -> Sequence[Unit]:
@@ -157,8 +193,6 @@ def _measure(
         raw = json.loads(kept.read_text(encoding="ascii"))
         if raw["of"] == told:
             return [_price(unit, costs) for unit, costs in zip(units, raw["costs"], strict=True)]
-    spread = options.text.rows[:: -(-len(options.text.rows) // _ROWS)]
-    rows = fit_rows(spread, len(units), checkpoint.config.hidden_size)
     found = measure_costs(checkpoint, units, rows, progress)
     costs = [[option.cost for option in unit.options] for unit in found]
     kept.parent.mkdir(exist_ok=True)
@@ -167,6 +201,42 @@ def _measure(
     draft.write_text(json.dumps({"of": told, "costs": costs}), encoding="ascii")
     os.replace(draft, kept)
     return found
+
+
+def _choose_rows(checkpoint: Checkpoint, options: ExportOptions, units: int) -> list[list[int]]:
+    """What costs are measured on: a few rows, spread over the text."""
+    assert options.text is not None
+    spread = options.text.rows[:: -(-len(options.text.rows) // _ROWS)]
+    return fit_rows(spread, units, checkpoint.config.hidden_size)
+
+
+def _record(
+    units: Sequence[Unit], choice: Choice, budget: int, options: ExportOptions, tokens: int
+) -> SizeChoice:
+    """What the manifest keeps of a choice."""
+    text = "" if options.text is None else options.text.name
+    found = tuple(map(_record_unit, units, choice.options))
+    return SizeChoice(
+        budget, choice.size_bytes, shorten(max(choice.cost, 0.0)), text, tokens, found
+    )
+
+
+def _record_unit(unit: Unit, chosen: Option) -> UnitChoice:
+    least = unit.options[0]  # the smallest
+    # A sum of float32 differences may come out a little below zero where nothing is lost.
+    return UnitChoice(
+        unit.layer,
+        unit.kind,
+        chosen.label,
+        chosen.bits,
+        chosen.group,
+        chosen.size_bytes,
+        shorten(max(chosen.cost, 0.0)),
+        least.label,
+        least.bits,
+        least.group,
+        shorten(max(least.cost, 0.0)),
+    )
 
 
 def _price(unit: Unit, costs: Sequence[float]) -> Unit:

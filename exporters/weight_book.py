@@ -14,9 +14,13 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from exporters.quantize.losses import Sums
+
 Array = NDArray[Any]
 # Float32 source tensors in, one array for each slot out.
 Encoder = Callable[..., Sequence[Array]]
+# (source tensors, what they were encoded as) -> what each source lost by it.
+Measure = Callable[[Sequence[Array], Sequence[Array]], Sequence[Sums]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +48,20 @@ class Slot:
 
 @dataclass(frozen=True, slots=True)
 class WeightJob:
-    """Read `sources`, encode them, put the results in `slots`."""
+    """Read `sources`, encode them, put the results in `slots`.
+
+    Args:
+        sources: canonical names.
+        encode: float32 tensors -> an array for each slot.
+        slots: where they go.
+        measure: what rounding took from the sources; None where nothing is rounded, or was
+            before.
+    """
 
     sources: tuple[str, ...]
     encode: Encoder
     slots: tuple[Slot, ...]
+    measure: Measure | None = None
 
 
 class WeightBook:
@@ -77,9 +90,15 @@ class WeightBook:
         self.declared.setdefault(name, Declared(name, dtype, tuple(shape), alias_of))
         return value
 
-    def fill(self, sources: Sequence[str], encode: Encoder, *slots: Slot) -> None:
-        """Say how declared initializers are filled."""
-        self.jobs.append(WeightJob(tuple(sources), encode, slots))
+    def fill(
+        self,
+        sources: Sequence[str],
+        encode: Encoder,
+        *slots: Slot,
+        measure: Measure | None = None,
+    ) -> None:
+        """Say how declared initializers are filled, and how what that loses is measured."""
+        self.jobs.append(WeightJob(tuple(sources), encode, slots, measure))
 
     def constant_ints(self, graph: ir.Graph, values: Sequence[int]) -> ir.Value:
         """A small int64 vector kept in the graph itself."""

@@ -1,4 +1,4 @@
-"""Encoded weights in, one weights file out.
+"""Encoded weights in, one weights file out, and what rounding took from each.
 
 Every initializer's place in the file is known before the first tensor is read, so
 jobs are written in whatever order they end, and memory holds only those under way.
@@ -11,13 +11,14 @@ import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import onnx_ir as ir
 
 from exporters.encoding import EncodeJobs
 from exporters.journal import Journal
+from exporters.quantize.losses import Sums
 from exporters.weight_book import Array, Slot, WeightBook, WeightJob
 from lfm2_deploy.contracts import Progress
 from lfm2_deploy.errors import DiskFullError, ExportError
@@ -71,7 +72,7 @@ def write_weights(
     path: Path,
     journal: Journal,
     progress: Progress,
-) -> None:
+) -> list[dict[str, Sums]]:
     """Fill the weights file, beginning where the journal ends.
 
     Args:
@@ -81,6 +82,10 @@ def write_weights(
         path: the file; what it holds already is what the journal says.
         journal: of this very export.
         progress: told of the bytes written.
+
+    Returns:
+        What rounding took from each job's sources, in the order of the jobs; those of an
+        interrupted run come from the journal.
 
     Raises:
         DiskFullError: the disk cannot hold it.
@@ -93,7 +98,8 @@ def write_weights(
         with path.open("r+b" if done is not None else "w+b") as file, journal:
             file.truncate(size)
             journal.begin(goes_on=done is not None)
-            _fill(_Writer(book, offsets, file), encode, done or frozenset(), journal, progress)
+            writer = _Writer(book, offsets, file)
+            return _fill(writer, encode, done or {}, journal, progress)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise DiskFullError(
@@ -106,19 +112,21 @@ def write_weights(
 def _fill(
     writer: _Writer,
     encode: EncodeJobs,
-    done: frozenset[int],
+    done: Mapping[int, Any],
     journal: Journal,
     progress: Progress,
-) -> None:
+) -> list[dict[str, Sums]]:
     sizes = [writer.measure(job) for job in writer.book.jobs]
     total, written = sum(sizes), sum(sizes[number] for number in done)
     progress(WRITING, written, total)
+    notes = dict(done)
     pending = (number for number in range(len(sizes)) if number not in done)
     encoded = encode(pending)
     try:
-        for number, arrays in encoded:
-            writer.put(writer.book.jobs[number], arrays)
-            journal.add(number, writer.sync)
+        for number, result in encoded:
+            writer.put(writer.book.jobs[number], result.arrays)
+            notes[number] = {name: [s.lost, s.whole] for name, s in result.losses.items()}
+            journal.add(number, notes[number], writer.sync)
             written += sizes[number]
             progress(WRITING, written, total)
     finally:
@@ -126,6 +134,8 @@ def _fill(
         # interruption keeps all that was written.
         encoded.close()
         journal.sync(writer.sync)
+    # Floats come back from JSON as they were.
+    return [{name: Sums(*s) for name, s in notes[n].items()} for n in range(len(sizes))]
 
 
 def _require_space(path: Path, size: int) -> None:

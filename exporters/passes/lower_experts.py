@@ -11,12 +11,20 @@ of a score; they differ in how the chosen are weighed:
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import onnx_ir as ir
 
 from exporters.draft import MICROSOFT, Draft, Rewriter, name_of
-from exporters.passes.weights import INT8_ACTIVATIONS, encoder_for, interleave, to_float
+from exporters.passes.weights import (
+    INT8_ACTIVATIONS,
+    encoder_for,
+    interleave,
+    measure_unless_recovered,
+    to_float,
+)
+from exporters.quantize.losses import Sums, measure_packed
 from exporters.quantize.plan import TensorPlan
 from exporters.weight_book import Array, Slot
 from lfm2_deploy.config import NORM_EPS, MoeConfig
@@ -131,9 +139,19 @@ def quantized_experts(
     def encode(gate: Array, up: Array, down: Array) -> tuple[Array, ...]:
         return *quantized(interleave(gate, up)), *quantized(down)
 
+    def measure(sources: Sequence[Array], kept: Sequence[Array]) -> list[Sums]:
+        gate, up, down = sources
+        first, first_scales, second, second_scales = kept
+        return [
+            measure_packed(gate, first[0::2], first_scales[0::2], plan.bits),
+            measure_packed(up, first[1::2], first_scales[1::2], plan.bits),
+            measure_packed(down, second, second_scales, plan.bits),
+        ]
+
+    measured = measure_unless_recovered(plan, measure)
     for expert in range(experts if is_new else 0):
         slots = [Slot(name_of(value), expert) for value in values]
-        draft.book.fill(expert_sources(prefix, expert), encode, *slots)
+        draft.book.fill(expert_sources(prefix, expert), encode, *slots, measure=measured)
     return tuple(values)
 
 

@@ -9,10 +9,11 @@ import numpy as np
 import onnx_ir as ir
 
 from exporters.draft import Draft, Rewriter, name_of
+from exporters.quantize.losses import measure_packed
 from exporters.quantize.pack import choose_levels, dequantize, pack, unpack
 from exporters.quantize.plan import Rounding, TensorPlan
 from exporters.quantize.stored import round_float
-from exporters.weight_book import Array, Slot
+from exporters.weight_book import Array, Measure, Slot
 from lfm2_deploy.config import Lfm2Config
 from lfm2_deploy.errors import ExportError
 from lfm2_deploy.weights import WeightSpec, list_weights
@@ -99,7 +100,10 @@ def quantized_weight(draft: Draft, name: str) -> tuple[ir.Value, ir.Value, tuple
     scales = draft.book.declare(draft.graph, names[1], (rows, groups), draft.dtype)
     if is_new:
         encode = encoder_for(draft.dtype, plan)
-        draft.book.fill([name], encode, *map(Slot, names))
+        measure = measure_unless_recovered(
+            plan, lambda w, kept: [measure_packed(w[0], kept[0], kept[1], plan.bits)]
+        )
+        draft.book.fill([name], encode, *map(Slot, names), measure=measure)
     return packed, scales, (rows, columns)
 
 
@@ -120,6 +124,11 @@ def encoder_for(dtype: ir.DataType, plan: TensorPlan) -> Callable[[Array], tuple
     """What encodes rows as planned, with scales of this type."""
     encode = encode_rows if dtype == ir.DataType.FLOAT else encode_rows_half
     return functools.partial(encode, bits=plan.bits, group=plan.group, rounding=plan.rounding)
+
+
+def measure_unless_recovered(plan: TensorPlan, measure: Measure) -> Measure | None:
+    """The same; None where weights come rounded already, and encoding changes nothing."""
+    return None if plan.rounding == "recover" else measure
 
 
 def encode_rows(

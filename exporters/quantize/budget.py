@@ -13,7 +13,7 @@ depends on the budget, so a larger budget never gives a worse choice.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -42,6 +42,20 @@ class Option:
     plans: Mapping[str, TensorPlan]
     size_bytes: int
     cost: float = math.nan
+
+    @property
+    def bits(self) -> str:
+        """Of a level, in few characters: "4", or where tensors differ "4/8"."""
+        return _join(plan.bits for plan in self.plans.values())
+
+    @property
+    def group(self) -> str:
+        """Levels that share a scale, likewise."""
+        return _join(plan.group for plan in self.plans.values())
+
+
+def _join(numbers: Iterable[int]) -> str:
+    return "/".join(map(str, sorted(set(numbers))))
 
 
 @dataclass(frozen=True, slots=True)

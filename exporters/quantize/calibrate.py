@@ -107,7 +107,7 @@ def _reader(draft: Draft, calibration: Calibration) -> Callable[[str], Array]:
 
     def read(name: str) -> Array:
         job = jobs[name]
-        arrays = run_job(job, calibration.checkpoint)
+        arrays = run_job(job, calibration.checkpoint).arrays
         (place,) = (n for n, slot in enumerate(job.slots) if slot.initializer == name)
         return arrays[place]
 

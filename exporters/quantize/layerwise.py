@@ -9,12 +9,10 @@ that is whole there.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -22,6 +20,7 @@ from exporters.quantize.experts import Counts, activate, replace, round_experts
 from exporters.quantize.folding import FoldedCheckpoint
 from exporters.quantize.gptq import Rounded, measure_error, round_feeding_on, round_nearest
 from exporters.quantize.grid import Grid
+from exporters.quantize.losses import shorten, summarize_errors
 from exporters.quantize.methods import Method
 from exporters.quantize.moments import Moments, Pieces
 from exporters.quantize.pack import dequantize, quantize
@@ -33,11 +32,10 @@ from lfm2_deploy.calibration_text import measure_novelty
 from lfm2_deploy.contracts import Checkpoint, Progress
 from lfm2_deploy.model.layers import SwiGLU
 from lfm2_deploy.model.streaming import StreamedDecoder
-from lfm2_deploy.quantization_record import LayerError, TensorError
+from lfm2_deploy.quantization_record import LayerError, TensorError, WeightError
 from lfm2_deploy.weights import EMBEDDING
 
 ROUNDING = "rounding weights"
-_EXPERT = re.compile(r"\.experts\.\d+\.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,10 +87,23 @@ def round_layers(job: Job, store: Store) -> None:
         job.progress(ROUNDING, number + 1, total)
 
 
-def read_records(store: Store) -> tuple[tuple[TensorError, ...], tuple[LayerError, ...]]:
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What was measured of layers; see `QuantizationRecord`."""
+
+    tensors: tuple[TensorError, ...]
+    layers: tuple[LayerError, ...]
+    weights: tuple[WeightError, ...]
+
+
+def read_records(store: Store) -> Measured:
     """What was measured of every layer in the store."""
-    tensors = [TensorError(**line) for record in store.records for line in record["tensors"]]
-    return tuple(tensors), tuple(LayerError(**record["layer"]) for record in store.records)
+    records = store.records
+    return Measured(
+        tuple(TensorError(**line) for record in records for line in record["tensors"]),
+        tuple(LayerError(**record["layer"]) for record in records),
+        tuple(WeightError(**line) for record in records for line in record["weights"]),
+    )
 
 
 def _begin(job: Job, store: Store, decoder: StreamedDecoder) -> tuple[Tensor, Tensor]:
@@ -126,7 +137,9 @@ class LayerRounder:
         self._job, self._twin, self._writer, self._scaler = job, twin, writer, scaler
         self._prefix = f"model.layers.{twin.number}"
         self._novelty = measure_novelty(job.rows)
-        self._errors: dict[str, list[float]] = {}
+        # Of products on the text, and of the weights themselves; by tensor.
+        self._errors: dict[str, float] = {}
+        self._losses: dict[str, float] = {}
 
     @torch.inference_mode()
     def round(self) -> dict[str, Any]:
@@ -146,7 +159,12 @@ class LayerRounder:
         layer = LayerError(
             twin.number, _compare(twin.x, twin.y), counts.fewest, counts.middle, counts.rare
         )
-        return {"tensors": [asdict(line) for line in self._summarize()], "layer": asdict(layer)}
+        plan = self._job.plan
+        return {
+            "tensors": [*map(asdict, summarize_errors(self._errors, plan, TensorError))],
+            "weights": [*map(asdict, summarize_errors(self._losses, plan, WeightError))],
+            "layer": asdict(layer),
+        }
 
     def _round_stage(self, module: str, leaves: tuple[str, ...]) -> None:
         """Round projections of one input."""
@@ -204,21 +222,12 @@ class LayerRounder:
                 name, _, rounded = matrices[number]
                 replace(rounded, part.expand())
                 self._writer.put_levels(name, part.levels.numpy(), part.steps.numpy(), grid.bits)
-                self._note(name, measure_error(exact[number], _weight(rounded), second))
+                self._errors[name] = measure_error(exact[number], _weight(rounded), second)
+                self._losses[name] = _measure_loss(exact[number], _weight(rounded))
 
     def _round_matrix(self, weight: Tensor, second: Tensor, grid: Grid) -> Rounded:
         rounder = round_feeding_on if self._job.method.feeds_on else round_nearest
         return rounder(weight, second, grid)
-
-    def _note(self, name: str, error: float) -> None:
-        line = _EXPERT.sub(".experts.*.", name)
-        self._errors.setdefault(line, []).append(error)
-
-    def _summarize(self) -> Iterator[TensorError]:
-        for name, errors in self._errors.items():
-            plan = self._job.plan[name.replace(".experts.*.", ".experts.0.")]
-            mean = float(np.sqrt(np.mean(np.square(errors))))
-            yield TensorError(name, plan.bits, plan.group, _shorten(mean), _shorten(max(errors)))
 
 
 def _gather(
@@ -246,12 +255,13 @@ def _weight(linear: nn.Module) -> Tensor:
     return linear.weight.detach()
 
 
+def _measure_loss(weight: Tensor, rounded: Tensor) -> float:
+    """||W - Q|| / ||W||; of zeros, which stay zeros, 0."""
+    whole = float(weight.norm())
+    return float((weight - rounded).norm()) / whole if whole > 0 else 0.0
+
+
 def _compare(exact: Tensor, rounded: Tensor) -> float:
     lost = torch.stack([(x - y).square().sum() for x, y in zip(exact, rounded, strict=True)])
     whole = torch.stack([x.square().sum() for x in exact])
-    return _shorten(float((lost.sum() / whole.sum().clamp_min(1e-30)).sqrt()))
-
-
-def _shorten(error: float) -> float:
-    """Four digits: more are not measured."""
-    return float(f"{error:.3e}")
+    return shorten(float((lost.sum() / whole.sum().clamp_min(1e-30)).sqrt()))

@@ -20,6 +20,8 @@ from lfm2_deploy.quantization_record import QuantizationRecord
 
 # Whose versions decide what comes out.
 _PACKAGES = ("lfm2-deploy", "torch", "numpy")
+# Of what is kept of each layer: one that was written in another form is not gone on with.
+_FORM = 2
 
 
 class RoundedCheckpoint(DerivedCheckpoint):
@@ -76,15 +78,16 @@ def round_checkpoint(
                 "--resume"
             ) from error
         raise
-    tensors, layers = read_records(store)
+    measured = read_records(store)
     record = QuantizationRecord(
         method=job.method.name,
         text=text.name,
         text_sha256=text.sha256,
         tokens=sum(map(len, job.rows)),
         rare_below=RARE_BELOW if job.checkpoint.config.moe is not None else 0,
-        tensors=tensors,
-        layers=layers,
+        tensors=measured.tensors,
+        layers=measured.layers,
+        weights=measured.weights,
     )
     return RoundedCheckpoint(job.checkpoint, store, fingerprint), record
 
@@ -92,5 +95,5 @@ def round_checkpoint(
 def _identify(job: Job, text: CalibrationText) -> str:
     versions = [version(name) for name in _PACKAGES]
     plan = {name: asdict(entry) for name, entry in job.plan.items()}
-    told = [job.checkpoint.identity, job.method.name, text.sha256, job.rows, plan, versions]
+    told = [_FORM, job.checkpoint.identity, job.method.name, text.sha256, job.rows, plan, versions]
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()

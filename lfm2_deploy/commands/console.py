@@ -135,6 +135,8 @@ def print_table(
 ) -> None:
     """Write rows under their headings, without lines or trailing spaces.
 
+    A last column of words is broken where a terminal is too narrow for it.
+
     Args:
         columns: headings; one that begins with ">" is of numbers, aligned right.
         rows: as many cells each.
@@ -144,12 +146,24 @@ def print_table(
     headings = [name.removeprefix(">") for name in columns]
     widths = [max(map(cell_len, cells)) for cells in zip(headings, *rows, strict=True)]
     for number, cells in enumerate([headings, *rows]):
-        parts = [
-            _pad(cell, width, right=name.startswith(">"))
-            for cell, width, name in zip(cells, widths, columns, strict=True)
-        ]
         style = "dim" if number == 0 else ""
-        console.print(Text(f"  {'  '.join(parts).rstrip()}", style=style), soft_wrap=True)
+        for line in _break_last(cells, widths, columns[-1], console):
+            parts = [
+                _pad(cell, width, right=name.startswith(">"))
+                for cell, width, name in zip(line, widths, columns, strict=True)
+            ]
+            console.print(Text(f"  {'  '.join(parts).rstrip()}", style=style), soft_wrap=True)
+
+
+def _break_last(
+    cells: Sequence[str], widths: Sequence[int], heading: str, console: Console
+) -> list[tuple[str, ...]]:
+    """A row, as several lines where its last cell has words for more than one."""
+    if heading.startswith(">"):
+        return [tuple(cells)]
+    first, *rest = wrap(cells[-1], console, 2 + sum(widths[:-1]) + 2 * (len(widths) - 1))
+    empty = [""] * (len(cells) - 1)
+    return [(*cells[:-1], first), *((*empty, more) for more in rest)]
 
 
 def _pad(cell: str, width: int, right: bool) -> str:

@@ -89,16 +89,15 @@ def _draw_rounding(bundle: Bundle, file: Path) -> None:
             f"{bundle.path} has no record of rounding to draw: it holds {manifest.precision} "
             "weights, or was exported before there was one; export the model again in int4 or int8"
         )
-    if not manifest.rounding.tensors and not manifest.rounding.layers:
+    record = manifest.rounding
+    if not record.errors and not record.layers:
         raise BundleError(
-            f"{bundle.path} was rounded by method {manifest.rounding.method}, which measures no "
-            "errors: export with --quantize awq or gptq"
+            f"{bundle.path} was rounded by method {record.method} and holds no errors: a version "
+            "that did not measure them made it; export the model again"
         )
     if file.suffix.lower() != ".svg":
         raise BundleError(f"--plot writes SVG: name {file} with .svg at its end")
-    write_rounding(
-        manifest.rounding, file, f"{manifest.model}, {manifest.precision} for {manifest.target}"
-    )
+    write_rounding(record, file, f"{manifest.model}, {manifest.precision} for {manifest.target}")
     note(f"the plot is in {file}")
 
 

@@ -351,7 +351,9 @@ class SubjectResult:
         worst: the worst positions, worst first.
         greedy: its greedy runs.
         remarks: what was measured otherwise than for the others, or not at all, and why.
-        rounding: what its exporter measured of each layer; empty where it did not.
+        rounding: what its exporter measured of each layer on a text; empty where it did not.
+        rounded_without_text: whether its weights were rounded by a method that measures nothing
+            but the error of the weights themselves, which is another figure.
     """
 
     info: SubjectInfo
@@ -364,6 +366,7 @@ class SubjectResult:
     remarks: tuple[str, ...] = ()
     rounding: tuple[LayerError, ...] = ()
     decoding: Decoding | None = None
+    rounded_without_text: bool = False
 
 
 @dataclass(frozen=True, slots=True)

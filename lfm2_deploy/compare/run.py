@@ -274,6 +274,7 @@ def _assemble(
         remarks=tuple(remarks),
         rounding=() if record is None else record.layers,
         decoding=measured.decoding,
+        rounded_without_text=record is not None and not record.layers,
     )
 
 

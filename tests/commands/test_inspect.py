@@ -145,13 +145,59 @@ def test_plot_without_a_record_says_what_to_do(
     assert not (tmp_path / "plot.svg").exists()
 
 
-def test_plot_of_a_method_that_measures_nothing_names_those_that_do(
+def test_plot_of_a_bundle_of_before_errors_were_measured_says_what_to_do(
     run: Callable, copied_bundle: Path, tmp_path: Path
 ) -> None:
     record_rounding(copied_bundle, {"method": "search"})
     result = run("inspect", copied_bundle, "--plot", tmp_path / "plot.svg")
     assert result.exit_code == 1
-    assert "--quantize awq or gptq" in " ".join(result.stderr.split())
+    assert "export the model again" in " ".join(result.stderr.split())
+
+
+def test_default_bundle_is_explained_by_layer_with_errors_of_its_weights(
+    run: Callable, bundle: Path, tmp_path: Path
+) -> None:
+    result = run("inspect", bundle, "--plot", tmp_path / "plot.svg")
+    assert result.exit_code == 0
+    shown = " ".join(result.stdout.split())
+    assert "Rounding search" in shown
+    assert "layer mixer bits group error block bits group error 0 conv 4 32 " in shown
+    assert "errors are of the weights alone" in shown.lower()
+    assert "after" not in shown.partition("Rounding")[2]
+    assert "embed_tokens 8 bits in groups of 256, its weights off by 0." in shown
+    text = (tmp_path / "plot.svg").read_text(encoding="utf-8")
+    assert "Error of the weights by layer" in text
+    record = json.loads(run("inspect", bundle, "--json").stdout)["rounding"]
+    assert record["weights"]
+    assert not record["tensors"]
+
+
+def test_size_is_explained_part_by_part(run: Callable, copied_bundle: Path, tmp_path: Path) -> None:
+    unit = {
+        "layer": 3, "kind": "feed_forward", "label": "8 bits, groups of 128", "bits": "8",
+        "group": "128", "size_bytes": 123_456, "cost": 1.5e-05,
+        "least_label": "4 bits, groups of 256", "least_bits": "4", "least_group": "256",
+        "least_cost": 0.00123,
+    }  # fmt: skip
+    choice = {
+        "budget_bytes": 2 * 10**6, "size_bytes": 10**6, "cost": 0.02, "text": "mine.txt",
+        "tokens": 2048, "units": [unit],
+    }  # fmt: skip
+    error = {"name": "model.layers.3.conv.in_proj.weight", "bits": 4, "group": 32}
+    weights = [{**error, "error": 0.05, "largest": 0.05}]
+    rounding = {"method": "rtn", "max_size_bytes": 10**7, "weights": weights, "choice": choice}
+    record_rounding(copied_bundle, rounding)
+    result = run("inspect", copied_bundle, "--plot", tmp_path / "plot.svg")
+    assert result.exit_code == 0
+    shown = " ".join(result.stdout.split())
+    assert "3 block 8 128 123 kB 1.5" in shown
+    assert " 4 256 0.0012" in shown
+    assert "mine.txt, 2,048 tokens" in shown
+    text = (tmp_path / "plot.svg").read_text(encoding="utf-8")
+    assert "KL divergence that each part alone adds" in text
+    assert "got 8 bits, groups of 128, which adds" in text
+    record = json.loads(run("inspect", copied_bundle, "--json").stdout)["rounding"]
+    assert record["choice"] == choice
 
 
 def record_rounding(bundle: Path, record: object) -> None:
@@ -176,16 +222,20 @@ def test_bundle_that_was_calibrated_is_explained_by_layer(
     }  # fmt: skip
     file.write_text(json.dumps({**manifest, "rounding": rounding}), encoding="utf-8")
     result = run("inspect", copied_bundle)
-    (row,) = [line for line in result.stdout.splitlines() if "90/1234" in line]
-    assert len(row) <= 80
+    rows = [line for line in result.stdout.splitlines() if line.strip().startswith("2 ")]
+    assert max(map(len, rows)) <= 80
     assert not result.stderr
     shown = " ".join(result.stdout.split())
     assert "'error' is what rounding changes" in shown
     assert "Rounding gptq" in shown
     assert "mine.txt, 2,048 tokens" in shown
     assert "within 7 MB" in shown
-    assert "2 attn float 8 experts 4 5.0% 8.1% 90/1234 3" in shown
-    assert json.loads(run("inspect", copied_bundle, "--json").stdout)["rounding"] == rounding
+    assert "2 attn float 8 experts 4 128 5.0% 8.1%" in shown
+    assert "2 8 90 1,234 3" in shown
+    assert "on the calibration text itself: they do not compare between texts" in shown
+    assert "warning fewer than 8,192 tokens" in shown
+    expected = {**rounding, "weights": [], "choice": None}
+    assert json.loads(run("inspect", copied_bundle, "--json").stdout)["rounding"] == expected
 
 
 def test_record_of_rounding_sends_nothing_to_the_terminal_but_text(

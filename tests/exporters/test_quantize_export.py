@@ -42,9 +42,36 @@ def test_manifest_says_how_weights_were_rounded(whole: Bundle, tmp_path: Path) -
     assert (record.method, record.text, record.text_sha256) == ("gptq", "random tokens", "")
     assert record.tokens == 8 * 256
     assert len(record.layers) == whole.config.num_hidden_layers
-    plain = api.export(MODEL, tmp_path / "plain", quantize="rtn").manifest
-    assert plain.rounding == QuantizationRecord("rtn")
     assert api.export(MODEL, tmp_path / "float", precision="fp16").manifest.rounding is None
+
+
+@pytest.mark.parametrize("precision", ["int4", "int8"])
+def test_error_of_weights_is_recorded_without_a_text(tmp_path: Path, precision: str) -> None:
+    found = {}
+    for method in ("rtn", "search"):
+        out = tmp_path / method
+        manifest = api.export(MODEL, out, precision=precision, quantize=method).manifest
+        record = manifest.rounding
+        assert record is not None
+        assert record == QuantizationRecord(method, weights=record.weights)
+        rounded = [(t.name, t.bits, t.group) for t in manifest.quantization if t.group]
+        assert [(line.name, line.bits, line.group) for line in record.weights] == rounded
+        found[method] = sum(line.error for line in record.weights)
+    # Scales are searched in 4 bits alone.
+    assert (found["search"] < found["rtn"]) == (precision == "int4")
+
+
+def test_calibrated_bundle_has_both_errors_and_tables_have_one(whole: Bundle) -> None:
+    record = whole.manifest.rounding
+    assert record is not None
+    plain = [t.name for t in whole.manifest.quantization if t.group]
+    assert [line.name for line in record.weights] == plain
+    calibrated = {line.name: line.error for line in record.tensors}
+    assert set(plain) - set(calibrated) == {"model.embed_tokens.weight"}
+    # GPTQ gives up nearness of the weights for that of the products.
+    own = {line.name: line.error for line in record.weights}
+    nearer = [name for name, error in calibrated.items() if error < own[name]]
+    assert len(nearer) > 0.8 * len(calibrated)
 
 
 def test_methods_differ_in_bytes_and_not_in_size(whole: Bundle, tmp_path: Path) -> None:

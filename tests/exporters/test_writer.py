@@ -17,6 +17,7 @@ import pytest
 
 from exporters.encoding import encode_here
 from exporters.journal import Journal
+from exporters.quantize.losses import Sums
 from exporters.weight_book import Declared, Slot, WeightBook
 from exporters.writer import lay_out, refer_to_file, write_weights
 from lfm2_deploy.contracts import Checkpoint, Progress, ignore_progress
@@ -206,8 +207,8 @@ def test_weights_without_a_journal_of_theirs_are_written_anew(
     weights.write_bytes(bytes(8192))
     with Journal(tmp_path / "weights.jsonl", "another export") as other:
         other.begin(goes_on=False)
-        other.add(0, lambda: None)
-        other.add(1, lambda: None)
+        other.add(0, {}, lambda: None)
+        other.add(1, {}, lambda: None)
         other.sync(lambda: None)
     write(book, checkpoint, weights)
     assert np.fromfile(weights, np.float32)[[0, -1]].tolist() == [1, 2]
@@ -217,28 +218,53 @@ def test_journal_says_only_what_was_forced_to_the_disk(tmp_path: Path) -> None:
     file, synced = tmp_path / "journal", []
     with Journal(file, "x") as journal:
         journal.begin(goes_on=False)
-        journal.add(4, lambda: synced.append(4))
-        assert Journal(file, "x").read() == frozenset()
+        journal.add(4, {"a": [0.1, 2.5]}, lambda: synced.append(4))
+        assert Journal(file, "x").read() == {}
         journal.sync(lambda: synced.append("end"))
     assert synced == ["end"]
-    assert Journal(file, "x").read() == {4}
+    assert Journal(file, "x").read() == {4: {"a": [0.1, 2.5]}}
     assert Journal(file, "y").read() is None
 
 
-@pytest.mark.parametrize("cut", ["[5, 6", "[5, 6]", "5, 6]\n", "null\n", '["a"]\n'])
+@pytest.mark.parametrize("cut", ["[[5, 6", "[[5, 6]]", "5, 6]\n", "null\n", "[5, 6]\n", '["a"]\n'])
 def test_last_line_of_a_journal_that_was_cut_short_is_not_believed(
     tmp_path: Path, cut: str
 ) -> None:
     file = tmp_path / "journal"
-    file.write_text('{"fingerprint": "x"}\n[1]\n' + cut)
-    assert Journal(file, "x").read() == {1}
+    file.write_text('{"fingerprint": "x"}\n[[1, {}]]\n' + cut)
+    assert Journal(file, "x").read() == {1: {}}
 
 
 def test_journal_that_goes_on_after_a_cut_line_keeps_both_parts(tmp_path: Path) -> None:
     file = tmp_path / "journal"
-    file.write_text('{"fingerprint": "x"}\n[1]\n[2, 3')
+    file.write_text('{"fingerprint": "x"}\n[[1, {}]]\n[[2, {}], [3')
     with Journal(file, "x") as journal:
         journal.begin(goes_on=True)
-        journal.add(4, lambda: None)
+        journal.add(4, {}, lambda: None)
         journal.sync(lambda: None)
-    assert Journal(file, "x").read() == {1, 4}
+    assert Journal(file, "x").read() == {1: {}, 4: {}}
+
+
+def test_losses_are_those_of_one_run_though_it_was_interrupted(
+    book: WeightBook, graph: ir.Graph, checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    book.declare(graph, "stack", (8, 1024))
+    for index in range(8):
+        # A third is no short decimal fraction: it must come back from the journal as it was.
+        sums = [Sums(index / 3, 1.0)]
+        value = np.zeros(1024, np.float32)
+        slot = Slot("stack", index)
+        book.fill([NORM], lambda w, v=value: [v], slot, measure=lambda w, kept, s=sums: s)
+
+    def interrupt(what: str, done: int, total: int) -> None:
+        if done == 3 * 4096:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write(book, checkpoint, tmp_path / "weights", interrupt)
+    journal = Journal(tmp_path / "weights.jsonl", "this export")
+    encode = encode_here(book.jobs, checkpoint)
+    found = write_weights(
+        book, lay_out(book), encode, tmp_path / "weights", journal, ignore_progress
+    )
+    assert found == [{NORM: Sums(index / 3, 1.0)} for index in range(8)]

@@ -11,7 +11,7 @@ Both read the same two tensors, [E, 2I, H] with an expert's gate rows before its
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,9 +21,10 @@ from exporters.draft import Draft, Rewriter, name_of
 from exporters.passes.gpu.linear import Packed, Product
 from exporters.passes.gpu.routing import choose, spread, weigh
 from exporters.passes.lower_experts import expert_sources
-from exporters.passes.weights import FLOATS, encoder_for, to_float
+from exporters.passes.weights import FLOATS, encoder_for, measure_unless_recovered, to_float
+from exporters.quantize.losses import Sums, measure_packed
 from exporters.quantize.plan import TensorPlan
-from exporters.weight_book import Array, Slot
+from exporters.weight_book import Array, Measure, Slot
 from lfm2_deploy.config import MoeConfig
 
 
@@ -172,7 +173,16 @@ def _declare_packed(draft: Draft, moe: MoeConfig, plan: TensorPlan, prefix: str)
         )
         return first, second, first_scales, second_scales
 
-    _fill(draft, moe, prefix, encode, names, is_new)
+    def measure(sources: Sequence[Array], kept: Sequence[Array]) -> list[Sums]:
+        gate, up, down = sources
+        first, second, first_scales, second_scales = kept
+        return [
+            measure_packed(gate, first[:wide], first_scales[:wide], plan.bits),
+            measure_packed(up, first[wide:], first_scales[wide:], plan.bits),
+            measure_packed(down, second, second_scales, plan.bits),
+        ]
+
+    _fill(draft, moe, prefix, encode, names, is_new, measure_unless_recovered(plan, measure))
     return Stack(moe, plan, values[0], values[1], (values[2], values[3]))
 
 
@@ -199,7 +209,8 @@ def _fill(
     encode: Callable[..., tuple[Array, ...]],
     names: list[str],
     is_new: bool,
+    measure: Measure | None = None,
 ) -> None:
     for expert in range(moe.num_experts if is_new else 0):
         slots = [Slot(name, expert) for name in names]
-        draft.book.fill(expert_sources(prefix, expert), encode, *slots)
+        draft.book.fill(expert_sources(prefix, expert), encode, *slots, measure=measure)

@@ -13,7 +13,15 @@ import numpy as np
 import onnx_ir as ir
 
 from exporters.draft import Rewriter
-from exporters.passes.weights import FLOATS, encoder_for, float_weight, to_float, weight_shape
+from exporters.passes.weights import (
+    FLOATS,
+    encoder_for,
+    float_weight,
+    measure_unless_recovered,
+    to_float,
+    weight_shape,
+)
+from exporters.quantize.losses import Sums, measure_packed
 from exporters.quantize.plan import TensorPlan
 from exporters.weight_book import Array, Slot
 
@@ -53,7 +61,10 @@ def projection_weight(rewriter: Rewriter, names: Sequence[str], cut: Cut | None 
     levels, scales = _declare(rewriter, prefix, (), (shape[0], shape[1]), plan)
     if levels is not None:
         encode = functools.partial(_encode, plan=plan, cut=cut)
-        draft.book.fill(list(names), encode, Slot(levels), Slot(scales))
+        measure = measure_unless_recovered(
+            plan, functools.partial(_measure, bits=plan.bits, cut=cut)
+        )
+        draft.book.fill(list(names), encode, Slot(levels), Slot(scales), measure=measure)
     return dequantize(rewriter, prefix, (), (shape[0], shape[1]), plan)
 
 
@@ -75,8 +86,10 @@ def expert_weight(rewriter: Rewriter, prefix: str, sources: Sequence[Sequence[st
     levels, scales = _declare(rewriter, prefix, count, (rows, columns), plan)
     if levels is not None:
         encode = functools.partial(_encode, plan=plan)
+        measure = measure_unless_recovered(plan, functools.partial(_measure, bits=plan.bits))
         for expert, names in enumerate(sources):
-            draft.book.fill(names, encode, Slot(levels, expert), Slot(scales, expert))
+            slots = Slot(levels, expert), Slot(scales, expert)
+            draft.book.fill(names, encode, *slots, measure=measure)
     return dequantize(rewriter, prefix, count, (rows, columns), plan)
 
 
@@ -156,6 +169,21 @@ def _encode(*weights: Array, plan: TensorPlan, cut: Cut | None = None) -> tuple[
     levels, scales = (np.concatenate(kind) for kind in zip(*parts, strict=True))
     levels ^= _FLIP[plan.bits]
     return levels if plan.bits == 4 else levels.view(np.int8), scales
+
+
+def _measure(
+    weights: Sequence[Array], kept: Sequence[Array], bits: int, cut: Cut | None = None
+) -> list[Sums]:
+    """What `_encode` lost of each weight; of a cut one, of the part that it took."""
+    levels, scales = kept
+    found, start = [], 0
+    for weight in weights:
+        own = weight if cut is None else cut.take(weight)
+        rows = slice(start, start + len(own))
+        packed = levels[rows].view(np.uint8)
+        found.append(measure_packed(own, packed, scales[rows], bits, int(_FLIP[bits])))
+        start += len(own)
+    return found
 
 
 def _join(*weights: Array, dtype: ir.DataType, name: str, cut: Cut | None = None) -> tuple[Array]:

@@ -8,8 +8,9 @@ import numpy as np
 import onnx_ir as ir
 
 from exporters.draft import Draft, Rewriter
-from exporters.passes.weights import FLOATS, to_float, weight_shape
-from exporters.quantize.pack import pack, recover
+from exporters.passes.weights import FLOATS, measure_unless_recovered, to_float, weight_shape
+from exporters.quantize.losses import Sums, sum_losses
+from exporters.quantize.pack import pack, recover, unpack
 from exporters.quantize.plan import Rounding, TensorPlan
 from exporters.quantize.stored import round_float, round_packed
 from exporters.weight_book import Array, Slot
@@ -46,7 +47,10 @@ def linear_weight(draft: Draft, node: ir.Node, name: str) -> ir.Value:
         values.append(draft.book.constant(draft.graph, f"zeros.i4.{rows}", zeros))
     if is_new:
         encode = functools.partial(encode_turned, bits=plan.bits, rounding=plan.rounding)
-        draft.book.fill([name], encode, Slot(levels), Slot(scales))
+        measure = measure_unless_recovered(
+            plan, lambda w, kept: [measure_turned(w[0], kept[0], kept[1], plan.bits)]
+        )
+        draft.book.fill([name], encode, Slot(levels), Slot(scales), measure=measure)
     weight: ir.Value = rewriter.op("DequantizeLinear", values, axis=1)
     return weight
 
@@ -79,6 +83,19 @@ def encode_turned(weight: Array, bits: int, rounding: Rounding = "search") -> tu
     if bits == 8:
         return levels, scales
     return pack(levels.view(np.uint8) & np.uint8(0xF), bits), scales
+
+
+def measure_turned(weight: Array, levels: Array, scales: Array, bits: int) -> Sums:
+    """What `encode_turned` lost of a weight [N, K]."""
+
+    def read(columns: slice) -> Array:
+        part = levels[columns]
+        if bits == 4:
+            # Two's complement in 4 bits: 8 to 15 stand for -8 to -1.
+            part = (unpack(part, 4) ^ np.uint8(8)).astype(np.int8) - np.int8(8)
+        return part.astype(np.float32) * scales
+
+    return sum_losses(weight.T, read)
 
 
 def round_turned(spec: WeightSpec, weight: Array, plan: TensorPlan) -> Array:

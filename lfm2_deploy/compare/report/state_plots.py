@@ -76,7 +76,7 @@ def _trace_states(
 
 
 def plot_rounding(report: Report) -> Figure | None:
-    """What each exporter measured of its layers; None where none did."""
+    """What each exporter measured of its layers on a text; None where none did."""
     lines = tuple(
         Line(subject.info.name, number, points)
         for number, subject in enumerate(report.subjects)
@@ -94,8 +94,15 @@ def plot_rounding(report: Report) -> Figure | None:
     chart = Chart("Error of rounding by layer", step_axis("layer", names), y, lines, dots)
     caption = (
         "What rounding the weights does to the output of each layer, as the exporter measured it "
-        "in float32, with all layers before it rounded too. States much further off than this "
-        "have another cause: arithmetic in fewer bits, or a fault."
+        "in float32 on its calibration text, with all layers before it rounded too. States much "
+        "further off than this have another cause: arithmetic in fewer bits, or a fault. Texts "
+        "differ, and a short one looks best."
     )
+    others = [s.info.name for s in report.subjects if s.rounded_without_text]
+    if others:
+        caption += (
+            f" Not drawn: {', '.join(others)}, rounded without a text, so that only the error of "
+            "the weights is known (`inspect` shows it), which is not this one."
+        )
     legend = tuple((line.series, line.name) for line in lines)
     return Figure("What rounding alone explains", caption, chart, legend)

@@ -78,6 +78,16 @@ def test_rounding_is_drawn_of_those_who_recorded_it() -> None:
     assert state_plots.plot_rounding(make_report(("npu",))) is None
 
 
+def test_errors_of_weights_are_not_drawn_beside_those_of_products_and_are_named() -> None:
+    report = make_report(("npu", "int4"))
+    first, *rest = report.subjects
+    report = replace(report, subjects=(replace(first, rounded_without_text=True), *rest))
+    figure = state_plots.plot_rounding(report)
+    assert figure is not None
+    assert figure.legend == ((1, "cpu-int4"),)
+    assert f"Not drawn: {first.info.name}, rounded without a text" in figure.caption
+
+
 def test_bars_are_shares_of_the_longest() -> None:
     decode, *others = bars.list_panels(make_report(("int8", "int4")))
     assert decode.heading == "Decode"
