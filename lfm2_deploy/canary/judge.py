@@ -3,8 +3,10 @@
 What is usual depends on the model and on what the device keeps activations in. The canary says
 what rounding them to 8 bits does to this very model (`Canary.noise`); other kinds are parts of it.
 A row's error is the median over its calls: where rounding sends a token to another expert, one
-call is off and not the row; a fault of the graph, a kernel or a state stays in the row. Faults
-that show too little are recognised by how they change the logits (`Canary.signatures`).
+call is off and not the row; a fault of the graph, a kernel or a state stays in the row. What stays
+in a part of a model, such as one expert, shows in a few calls: each is held to what rounding does
+to that very call (`Call.noise`). Faults that show too little are recognised by how they change the
+logits (`Canary.signatures`).
 
 The limits are between what was measured of healthy bundles and of planted faults: docs/canary.md.
 """
@@ -12,14 +14,14 @@ The limits are between what was measured of healthy bundles and of planted fault
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from statistics import median_high
 from typing import Any, Literal
 
 import numpy as np
 
-from lfm2_deploy.canary.record import Canary, Signature
+from lfm2_deploy.canary.record import Call, Canary, Signature
 from lfm2_deploy.canary.run import Reading
 
 Outcome = Literal["passed", "doubtful", "failed"]
@@ -29,8 +31,17 @@ USUAL = {"float32": 1 / 200, "float16": 1 / 4, "int16": 1.0, "int8": 1.0, "": 1.
 # Healthy rows are at up to 1.7 times the usual, and 3.1 in a random mixture of four layers; planted
 # faults at 5.7 and more, but for what the rules below find.
 DOUBTFUL = 5.0
-# So is a quarter of all calls; with planted faults of keys and values, 2.8 and more.
+# So is a quarter of all calls; with planted faults of keys and values, 2.8 and more. For canaries
+# that do not know their calls' noise.
 _QUARTER = 2.5
+# A single call beyond so many times its own noise is doubtful, and two calls beyond so many.
+_CALL, _TWO_CALLS = 2.5, 1.8
+# So is one whose KL divergence is beyond so many times its own; below a floor, it is what the six
+# digits that are kept of each logit leave.
+_CALL_KLD, _LEAST_KLD = 8.0, 1e-5
+# Rounding explains this much more than in the median call only where it moves a token to another
+# expert: by as much whatever the arithmetic.
+_MOVED = 2.0
 # A row this far off, as a part of the logits' spread, writes other text.
 _FAILED, _FAILED_FACTOR = 0.1, 2.0
 # A signature is there where the error points its way, by about as much: planted, correlations are
@@ -90,7 +101,7 @@ def judge(
         outcome = "failed" if error > failed_from else "doubtful"
         reason = _explain(worst, limit)
     if outcome != "failed":
-        doubt = _find_doubt(canary, readings, limit * _QUARTER / DOUBTFUL)
+        doubt = _find_doubt(canary, readings, USUAL.get(arithmetic, USUAL[""]))
         outcome, reason = ("doubtful", doubt) if doubt else (outcome, reason)
     return Verdict(
         outcome,
@@ -104,17 +115,61 @@ def judge(
     )
 
 
-def _find_doubt(canary: Canary, readings: Sequence[Reading], limit: float) -> str:
-    """What shows over all rows alone; "" for nothing."""
+def _find_doubt(canary: Canary, readings: Sequence[Reading], usual: float) -> str:
+    """What does not show in a row's median; "" for nothing."""
     found = next((s for s in canary.signatures if _shows(canary, s, readings)), None)
     if found is not None:
         return f"logits are off as if {found.fault}"
+    calls = {row.name: row.calls for row in canary.rows}
+    if all(call.noise > 0 for row in canary.rows for call in row.calls):
+        return _find_outlier(canary, calls, readings, usual)
+    limit = _QUARTER * usual * canary.noise
     quarter = float(np.quantile([reading.error for reading in readings], 0.75))
     if quarter <= limit:
         return ""
     return (
         f"in a quarter of all calls logits are off by {quarter:.2g} of their spread or more, "
         f"expected at most {limit:.2g}"
+    )
+
+
+def _find_outlier(
+    canary: Canary,
+    calls: Mapping[str, Sequence[Call]],
+    readings: Sequence[Reading],
+    usual: float,
+) -> str:
+    """A call, or two, that rounding does not explain; "" for none."""
+    middle = float(np.median([call.kld for row in calls.values() for call in row]))
+    errors: dict[tuple[str, int], float] = {}
+    for reading in readings:
+        call, key = calls[reading.row][reading.number], (reading.row, reading.number)
+        allowed = max(call.kld, middle) * _choose_part(call, canary.noise, usual) ** 2
+        if reading.kld > _CALL_KLD * allowed + _LEAST_KLD:
+            return _explain_call(reading, f"KL divergence is {reading.kld:.2g} nats",
+                                 _CALL_KLD * allowed)  # fmt: skip
+        allowed = max(call.noise, canary.noise) * _choose_part(call, canary.noise, usual)
+        errors[key] = max(errors.get(key, 0.0), reading.error / allowed)
+        if errors[key] > _CALL:
+            return _explain_call(reading, f"logits are off by {reading.error:.2g} of their spread",
+                                 _CALL * allowed)  # fmt: skip
+    many = sum(error > _TWO_CALLS for error in errors.values())
+    if many < 2:
+        return ""
+    return (
+        f"in {many} calls logits are off by more than {_TWO_CALLS:g} times what rounding explains"
+    )
+
+
+def _choose_part(call: Call, noise: float, usual: float) -> float:
+    """Which part of a call's noise is usual."""
+    return max(usual, 1.0) if call.noise > _MOVED * noise else usual
+
+
+def _explain_call(reading: Reading, seen: str, limit: float) -> str:
+    return (
+        f"row {reading.row!r} is off at token {reading.length} ({reading.kind}) by more than "
+        f"rounding explains: {seen}, expected at most {limit:.2g}"
     )
 
 
@@ -158,12 +213,16 @@ def _explain_nan(readings: Sequence[Reading]) -> str:
 def _shows(canary: Canary, signature: Signature, readings: Sequence[Reading]) -> bool:
     """Whether the error is that of a known fault."""
     row = next(row for row in canary.rows if row.name == signature.row)
+    changes = dict(zip(signature.calls, signature.changes, strict=True))
     off, wanted = [], []
     for reading in readings:
-        if reading.row == row.name and reading.rows == 1 and math.isfinite(reading.error):
-            spread = row.calls[reading.number].expected.spread
-            off.append(reading.off)
-            wanted.append(np.array(signature.changes[reading.number]) / spread)
+        shown = changes.get(reading.number) if reading.row == row.name else None
+        if shown is not None and reading.rows == 1 and math.isfinite(reading.error):
+            call = row.calls[reading.number]
+            # Calls count by how well a change shows in them.
+            noise = call.noise or 1.0
+            off.append(reading.off / noise)
+            wanted.append(np.array(shown) * signature.unit / call.expected.spread / noise)
     if not off:
         return False
     seen, fault = np.concatenate(off), np.concatenate(wanted)
