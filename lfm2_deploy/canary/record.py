@@ -79,13 +79,11 @@ class Call:
         noise: largest error in several runs with activations rounded to 8 bits, as
             `Reading.error` has it: where a token may go to another expert, more than elsewhere.
             0 where it was not recorded.
-        kld: likewise the largest KL divergence, in nats.
     """
 
     tokens: tuple[int, ...]
     expected: Digest
     noise: float = 0.0
-    kld: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,8 +257,7 @@ def _parse_call(raw: Any, vocab_size: int) -> Call:
         tuple(map(_number, _bounded(expected["top"], TOP))),
         tuple(map(_number, _bounded(expected["sampled"], SAMPLED))),
     )
-    noise, kld = (_number(raw.get(name, 0.0)) for name in ("noise", "kld"))
-    return Call(_ids(raw["tokens"], vocab_size), digest, noise, kld)
+    return Call(_ids(raw["tokens"], vocab_size), digest, _number(raw.get("noise", 0.0)))
 
 
 def _check(canary: Canary, context_length: int) -> None:

@@ -38,8 +38,7 @@ def record_fake(next_logits: NextLogits, context: int = CONTEXT) -> Canary:
         for tokens in row.calls:
             seen += tokens
             digest = digest_logits(next_logits(tuple(seen)), sampled)
-            # KL divergence goes as the square of the error.
-            calls.append(Call(tokens, digest, NOISE, NOISE**2 * digest.spread**2))
+            calls.append(Call(tokens, digest, NOISE))
         rows.append(Row(row.name, tuple(calls)))
     change = [round(float(x), 3) for x in np.random.default_rng(7).normal(0, 0.03, 16 + 48)]
     numbers = tuple(range(len(rows[0].calls)))

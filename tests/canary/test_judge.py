@@ -79,7 +79,7 @@ def test_call_that_may_go_to_another_expert_is_no_fault(
     for row in canary.rows:
         lengths = np.cumsum([len(call.tokens) for call in row.calls])
         calls = (
-            replace(call, noise=0.2, kld=1.0) if length == 14 else call
+            replace(call, noise=0.2) if length == 14 else call
             for call, length in zip(row.calls, lengths, strict=True)
         )
         rows.append(replace(row, calls=tuple(calls)))
@@ -106,7 +106,7 @@ def test_canary_of_version_1_does_not_judge_single_calls(
     canary: Canary, make_runtime: MakeRuntime
 ) -> None:
     rows = tuple(
-        replace(row, calls=tuple(replace(call, noise=0.0, kld=0.0) for call in row.calls))
+        replace(row, calls=tuple(replace(call, noise=0.0) for call in row.calls))
         for row in canary.rows
     )
     old = replace(canary, rows=rows)

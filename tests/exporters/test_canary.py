@@ -85,7 +85,7 @@ def test_each_call_knows_how_far_rounding_moves_it(
 ) -> None:
     canary = _record(_round(checkpoints[kind], "int8"))
     calls = [call for row in canary.rows for call in row.calls]
-    assert all(call.noise > 0 and call.kld > 0 for call in calls)
+    assert all(call.noise > 0 for call in calls)
     # The largest of several runs, and the median of all.
     assert sum(call.noise >= canary.noise for call in calls) > len(calls) / 2
 
