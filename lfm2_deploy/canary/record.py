@@ -232,7 +232,7 @@ def _parse_signature(raw: Any) -> Signature:
     if not isinstance(row, str):
         raise ValueError("a fault has no row")
     changes = tuple(
-        tuple(map(_number, _bounded(change, TOP + SAMPLED)))
+        tuple(map(_checked, _bounded(change, TOP + SAMPLED)))
         for change in _bounded(raw["changes"], _MOST_CALLS)
     )
     # Version 1 has all calls, in logits.
@@ -299,6 +299,13 @@ def _ids(value: Any, vocab_size: int) -> tuple[int, ...]:
         if type(token) is not int or not 0 <= token < vocab_size:
             raise ValueError(f"a token id is not in 0 to {vocab_size - 1}")
     return tuple(value)
+
+
+def _checked(value: Any) -> float:
+    """A number as it is, so that a whole one is written as one again."""
+    _number(value)
+    number: float = value
+    return number
 
 
 def _number(value: Any) -> float:

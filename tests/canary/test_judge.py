@@ -69,7 +69,7 @@ def test_garbage_fails_with_place_token_and_figures(
 
 def _off_in_two_calls(history: tuple[int, ...], logits: FloatArray) -> FloatArray:
     """After 14 tokens in the rows "text" and "steps", and nowhere else."""
-    return _noise(0.2 if len(history) == 14 else NOISE / 2)(history, logits)
+    return _noise(0.2 if len(history) == 14 else 0.9 * NOISE)(history, logits)
 
 
 def test_call_that_may_go_to_another_expert_is_no_fault(
