@@ -50,7 +50,7 @@ def test_usual_noise_passes_and_more_is_doubtful(
 
 
 def test_finer_arithmetic_is_held_to_less(canary: Canary, make_runtime: MakeRuntime) -> None:
-    readings = run_canary(canary, make_runtime(_noise(2 * NOISE)))
+    readings = run_canary(canary, make_runtime(_noise(1.5 * NOISE)))
     outcomes = [judge(canary, readings, kind).outcome for kind in ("int8", "float16", "float32")]
     assert outcomes == ["passed", "doubtful", "doubtful"]
 
