@@ -1,28 +1,25 @@
 """What a bundle's canary must give: the torch decoder on the weights as they are stored.
 
-Layers run one after another over all rows together, so that each weight is read once; memory
-holds one layer, or one expert, as in `lfm2_deploy/model/streaming.py`. Short rows are run in
-variants besides: with activations rounded to 8 bits, which is how far a healthy kernel may be off
-for this very model, and with the experts' bias left out, a fault that shows too little by itself.
+Beside what must come out, variants are run: with activations rounded to 8 bits, several times,
+which is how far a healthy kernel may be off in each call of this very model, and with the experts'
+bias left out, in all layers or in one, a fault that shows too little by itself.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
-from torch import Tensor, nn
 
+from exporters.canary_runs import Outcome, Variant, run_variants
 from exporters.draft import Draft
 from exporters.options import ExportOptions
 from exporters.quantize.stored import StoredCheckpoint
 from lfm2_deploy.canary.record import (
     Call,
     Canary,
+    Coverage,
     Digest,
     Row,
     Signature,
@@ -30,40 +27,28 @@ from lfm2_deploy.canary.record import (
     digest_logits,
     write_canary,
 )
-from lfm2_deploy.canary.run import compare_digest, list_expected, pick_logits
-from lfm2_deploy.canary.script import ScriptRow, write_script
+from lfm2_deploy.canary.run import (
+    Difference,
+    DoubleArray,
+    compare_digest,
+    list_expected,
+    pick_logits,
+)
+from lfm2_deploy.canary.script import STEPS, ScriptRow, write_script
 from lfm2_deploy.config import Lfm2Config
-from lfm2_deploy.contracts import Checkpoint, FloatArray, Progress
-from lfm2_deploy.model.decoder import DecoderLayer
-from lfm2_deploy.model.moe import SparseMoe
-from lfm2_deploy.model.streaming import StreamedDecoder
-from lfm2_deploy.weights import EMBEDDING
+from lfm2_deploy.contracts import Checkpoint, Progress
 
-# Rows up to this length are run in variants, too.
-_SHORT = 32
-# Neighbours that share a scale where kernels round activations to 8 bits.
-_ROUNDED_TOGETHER = 128
+# Levels a side in each run with rounded activations. 8 bits have 127; with a few less, errors are
+# as large and others, so that a call in which some token nearly ties between two experts shows it.
+_LEVELS = (127, 125, 123, 121)
+# Nothing ties in a dense model: its calls differ little in what rounding does.
+_LEVELS_OF_DENSE = (127, 125)
 _NO_BIAS = "the experts' bias were left out"
-
-
-@dataclass(frozen=True, slots=True)
-class _Run:
-    """A row in one variant.
-
-    Args:
-        row: what to append.
-        rounds: whether activations are rounded to 8 bits.
-        has_bias: whether experts are chosen with their bias.
-    """
-
-    row: ScriptRow
-    rounds: bool = False
-    has_bias: bool = True
-
-    @property
-    def is_exact(self) -> bool:
-        """Whether this is what must come out."""
-        return self.has_bias and not self.rounds
+# Of a signature so many calls are kept, and changes in so many units either way: 0.9 kB.
+_SHOWN_CALLS, _UNITS = 4, 99
+# So many layers have a signature of their own, spread evenly where there are more: with all, the
+# canary of 38 mixtures would take 57 kB, and half as many tokens again to record.
+_MOST_LAYERS = 8
 
 
 def add_canary(
@@ -101,124 +86,110 @@ def record_canary(
         CheckpointError: a tensor cannot be read.
     """
     sampled = choose_sampled_ids(checkpoint.config.vocab_size)
-    runs = _list_runs(checkpoint.config, script)
-    results = dict(zip(runs, _compute_logits(checkpoint, runs, progress), strict=True))
+    outcome = run_variants(checkpoint, _list_variants(checkpoint.config, script), progress)
+    exact = {v.row.name: found for v, found in outcome.logits.items() if v.is_exact}
     digests = {
-        run.row.name: [digest_logits(logits, sampled) for logits in found]
-        for run, found in results.items()
-        if run.is_exact
+        name: [digest_logits(logits, sampled) for logits in found] for name, found in exact.items()
     }
-    rows = []
-    for row in script:
-        calls = zip(row.calls, digests[row.name], strict=True)
-        rows.append(Row(row.name, tuple(Call(*call) for call in calls)))
-    rounded = [(run, found) for run, found in results.items() if run.rounds]
-    errors = [
-        compare_digest(digest, logits, sampled).error
-        for run, found in rounded
-        for digest, logits in zip(digests[run.row.name], found, strict=True)
-    ]
-    signatures = tuple(
-        Signature(_NO_BIAS, run.row.name, _list_changes(digests[run.row.name], found, sampled))
-        for run, found in results.items()
-        if not run.has_bias
-    )
+    differences = _compare_rounded(outcome, digests, sampled)
+    rows = tuple(_describe_row(row, digests[row.name], differences[row.name]) for row in script)
+    noise = np.median([d.error for found in differences.values() for run in found for d in run])
+    signatures = _list_signatures(outcome, {row.name: row for row in rows}, sampled)
+    coverage = _count_experts(script, outcome)
     # The median: where rounding lets another expert run, it says little of what is usual.
-    noise = float(f"{np.median(errors):.3g}")
-    return Canary(sampled, noise, tuple(rows), signatures)
+    return Canary(sampled, _shorten(noise), rows, tuple(signatures), coverage)
 
 
-def _list_runs(config: Lfm2Config, script: Sequence[ScriptRow]) -> list[_Run]:
-    short = [row for row in script if len(row.tokens) <= _SHORT]
-    runs = [*map(_Run, script), *(_Run(row, rounds=True) for row in short)]
+def _list_variants(config: Lfm2Config, script: Sequence[ScriptRow]) -> list[Variant]:
+    levels = _LEVELS_OF_DENSE if config.moe is None else _LEVELS
+    variants = [*map(Variant, script), *(Variant(row, n) for n in levels for row in script)]
     if config.moe is not None and config.moe.use_expert_bias:
-        runs += [_Run(row, has_bias=False) for row in short]
-    return runs
+        layers = tuple(config.moe_layers)
+        (row,) = (row for row in script if row.name == STEPS)
+        left_out = dict.fromkeys([layers, *((layer,) for layer in _spread(layers))])
+        variants += [Variant(row, no_bias=some) for some in left_out]
+    return variants
 
 
-def _list_changes(
-    digests: Sequence[Digest], logits: FloatArray, sampled: Sequence[int]
-) -> tuple[tuple[float, ...], ...]:
-    changes = (
-        pick_logits(digest, found.astype(np.float64), sampled) - list_expected(digest)
-        for digest, found in zip(digests, logits, strict=True)
-    )
-    return tuple(tuple(float(f"{x:.4g}") for x in change) for change in changes)
+def _spread(layers: Sequence[int]) -> list[int]:
+    """All, or as many as have a signature of their own; the first and the last are among them."""
+    count = min(len(layers), _MOST_LAYERS)
+    places = np.linspace(0, len(layers) - 1, count).round().astype(int)
+    return [layers[place] for place in places]
 
 
-@torch.inference_mode()
-def _compute_logits(
-    checkpoint: StoredCheckpoint, runs: Sequence[_Run], progress: Progress
-) -> Iterator[FloatArray]:
-    """Of each run, logits [C, V] after each of its calls."""
-    decoder, layers = StreamedDecoder(checkpoint), checkpoint.config.num_hidden_layers
-    sizes = [len(run.row.tokens) for run in runs]
-    table = checkpoint.read_rows(EMBEDDING, [token for run in runs for token in run.row.tokens])
-    states = [part[None] for part in torch.split(torch.from_numpy(table), sizes)]
-    for number in range(layers):
-        progress("recording the canary", number, layers)
-        states = _run_layer(decoder, number, runs, states)
-    head = decoder.read_head()
-    progress("recording the canary", layers, layers)
-    for run, x in zip(runs, states, strict=True):
-        x = x[0, [end - 1 for end in run.row.ends]]
-        logits: FloatArray = head(_round(x) if run.rounds else x).numpy()
-        yield logits
+def _compare_rounded(
+    outcome: Outcome, digests: Mapping[str, Sequence[Digest]], sampled: Sequence[int]
+) -> dict[str, list[list[Difference]]]:
+    """Of each row, for each run with rounded activations, how far each call is off."""
+    found: dict[str, list[list[Difference]]] = {name: [] for name in digests}
+    for variant, logits in outcome.logits.items():
+        if variant.levels:
+            pairs = zip(digests[variant.row.name], logits, strict=True)
+            found[variant.row.name].append([compare_digest(*pair, sampled) for pair in pairs])
+    return found
 
 
-def _run_layer(
-    decoder: StreamedDecoder, number: int, runs: Sequence[_Run], states: Sequence[Tensor]
-) -> list[Tensor]:
-    """Rows [1, S, H] of any lengths through one layer, each from an empty state."""
-    layer, mixed = decoder.read_layer(number), []
-    for run, x in zip(runs, states, strict=True):
-        length = x.shape[1]
-        empty = decoder.empty_states(number, 1, length)
-        past, new = torch.zeros(1, dtype=torch.int64), torch.tensor([length])
-        with _rounding(layer, run.rounds):
-            y, _ = layer.mix(x, empty, past, new)
-        mixed.append(x + y)
-    if isinstance(layer.feed_forward, SparseMoe):
-        return _run_experts(layer, layer.feed_forward, runs, mixed)
-    results = []
-    for run, x in zip(runs, mixed, strict=True):
-        with _rounding(layer, run.rounds):
-            results.append(x + layer.feed_forward(layer.ffn_norm(x)))
-    return results
+def _describe_row(
+    row: ScriptRow, digests: Sequence[Digest], runs: Sequence[Sequence[Difference]]
+) -> Row:
+    calls = []
+    for tokens, digest, *found in zip(row.calls, digests, *runs, strict=True):
+        calls.append(Call(tokens, digest, _shorten(max(d.error for d in found))))
+    return Row(row.name, tuple(calls))
 
 
-def _run_experts(
-    layer: DecoderLayer, block: SparseMoe, runs: Sequence[_Run], states: Sequence[Tensor]
-) -> list[Tensor]:
-    """A mixture over the tokens of all runs at once, so that each expert is read once."""
-    inputs, scores, probabilities = [], [], []
-    for run, x in zip(runs, states, strict=True):
-        normed = layer.ffn_norm(x)
-        score, probability = block.router(normed)
-        inputs.append(_round(normed) if run.rounds else normed)
-        scores.append(score if run.has_bias else probability)
-        probabilities.append(probability)
-    joined = (torch.cat(parts, 1) for parts in (inputs, scores, probabilities))
-    parts = torch.split(block.experts(*joined), [x.shape[1] for x in states], 1)
-    return [x + y for x, y in zip(states, parts, strict=True)]
+def _list_signatures(
+    outcome: Outcome, rows: Mapping[str, Row], sampled: Sequence[int]
+) -> Iterator[Signature]:
+    """Of each fault that moves the logits at all."""
+    for variant, logits in outcome.logits.items():
+        if not variant.no_bias:
+            continue
+        row = rows[variant.row.name]
+        changes = [
+            pick_logits(call.expected, found.astype(np.float64), sampled)
+            - list_expected(call.expected)
+            for call, found in zip(row.calls, logits, strict=True)
+        ]
+        layers = variant.no_bias
+        where = f" of layer {layers[0]}" if len(layers) == 1 else ""
+        fault = _NO_BIAS.replace(" were", f"{where} were")
+        signature = _describe_changes(fault, row, changes)
+        if signature is not None:
+            yield signature
 
 
-@contextmanager
-def _rounding(layer: DecoderLayer, rounds: bool) -> Iterator[None]:
-    """Let every projection of a layer round what it multiplies to 8 bits, where asked for."""
-    linear = [m for m in layer.modules() if isinstance(m, nn.Linear)] if rounds else []
-    hooks = [m.register_forward_pre_hook(lambda m, given: (_round(given[0]),)) for m in linear]
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
+def _describe_changes(fault: str, row: Row, changes: Sequence[DoubleArray]) -> Signature | None:
+    """The calls that show a fault most, as parts of what rounding does to them."""
+    shown = [
+        float(np.sqrt(np.square(change).mean())) / call.expected.spread / max(call.noise, 1e-30)
+        for call, change in zip(row.calls, changes, strict=True)
+    ]
+    best = sorted(sorted(range(len(shown)), key=lambda n: -shown[n])[:_SHOWN_CALLS])
+    largest = max(float(np.abs(changes[n]).max()) for n in best)
+    # Six digits of logits are kept: below, it is nothing but what they leave.
+    if largest < 1e-4:
+        return None
+    unit = _shorten(largest / _UNITS)
+    counts = (tuple(round(float(x) / unit) for x in changes[n]) for n in best)
+    return Signature(fault, row.name, tuple(best), unit, tuple(counts))
 
 
-def _round(x: Tensor) -> Tensor:
-    """[..., K] in 8 bits, with a scale for each group, and float32 again."""
-    width = x.shape[-1]
-    group = _ROUNDED_TOGETHER if width % _ROUNDED_TOGETHER == 0 else width
-    groups = x.view(*x.shape[:-1], -1, group)
-    step = (groups.abs().amax(-1, keepdim=True) / 127).clamp_min(1e-30)
-    return (torch.round(groups / step) * step).view(x.shape)
+def _count_experts(script: Sequence[ScriptRow], outcome: Outcome) -> Coverage | None:
+    """How many experts, of all layers, the rows reach."""
+    mixtures = list(zip(*(outcome.chosen[row.name] for row in script), strict=True))
+    if not mixtures:
+        return None
+    ends = [[end - 1 for end in row.ends] for row in script]
+    run = compared = experts = 0
+    for chosen in mixtures:
+        experts += chosen[0].shape[1]
+        run += int(np.concatenate(chosen).any(0).sum())
+        last = [marks[at] for marks, at in zip(chosen, ends, strict=True)]
+        compared += int(np.concatenate(last).any(0).sum())
+    return Coverage(experts, run, compared)
+
+
+def _shorten(value: float | np.floating) -> float:
+    return float(f"{value:.3g}")

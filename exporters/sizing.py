@@ -44,8 +44,8 @@ _ROWS = 8
 _COSTS = "costs.json"
 # generation_config.json and genai_config.json, and the manifest's lines of files.
 _SMALL_FILES = 6000
-# canary.json; seen: 17,000 to 17,400.
-_CANARY = 24_000
+# canary.json; seen: 22,000 (dense) to 30,000 (eight mixtures or more).
+_CANARY = 32_000
 # An IR's file in bytes of the ONNX graphs it is made of, and openvino-genai's tokenizer in bytes
 # of tokenizer.json; seen: 11 and 0.9.
 _XML, _OV_TOKENIZER = 13, 1

@@ -19,7 +19,7 @@ from typing import Any, Literal, get_args
 
 from lfm2_deploy.bundle import CANARY, Bundle
 from lfm2_deploy.canary.judge import Verdict, judge
-from lfm2_deploy.canary.record import read_canary
+from lfm2_deploy.canary.record import Coverage, read_canary
 from lfm2_deploy.canary.run import Reading, run_canary
 from lfm2_deploy.contracts import Runtime, RuntimeInfo
 from lfm2_deploy.errors import BundleError, CanaryError, GenerationError
@@ -120,6 +120,16 @@ def check(bundle: Bundle, runtime: Runtime) -> tuple[Verdict, list[Reading]]:
     found = {**verdict.describe(), "when": int(time.time())}
     remember(KIND, make_key(bundle, runtime.info), found)
     return verdict, readings
+
+
+def find_coverage(bundle: Bundle) -> Coverage | None:
+    """Which of a mixture's experts its canary reaches; None where that is not known.
+
+    Raises:
+        BundleError: it has no canary, or a damaged one.
+    """
+    canary = read_canary(bundle.path, bundle.config.vocab_size, bundle.manifest.context_length)
+    return canary.coverage
 
 
 def find_verdict(bundle: Bundle, info: RuntimeInfo) -> Verdict | None:

@@ -6,6 +6,9 @@ that what differs is the graph, its kernels or the device.
 
 Of the logits after a call (V numbers) a digest is kept: the likeliest 16, 48 others that are the
 same everywhere, and the logarithm of the sum of all exponentials.
+
+Version 2 knows how far each call may be off, and of each signature only the calls that show it
+most, in whole units. Version 1 is read, too: its calls are held to the model's noise.
 """
 
 from __future__ import annotations
@@ -26,12 +29,14 @@ from lfm2_deploy.errors import BundleError
 from lfm2_deploy.json_file import read_json_object
 from lfm2_deploy.manifest import CANARY
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+_READ_VERSIONS = (1, 2)
 TOP, SAMPLED = 16, 48
 _DIGITS = 6
 _SEED = 0
 # Far above what is recorded; more would not be a glance any more.
 _MOST_ROWS, _MOST_CALLS, _MOST_TOKENS, _LONGEST_WORDS = 16, 64, 8192, 200
+_MOST_SIGNATURES, _MOST_EXPERTS = 256, 1 << 20
 # No logit is as large; squares of it are still floats.
 _LARGEST = 1e30
 _AGAIN = "export the model again"
@@ -66,10 +71,19 @@ class Digest:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """Tokens to append, and what comes of them."""
+    """Tokens to append, and what comes of them.
+
+    Args:
+        tokens: ids.
+        expected: the logits after them.
+        noise: largest error in several runs with activations rounded to 8 bits, as
+            `Reading.error` has it: where a token may go to another expert, more than elsewhere.
+            0 where it was not recorded.
+    """
 
     tokens: tuple[int, ...]
     expected: Digest
+    noise: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,12 +106,32 @@ class Signature:
     Args:
         fault: in words that end "as if ...".
         row: the row it was computed for.
-        changes: for each call, the change of the logits of its digest: top, then sampled.
+        calls: numbers of the calls that show it, from 0.
+        unit: what changes are counted in.
+        changes: for each of these calls, the change of the logits of its digest: top, then
+            sampled.
     """
 
     fault: str
     row: str
+    calls: tuple[int, ...]
+    unit: float
     changes: tuple[tuple[float, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Coverage:
+    """Of a mixture's experts, those of all layers together.
+
+    Args:
+        experts: all.
+        run: those that a token of the rows chooses.
+        compared: those that the last token of a call chooses, after which logits are compared.
+    """
+
+    experts: int
+    run: int
+    compared: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,12 +144,14 @@ class Canary:
             the yardstick of what is usual, since models differ by ten times.
         rows: what to run.
         signatures: faults that are hard to see otherwise.
+        coverage: which experts the rows reach; None for a dense model, or where it is not known.
     """
 
     sampled_ids: tuple[int, ...]
     noise: float
     rows: tuple[Row, ...]
     signatures: tuple[Signature, ...] = ()
+    coverage: Coverage | None = None
 
 
 def choose_sampled_ids(vocab_size: int) -> tuple[int, ...]:
@@ -161,20 +197,21 @@ def read_canary(folder: Path, vocab_size: int, context_length: int) -> Canary:
     """
     file = folder / CANARY
     raw = read_json_object(file, BundleError, f"it is damaged; {_AGAIN}")
-    if raw.get("schema_version") != SCHEMA_VERSION:
+    if raw.get("schema_version") not in _READ_VERSIONS:
         raise BundleError(
             f"{file} has schema version {raw.get('schema_version')!r}, this package reads "
-            f"{SCHEMA_VERSION}; {_AGAIN}"
+            f"{' and '.join(map(str, _READ_VERSIONS))}; {_AGAIN}"
         )
     try:
         canary = Canary(
             _ids(raw["sampled_ids"], vocab_size),
             _number(raw["noise"]),
             tuple(_parse_row(row, vocab_size) for row in _bounded(raw["rows"], _MOST_ROWS)),
-            tuple(map(_parse_signature, raw["signatures"])),
+            tuple(map(_parse_signature, _limited(raw["signatures"], _MOST_SIGNATURES))),
+            _parse_coverage(raw.get("coverage")),
         )
         _check(canary, context_length)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
         reason = f"no {error}" if isinstance(error, KeyError) else str(error)
         raise BundleError(f"{file} is damaged ({reason}); {_AGAIN}") from error
     return canary
@@ -194,11 +231,22 @@ def _parse_signature(raw: Any) -> Signature:
         raise ValueError("a fault has no name")
     if not isinstance(row, str):
         raise ValueError("a fault has no row")
-    changes = (
-        tuple(map(_number, _bounded(change, TOP + SAMPLED)))
+    changes = tuple(
+        tuple(map(_checked, _bounded(change, TOP + SAMPLED)))
         for change in _bounded(raw["changes"], _MOST_CALLS)
     )
-    return Signature(fault, row, tuple(changes))
+    # Version 1 has all calls, in logits.
+    calls = _ids(raw.get("calls", [*range(len(changes))]), _MOST_CALLS)
+    return Signature(fault, row, calls, _number(raw.get("unit", 1.0)), changes)
+
+
+def _parse_coverage(raw: Any) -> Coverage | None:
+    if raw is None:
+        return None
+    counts = [raw[name] for name in ("experts", "run", "compared")]
+    if any(type(n) is not int or not 0 <= n <= _MOST_EXPERTS for n in counts):
+        raise ValueError("experts are not counted in whole numbers")
+    return Coverage(*counts)
 
 
 def _parse_call(raw: Any, vocab_size: int) -> Call:
@@ -209,7 +257,7 @@ def _parse_call(raw: Any, vocab_size: int) -> Call:
         tuple(map(_number, _bounded(expected["top"], TOP))),
         tuple(map(_number, _bounded(expected["sampled"], SAMPLED))),
     )
-    return Call(_ids(raw["tokens"], vocab_size), digest)
+    return Call(_ids(raw["tokens"], vocab_size), digest, _number(raw.get("noise", 0.0)))
 
 
 def _check(canary: Canary, context_length: int) -> None:
@@ -218,8 +266,8 @@ def _check(canary: Canary, context_length: int) -> None:
     calls = {row.name: row.calls for row in canary.rows}
     for signature in canary.signatures:
         sizes = [len(change) for change in signature.changes]
-        wanted = [len(c.expected.top) + len(canary.sampled_ids) for c in calls[signature.row]]
-        if sizes != wanted:
+        found = [calls[signature.row][number].expected for number in signature.calls]
+        if sizes != [len(digest.top) + len(canary.sampled_ids) for digest in found]:
             raise ValueError("a fault's changes are not whole")
     for row in canary.rows:
         if row.length > context_length:
@@ -240,11 +288,24 @@ def _bounded(value: Any, most: int) -> list[Any]:
     return value
 
 
+def _limited(value: Any, most: int) -> list[Any]:
+    if not isinstance(value, list) or len(value) > most:
+        raise ValueError("a list of it is longer than can be")
+    return value
+
+
 def _ids(value: Any, vocab_size: int) -> tuple[int, ...]:
     for token in _bounded(value, _MOST_TOKENS):
         if type(token) is not int or not 0 <= token < vocab_size:
             raise ValueError(f"a token id is not in 0 to {vocab_size - 1}")
     return tuple(value)
+
+
+def _checked(value: Any) -> float:
+    """A number as it is, so that a whole one is written as one again."""
+    _number(value)
+    number: float = value
+    return number
 
 
 def _number(value: Any) -> float:

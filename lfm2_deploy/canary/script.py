@@ -25,7 +25,14 @@ _LONG_PROMPT = 40
 _TOKENS = _LONGEST_CHUNK + 128
 _SEED = 0
 # Calls of each row, by their tokens; 0 stands for the long prompt.
-_CUTS = {"text": (12, 1, 1, 5, 1, 1), "single": (1, 1, 3, 1, 1), "long": (0, 1, 1, 1)}
+# Logits are compared after each token of "steps": there an expert shows most.
+STEPS = "steps"
+_CUTS = {
+    "text": (12, 1, 1, 5, 1, 1),
+    STEPS: (2, *[1] * 14),
+    "single": (1, 1, 3, 1, 1),
+    "long": (0, 1, 1, 1),
+}
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from lfm2_deploy.bundle import Bundle
     from lfm2_deploy.canary.judge import Verdict
+    from lfm2_deploy.canary.record import Coverage
     from lfm2_deploy.canary.run import Reading
     from lfm2_deploy.contracts import RuntimeInfo
 
@@ -51,20 +52,26 @@ def check(
     with show_progress() as progress:
         progress("loading", 0, 0)
         from lfm2_deploy.api import check as run
+        from lfm2_deploy.canary.check import find_coverage
 
         opened, info, verdict, readings = run(
             bundle, threads=threads, device=device, progress=progress
         )
+        coverage = find_coverage(opened)
     if as_json:
-        print_json(_describe(opened, info, verdict, readings))
+        print_json(_describe(opened, info, verdict, readings, coverage))
     else:
-        _print(opened, info, verdict, readings)
+        _print(opened, info, verdict, readings, coverage)
     if verdict.outcome != "passed":
         raise typer.Exit(ERROR)
 
 
 def _describe(
-    bundle: Bundle, info: RuntimeInfo, verdict: Verdict, readings: Sequence[Reading]
+    bundle: Bundle,
+    info: RuntimeInfo,
+    verdict: Verdict,
+    readings: Sequence[Reading],
+    coverage: Coverage | None,
 ) -> dict[str, Any]:
     return {
         "path": str(bundle.path),
@@ -76,8 +83,16 @@ def _describe(
         "driver": info.driver,
         "arithmetic": info.arithmetic,
         **verdict.describe(),
+        "coverage": None if coverage is None else asdict(coverage),
         "readings": [_describe_reading(reading) for reading in readings],
     }
+
+
+def _describe_coverage(coverage: Coverage) -> str:
+    return (
+        f"{coverage.run} of {coverage.experts} are run, {coverage.compared} by a token whose "
+        "logits are compared"
+    )
 
 
 def _describe_reading(reading: Reading) -> dict[str, Any]:
@@ -85,9 +100,14 @@ def _describe_reading(reading: Reading) -> dict[str, Any]:
 
 
 def _print(
-    bundle: Bundle, info: RuntimeInfo, verdict: Verdict, readings: Sequence[Reading]
+    bundle: Bundle,
+    info: RuntimeInfo,
+    verdict: Verdict,
+    readings: Sequence[Reading],
+    coverage: Coverage | None,
 ) -> None:
     print_title(str(bundle.path), f"{bundle.manifest.precision} for {bundle.manifest.target}")
+    experts = {} if coverage is None else {"experts": _describe_coverage(coverage)}
     print_facts(
         {
             "device": f"{info.device} (runtime {info.runtime})",
@@ -96,6 +116,7 @@ def _print(
             "logit error": f"{verdict.error:.2g} of their spread, at most {verdict.limit:.2g}",
             "KL divergence": f"up to {verdict.kld:.2g} nats",
             "likeliest token": f"{verdict.same_top} of {verdict.calls} right",
+            **experts,
             "took": f"{verdict.seconds:.2f} s",
         }
     )

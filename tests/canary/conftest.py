@@ -13,6 +13,7 @@ from lfm2_deploy.bundle import CANARY, Bundle, FileRecord
 from lfm2_deploy.canary.record import (
     Call,
     Canary,
+    Coverage,
     Row,
     Signature,
     choose_sampled_ids,
@@ -23,7 +24,7 @@ from lfm2_deploy.canary.script import write_script
 from lfm2_deploy.contracts import FloatArray
 from runtimes.fake import FakeRuntime, NextLogits, hash_logits
 
-VOCABULARY, NOISE = 200, 0.01
+VOCABULARY, NOISE, UNIT = 200, 0.01, 0.001
 CONTEXT = 64
 
 
@@ -36,12 +37,15 @@ def record_fake(next_logits: NextLogits, context: int = CONTEXT) -> Canary:
         calls = []
         for tokens in row.calls:
             seen += tokens
-            calls.append(Call(tokens, digest_logits(next_logits(tuple(seen)), sampled)))
+            digest = digest_logits(next_logits(tuple(seen)), sampled)
+            # As the largest of several runs is to their median.
+            calls.append(Call(tokens, digest, 1.25 * NOISE))
         rows.append(Row(row.name, tuple(calls)))
     change = [round(float(x), 3) for x in np.random.default_rng(7).normal(0, 0.03, 16 + 48)]
-    changes = tuple(tuple(change) for _ in rows[0].calls)
-    signatures = (Signature("the planet were flat", rows[0].name, changes),)
-    return Canary(sampled, NOISE, tuple(rows), signatures)
+    numbers = tuple(range(len(rows[0].calls)))
+    counts = tuple(tuple(round(x / UNIT) for x in change) for _ in numbers)
+    signatures = (Signature("the planet were flat", rows[0].name, numbers, UNIT, counts),)
+    return Canary(sampled, NOISE, tuple(rows), signatures, Coverage(48, 47, 40))
 
 
 @pytest.fixture

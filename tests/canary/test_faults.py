@@ -13,6 +13,7 @@ from lfm2_deploy.canary.judge import Verdict
 from runtimes import ort
 
 from .faults import FAULTS, Fault, conv_state_of_padding, plant
+from .local_faults import expert_swapped, expert_zeroed
 
 BundleOf = Callable[..., Bundle]
 # Only a mixture has a bias, and fp32 shows what int4 may hide.
@@ -56,6 +57,12 @@ def test_dropped_bias_is_recognised(bundle_of: BundleOf, tmp_path: Path) -> None
     bundle = bundle_of("moe", "int4")
     verdict = _check(plant(bundle, tmp_path / "faulty", FAULTS["expert_bias_dropped"]))
     assert verdict.outcome == "failed" or "experts' bias" in verdict.reason
+
+
+@pytest.mark.parametrize("fault", [expert_zeroed(3, 0), expert_swapped(4, 1)])
+def test_fault_of_one_expert_is_caught(bundle_of: BundleOf, tmp_path: Path, fault: Fault) -> None:
+    verdict = _check(plant(bundle_of("moe", "int4"), tmp_path / "faulty", fault))
+    assert verdict.outcome in ("doubtful", "failed")
 
 
 def test_conv_state_of_padding_is_caught_where_rows_share_a_call(

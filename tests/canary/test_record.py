@@ -52,7 +52,7 @@ def test_sampled_ids_are_few_and_always_the_same() -> None:
 
 Damage = Callable[[dict[str, Any]], object]
 DAMAGES: dict[str, Damage] = {
-    "schema": lambda raw: raw.update(schema_version=2),
+    "schema": lambda raw: raw.update(schema_version=3),
     "no rows": lambda raw: raw.pop("rows"),
     "empty rows": lambda raw: raw.update(rows=[]),
     "no noise": lambda raw: raw.update(noise=0),
@@ -72,6 +72,12 @@ DAMAGES: dict[str, Damage] = {
     "signature of no row": lambda raw: raw["signatures"][0].update(row="nowhere"),
     "signature cut short": lambda raw: raw["signatures"][0]["changes"].pop(),
     "fault that cannot be shown": lambda raw: raw["signatures"][0].update(fault="a\nb"),
+    "signature of a call that is not there": lambda raw: raw["signatures"][0]["calls"].__setitem__(
+        0, 63
+    ),
+    "signatures without end": lambda raw: raw.update(signatures=raw["signatures"] * 1000),
+    "noise of a call in words": lambda raw: raw["rows"][0]["calls"][0].update(noise="small"),
+    "half an expert": lambda raw: raw.update(coverage={"experts": 8, "run": 0.5, "compared": 0}),
     "rows are a number": lambda raw: raw.update(rows=3),
     "a call is a list": lambda raw: raw["rows"][0]["calls"].insert(0, []),
 }
@@ -86,6 +92,24 @@ def test_damaged_canary_is_refused_in_one_line(canary: Canary, tmp_path: Path, n
     with pytest.raises(BundleError, match=r"canary\.json .*export the model again") as caught:
         read_canary(tmp_path, VOCABULARY, CONTEXT)
     assert "\n" not in str(caught.value)
+
+
+def test_canary_of_version_1_is_read(canary: Canary, tmp_path: Path) -> None:
+    write_canary(canary, tmp_path)
+    raw = json.loads((tmp_path / CANARY).read_text())
+    raw["schema_version"] = 1
+    del raw["coverage"]
+    for row in raw["rows"]:
+        for call in row["calls"]:
+            del call["noise"]
+    (signature,) = raw["signatures"]
+    del signature["calls"], signature["unit"]
+    (tmp_path / CANARY).write_text(json.dumps(raw))
+    old = read_canary(tmp_path, VOCABULARY, CONTEXT)
+    assert {call.noise for row in old.rows for call in row.calls} == {0.0}
+    assert old.signatures[0].calls == tuple(range(len(old.rows[0].calls)))
+    assert old.signatures[0].unit == 1.0
+    assert old.coverage is None
 
 
 def test_canary_that_is_not_there_is_refused(tmp_path: Path) -> None:

@@ -33,11 +33,12 @@ def test_calls_are_those_of_the_script_and_rows_share_a_batch(
     kinds = [call for call, _ in alone.calls]
     assert kinds == [
         "prefill", "decode", "decode", "prefill", "decode", "decode", "reset",
+        "prefill", *["decode"] * 14, "reset",
         "prefill", "decode", "prefill", "decode", "decode",
     ]  # fmt: skip
     assert together.batch_size == 2
     assert {(r.row, r.rows) for r in readings} == {
-        ("text", 1), ("single", 1), ("single", 2), ("long", 2),
+        ("text", 1), ("steps", 1), ("single", 1), ("single", 2), ("long", 2),
     }  # fmt: skip
     assert [r.kind for r in readings[:6]] == [
         "prompt", "decode", "decode", "append", "decode", "decode",
@@ -56,7 +57,9 @@ def test_runtime_that_cannot_append_gets_single_tokens(
 def test_runtime_of_single_rows_gets_no_batch(canary: Canary, make_runtime: MakeRuntime) -> None:
     runtime = make_runtime(capabilities=replace(ALL_CAPABILITIES, max_batch_size=1))
     readings = run_canary(canary, runtime)
-    assert {(r.row, r.rows) for r in readings} == {("text", 1), ("single", 1), ("long", 1)}
+    assert {(r.row, r.rows) for r in readings} == {
+        ("text", 1), ("steps", 1), ("single", 1), ("long", 1),
+    }  # fmt: skip
     assert [session.batch_size for session in runtime.sessions] == [1]
 
 

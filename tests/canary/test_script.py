@@ -12,7 +12,8 @@ IDS = list(range(640))
 
 
 def test_rows_hold_every_kind_of_call() -> None:
-    text, single, long = write_script(IDS, 0, 1024)
+    text, steps, single, long = write_script(IDS, 0, 1024)
+    assert [len(call) for call in steps.calls] == [2, *[1] * 14]
     assert [len(call) for call in text.calls] == [12, 1, 1, 5, 1, 1]
     assert [len(call) for call in single.calls] == [1, 1, 3, 1, 1]
     assert [len(call) for call in long.calls] == [40, 1, 1, 1]
@@ -34,7 +35,7 @@ def test_rows_fit_a_short_context(context: int) -> None:
 def test_rows_begin_alike_and_differ_from_then_on() -> None:
     rows = write_script(IDS, 0, 1024)
     assert {row.tokens[0] for row in rows} == {IDS[0]}
-    assert len({row.tokens[1] for row in rows}) == 3
+    assert len({row.tokens[1] for row in rows}) == 4
 
 
 def test_tokens_are_of_a_text_where_there_is_a_tokenizer() -> None:

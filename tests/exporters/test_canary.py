@@ -15,7 +15,7 @@ from exporters.quantize.stored import StoredCheckpoint
 from lfm2_deploy import export
 from lfm2_deploy.bundle import CANARY, Bundle
 from lfm2_deploy.canary.judge import USUAL
-from lfm2_deploy.canary.record import digest_logits, read_canary
+from lfm2_deploy.canary.record import Canary, digest_logits, read_canary
 from lfm2_deploy.canary.run import run_canary
 from lfm2_deploy.canary.script import choose_tokens, write_script
 from lfm2_deploy.checkpoint import open_checkpoint
@@ -30,6 +30,10 @@ def _round(path: Path, precision: str) -> StoredCheckpoint:
     checkpoint = open_checkpoint(str(path))
     plan = plan_tensors(list_weights(checkpoint.config), precision)  # type: ignore[arg-type]
     return StoredCheckpoint(checkpoint, plan)
+
+
+def _record(rounded: StoredCheckpoint) -> Canary:
+    return record_canary(rounded, write_script(choose_tokens(rounded), 0, 64), ignore_progress)
 
 
 @pytest.mark.parametrize("kind", ["dense", "moe"])
@@ -50,15 +54,40 @@ def test_recorded_logits_are_those_of_the_reference_on_rounded_weights(
             np.testing.assert_allclose(call.expected.sampled, digest.sampled, atol=1e-4)
 
 
-def test_mixture_has_the_signature_of_its_bias_and_a_dense_model_has_none(
+def test_mixture_has_the_signature_of_its_bias_in_all_and_in_each_layer(
     checkpoints: Mapping[str, Path],
 ) -> None:
-    for kind, count in (("dense", 0), ("moe", 2)):
-        rounded = _round(checkpoints[kind], "fp32")
-        canary = record_canary(
-            rounded, write_script(choose_tokens(rounded), 0, 64), ignore_progress
-        )
-        assert len(canary.signatures) == count
+    rounded = _round(checkpoints["moe"], "fp32")
+    canary = _record(rounded)
+    assert [s.fault for s in canary.signatures] == [
+        "the experts' bias were left out",
+        *(f"the experts' bias of layer {n} were left out" for n in rounded.config.moe_layers),
+    ]
+    assert {s.row for s in canary.signatures} == {"steps"}
+    # Units are as fine as two digits.
+    for signature in canary.signatures:
+        assert max(abs(x) for change in signature.changes for x in change) == 99
+    assert canary.coverage is not None
+    assert canary.coverage.experts == 8 * len(rounded.config.moe_layers)
+    assert canary.coverage.compared <= canary.coverage.run <= canary.coverage.experts
+    assert canary.coverage.run == canary.coverage.experts
+
+
+def test_dense_model_has_no_signature_and_no_experts(checkpoints: Mapping[str, Path]) -> None:
+    canary = _record(_round(checkpoints["dense"], "fp32"))
+    assert canary.signatures == ()
+    assert canary.coverage is None
+
+
+@pytest.mark.parametrize("kind", ["dense", "moe"])
+def test_each_call_knows_how_far_rounding_moves_it(
+    checkpoints: Mapping[str, Path], kind: str
+) -> None:
+    canary = _record(_round(checkpoints[kind], "int8"))
+    calls = [call for row in canary.rows for call in row.calls]
+    assert all(call.noise > 0 for call in calls)
+    # The largest of several runs, and the median of all.
+    assert sum(call.noise >= canary.noise for call in calls) > len(calls) / 2
 
 
 # What healthy kernels are off by, of the canary's noise: no rounding of weights is forgotten, since
