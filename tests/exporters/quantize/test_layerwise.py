@@ -104,8 +104,10 @@ def test_text_that_tells_nothing_costs_nothing(text: str, tmp_path: Path) -> Non
 
 
 def test_record_has_a_line_a_layer_and_a_line_for_all_its_experts(store: Store) -> None:
-    tensors, layers = read_records(store)
-    config = MODEL.config
+    found = read_records(store)
+    tensors, layers, config = found.tensors, found.layers, MODEL.config
+    assert [line.name for line in found.weights] == [line.name for line in tensors]
+    assert all(0 < line.error < 0.5 for line in found.weights)
     assert [line.layer for line in layers] == list(range(config.num_hidden_layers))
     assert all(0 < line.error < 0.5 for line in layers)
     assert all(0 < line.error <= line.largest < 0.5 for line in tensors)
@@ -116,7 +118,7 @@ def test_record_has_a_line_a_layer_and_a_line_for_all_its_experts(store: Store) 
 
 
 def test_experts_tokens_are_counted_as_the_router_gives_them(store: Store) -> None:
-    _, layers = read_records(store)
+    layers = read_records(store).layers
     tokens, moe = 6 * 64, MODEL.config.moe
     assert moe is not None
     for line in layers:
@@ -163,7 +165,7 @@ def test_expert_that_no_token_chose_is_rounded_all_the_same(
     job = Job(checkpoint, plan, METHODS["gptq"], rows, ignore_progress)  # type: ignore[arg-type]
     kept = Store(tmp_path / "store", "a")
     round_layers(job, kept)
-    _, layers = read_records(kept)
+    layers = read_records(kept).layers
     assert [line.fewest_tokens for line in layers if line.rare_experts] == [0, 0]
     name = f"model.layers.{base.config.moe_layers[0]}.feed_forward.experts.0.w1.weight"
     exact, found = base.read(name), kept.read(name)
@@ -194,7 +196,7 @@ def test_store_of_another_export_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ResumeError, match="rounded otherwise"):
         round_checkpoint(make_job("awq"), TEXT,
                          tmp_path / "store")  # fmt: skip
-    with pytest.raises(ResumeError, match="without --resume"):
+    with pytest.raises(ResumeError, match="with --overwrite instead of --resume"):
         round_checkpoint(make_job(), replace(TEXT, sha256="01"), tmp_path / "store")
 
 
