@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from lfm2_deploy import export
 from lfm2_deploy.bundle import Bundle
 from lfm2_deploy.canary.check import check
 from lfm2_deploy.canary.judge import Verdict
+from lfm2_deploy.demo import DEMO_MODEL
 from runtimes import ort
 
 from .faults import FAULTS, Fault, conv_state_of_padding, plant
@@ -59,9 +61,20 @@ def test_dropped_bias_is_recognised(bundle_of: BundleOf, tmp_path: Path) -> None
     assert verdict.outcome == "failed" or "experts' bias" in verdict.reason
 
 
-@pytest.mark.parametrize("fault", [expert_zeroed(3, 0), expert_swapped(4, 1)])
-def test_fault_of_one_expert_is_caught(bundle_of: BundleOf, tmp_path: Path, fault: Fault) -> None:
-    verdict = _check(plant(bundle_of("moe", "int4"), tmp_path / "faulty", fault))
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """The demo model in int4: in a random mixture, rounding moves logits as one expert does."""
+    return export(str(DEMO_MODEL), tmp_path_factory.mktemp("demo") / "int4", precision="int4")
+
+
+def test_trained_model_passes(demo: Bundle) -> None:
+    verdict = _check(demo)
+    assert verdict.outcome == "passed", verdict.reason
+
+
+@pytest.mark.parametrize("fault", [expert_zeroed(3, 0), expert_zeroed(7, 4), expert_swapped(4, 6)])
+def test_fault_of_one_expert_is_caught(demo: Bundle, tmp_path: Path, fault: Fault) -> None:
+    verdict = _check(plant(demo, tmp_path / "faulty", fault))
     assert verdict.outcome in ("doubtful", "failed")
 
 
