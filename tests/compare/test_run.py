@@ -219,7 +219,7 @@ def test_other_vocabulary_is_told(bundle_of: Any) -> None:
         (("no-such-folder",), None, "'no-such-folder' was not found: expected"),
         (("no-such-folder@gpu",), None, "was not found"),
         (("torch:",), None, "names no model"),
-        (("made-up",), "base:", "names no file: write base:FILE"),
+        (("torch:synthetic:tiny-dense",), "base:", "names no file: write base:FILE"),
         (("torch:synthetic:tiny-dense",), None, "nothing to compare with"),
         (("base:f.kld",), "torch:synthetic:tiny-dense", "can be the reference"),
         (("torch:synthetic:tiny-dense",) * 2, None, "given twice: leave one out"),
