@@ -114,17 +114,13 @@ def plan(
       lfm2-deploy plan ./my-finetune --precision int8 --bandwidth 100
     """
     from lfm2_deploy.checkpoint import describe_model
-    from lfm2_deploy.registry import list_entries
+    from lfm2_deploy.registry import find_entry
 
-    targets = list_entries("target")
-    if target in targets and target != "cpu":
+    find_entry("target", target)  # a name that is none is told as elsewhere
+    if target != "cpu":
         raise RuntimeUnavailableError(
             f"plan knows what target cpu takes, and not {target}: leave --target out for that; "
             "of NPUs docs/npu.md says what they take"
-        )
-    if target not in targets:
-        raise RuntimeUnavailableError(
-            f"there is no target {target!r}: expected one of {', '.join(targets)}"
         )
     memory = None if ram is None else parse_size(ram)
     config, origin = describe_model(model, revision)
