@@ -174,17 +174,17 @@ def make_no_larger(
     exact = sum(4 * weight.num_elements for weight in weights if weight.name not in governed)
     budget, found = most - exact, find_target(target)
     for _ in range(_TRIES):
+        # `--max-size` would count graphs and gaps between tensors, too.
+        choice = choose(units, budget)
         if not folder.exists():
-            # `--max-size` would count graphs and gaps between tensors, too.
-            changed = choose(units, budget).plans
             text = choose_text(checkpoint, text_file)
-            options = ExportOptions(found, "int4", quantize=method, text=text, changed=changed)
+            options = ExportOptions(found, "int4", quantize=method, text=text, changed=choice.plans)
             export_checkpoint(checkpoint, folder, options, ignore_progress)
         made = load_ours(open_bundle(folder))
         if made.weights_bytes <= most:
             return made
         # A target keeps some numbers besides.
-        budget -= made.weights_bytes - most
+        budget = choice.size_bytes - (made.weights_bytes - most)
         shutil.rmtree(folder)
     raise RuntimeError(f"weights take {made.weights_bytes:,} bytes, more than {most:,}")
 
