@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 from lfm2_deploy.compare.result import Report, SubjectResult, Verdict
 
+_STEPWISE = "token by token"
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
@@ -60,13 +62,11 @@ def _list_of_decoding(subject: SubjectResult, limits: Limits) -> list[str]:
     same = scores.same_top.value + decoding.same_top_excess
     if limits.max_kld is not None and not kld <= limits.max_kld:
         reasons.append(
-            f"KL divergence is {decoding.divergence.value:.3g} nats token by token, above "
+            f"KL divergence is {decoding.divergence.value:.3g} nats {_STEPWISE}, above "
             f"{limits.max_kld:g} ({decoding.together:.3g} where the same are read together)"
         )
     if limits.min_same_top is not None and not same >= limits.min_same_top:
-        reasons.append(
-            f"same top token at {same:.2%} token by token, below {limits.min_same_top:.1%}"
-        )
+        reasons.append(f"same top token at {same:.2%} {_STEPWISE}, below {limits.min_same_top:.1%}")
     return reasons
 
 
@@ -79,9 +79,13 @@ def list_notices(report: Report) -> Iterator[str]:
             where = f"the error of its {what} jumps in layer {start.layer}"
             yield f"{subject.info.name}: {where}, as a fault does and rounding seldom."
         decoding = subject.decoding
-        if decoding is not None and decoding.stands_out:
+        told = any(
+            reason.startswith(f"{subject.info.name}: ") and _STEPWISE in reason
+            for reason in report.verdict.reasons
+        )
+        if decoding is not None and decoding.stands_out and not told:
             alone, together = decoding.divergence.value, decoding.together
             yield (
-                f"{subject.info.name}: KL divergence is {alone:.2g} nats token by token and "
+                f"{subject.info.name}: KL divergence is {alone:.2g} nats {_STEPWISE} and "
                 f"{together:.2g} together: decoding computes something else than prompts do."
             )
