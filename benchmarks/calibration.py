@@ -41,11 +41,12 @@ def measure(model: str, number: int, tokens: int | None, threads: int) -> None:
     config = checkpoint.config
     count = count_rows(config) if tokens is None else -(-tokens // ROW)
     plan = find_target("cpu").plan(list_weights(config), "int4")
+    rows = torch.randint(config.vocab_size, (count, ROW)).tolist()
     exact = torch.randn(count, ROW, config.hidden_size)
     rounded = exact + 0.05 * torch.randn_like(exact)
     with tempfile.TemporaryDirectory() as folder:
         twin = Twin(StreamedDecoder(checkpoint), number, exact, rounded)
-        job = Job(checkpoint, plan, find_method("gptq"), [], ignore_progress)
+        job = Job(checkpoint, plan, find_method("gptq"), rows, ignore_progress)
         # The first layer's place: those before it are not there.
         writer = Store(Path(folder) / "rounded", "").write_layer(0)
         started, busy = time.perf_counter(), time.process_time()
