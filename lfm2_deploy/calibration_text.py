@@ -15,6 +15,7 @@ from pathlib import Path
 from lfm2_deploy.config import Lfm2Config
 from lfm2_deploy.contracts import Checkpoint
 from lfm2_deploy.errors import ExportError
+from lfm2_deploy.quantization_record import FEW_TOKENS
 from lfm2_deploy.sample_text import PRIDE_AND_PREJUDICE
 from lfm2_deploy.tokenizer import Tokenizer
 
@@ -26,8 +27,6 @@ MOST_ROWS = 8
 # both, are in memory at once: half a gibibyte at most.
 MOST_WEIGHT_ROWS = 128
 _MOST_NUMBERS = 1 << 25
-# Of the demo model in int4, 2,200 tokens win half of what 33,000 do, and 10,500 three quarters.
-FEW_TOKENS = 8192
 # Of a longer file, passages spread over it are read.
 _MOST_CHARACTERS = 1 << 21
 BUILT_IN = Path(__file__).with_name("calibration.txt")
