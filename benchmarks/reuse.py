@@ -16,10 +16,10 @@ from pathlib import Path
 
 from lfm2_deploy.bundle import open_bundle
 from lfm2_deploy.contracts import Runtime
-from lfm2_deploy.engine import generate_tokens
 from lfm2_deploy.options import GenerationOptions
 from lfm2_deploy.prompt_cache import PromptCache
 from lfm2_deploy.registry import find_runtime
+from lfm2_deploy.tokens import generate_tokens
 
 QUESTION, ANSWER, TURNS = 300, 100, 5
 

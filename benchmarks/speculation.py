@@ -19,12 +19,12 @@ import time
 from pathlib import Path
 from unittest import mock
 
-from lfm2_deploy import engine
+from lfm2_deploy import tokens
 from lfm2_deploy.bundle import open_bundle
 from lfm2_deploy.contracts import FloatArray, Runtime
-from lfm2_deploy.engine import generate_tokens
 from lfm2_deploy.options import GenerationOptions
 from lfm2_deploy.registry import find_runtime
+from lfm2_deploy.tokens import generate_tokens
 
 LENGTH = 192
 
@@ -68,7 +68,7 @@ def run(runtime: Runtime, prompt: list[int], answer: list[int], guesses: int) ->
     """Seconds of decoding the answer."""
     session = runtime.open(1, len(prompt) + len(answer) + 1)
     options = GenerationOptions(max_new_tokens=len(answer), ignore_eos=True)
-    with mock.patch.object(engine, "Sampler", return_value=Script(answer)):
+    with mock.patch.object(tokens, "Sampler", return_value=Script(answer)):
         generation = generate_tokens(session, [prompt], options, most_guesses=guesses)
     said = [event.token_id for event in generation]
     assert said == answer

@@ -16,8 +16,12 @@ expected, and what to do next. The command line prints it and nothing else.
     ├── RuntimeUnavailableError  a runtime, target or package is not there
     ├── TemplateError            a chat template or its messages
     ├── EvaluationError          a task is unknown, broken, or its data cannot be had
+    ├── StoreError               the local store of models
     └── GenerationError          a request that cannot be generated
-        └── ContextOverflowError     more tokens than the context holds
+        ├── ContextOverflowError     more tokens than the context holds
+        ├── GrammarError             a schema or grammar that cannot be followed
+        ├── QueueFullError           too many requests wait
+        └── ClosedError              the engine was closed, or is about to be
 
 UsageError is mixed into those of a name that is none of the choices: `UnknownOptionError`
 (an ExportError), `UnknownNameError` (a RuntimeUnavailableError), `UnknownTaskError` (an
@@ -90,6 +94,22 @@ class GenerationError(Lfm2DeployError):
 
 class ContextOverflowError(GenerationError):
     """Prompt and new tokens need more room than the context holds."""
+
+
+class GrammarError(GenerationError):
+    """A JSON schema, regular expression or grammar cannot be compiled, or is too large."""
+
+
+class QueueFullError(GenerationError):
+    """Too many requests wait already; try again later."""
+
+
+class ClosedError(GenerationError):
+    """The engine was closed, or takes no more requests."""
+
+
+class StoreError(Lfm2DeployError):
+    """The local store of models cannot be used, or has no such model."""
 
 
 class UnknownOptionError(ExportError, UsageError):

@@ -1,7 +1,7 @@
 """Prompts as text or chats -> text, whole or as it comes.
 
 Enters: a runtime, a tokenizer and perhaps a chat template. Leaves: `Completion`s, or a
-stream of `TextChunk`s. Knows contracts and no backend; token ids are `engine`'s work.
+stream of `TextChunk`s. Knows contracts and no backend; token ids are `tokens`' work.
 """
 
 from __future__ import annotations
@@ -13,7 +13,13 @@ from typing import Any, TypeAlias, TypeGuard, cast
 
 from lfm2_deploy.chat import ChatTemplate, Message
 from lfm2_deploy.contracts import Capabilities, Runtime, Session
-from lfm2_deploy.engine import (
+from lfm2_deploy.errors import GenerationError, TemplateError
+from lfm2_deploy.options import GenerationOptions
+from lfm2_deploy.prompt_cache import PromptCache
+from lfm2_deploy.sampling import TokenLogprobs
+from lfm2_deploy.stopping import StopScanner
+from lfm2_deploy.tokenizer import TextStream, Tokenizer
+from lfm2_deploy.tokens import (
     CancelSignal,
     FinishReason,
     Start,
@@ -23,12 +29,6 @@ from lfm2_deploy.engine import (
     check_rows,
     generate_tokens,
 )
-from lfm2_deploy.errors import GenerationError, TemplateError
-from lfm2_deploy.options import GenerationOptions
-from lfm2_deploy.prompt_cache import PromptCache
-from lfm2_deploy.sampling import TokenLogprobs
-from lfm2_deploy.stopping import StopScanner
-from lfm2_deploy.tokenizer import TextStream, Tokenizer
 
 # A long prompt is appended in pieces of this many tokens, and may be cancelled between.
 _PREFILL_SLICE = 512

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from lfm2_deploy.contracts import FloatArray, Mark, NamedStates, Runtime, Session, Snapshot
-from lfm2_deploy.engine import Start
 from lfm2_deploy.errors import GenerationError
 from lfm2_deploy.prefix_store import PrefixStore
+from lfm2_deploy.tokens import Start
 
 # A long answer gets a mark every so many tokens, for prompts that repeat part of it.
 _TOKENS_BETWEEN_MARKS = 256
@@ -183,7 +183,7 @@ class PromptCache:
         """A session that holds what is known of a prompt, for one generation.
 
         Args:
-            ids: the prompt, which `engine.generate_tokens` is to be given whole.
+            ids: the prompt, which `tokens.generate_tokens` is to be given whole.
 
         Raises:
             GenerationError: another generation is using this cache.

@@ -164,7 +164,7 @@ def _decode(data: bytes, source: str) -> str:
 
 def _prepare(model: LanguageModel, prompts: Prompts, overrides: dict[str, Any]) -> _Request:
     """Encode the prompts and check all of them, so that none fails after others ran."""
-    from lfm2_deploy.engine import check_room, check_rows
+    from lfm2_deploy.tokens import check_room, check_rows
 
     rows = [model.encode_prompt(prompt) for prompt in prompts.inputs]
     length = options.fit_length(model, rows, overrides["max_new_tokens"])

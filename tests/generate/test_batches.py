@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from lfm2_deploy.contracts import Capabilities, FloatArray
-from lfm2_deploy.engine import generate_tokens
 from lfm2_deploy.errors import ContextOverflowError, GenerationError, TemplateError
 from lfm2_deploy.generate import Completion, LanguageModel
 from lfm2_deploy.options import GenerationOptions
 from lfm2_deploy.tokenizer import Tokenizer
+from lfm2_deploy.tokens import generate_tokens
 from runtimes.fake import FakeRuntime, hash_logits, scripted_logits
 
 from .scripts import BOS, CONTEXT, EOS, PROMPT, VOCAB, Script, build, byte_ids, calls

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from lfm2_deploy.contracts import FloatArray
-from lfm2_deploy.engine import generate_tokens
 from lfm2_deploy.errors import GenerationError
 from lfm2_deploy.options import GenerationOptions
 from lfm2_deploy.speculation import Pace, PromptLookup
+from lfm2_deploy.tokens import generate_tokens
 from runtimes.fake import FakeRuntime, FakeSession
 
 from .scripts import EOS, PROMPT, Script, calls

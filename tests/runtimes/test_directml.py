@@ -11,10 +11,10 @@ import pytest
 
 from lfm2_deploy.bundle import Bundle
 from lfm2_deploy.contracts import Runtime
-from lfm2_deploy.engine import generate_tokens
 from lfm2_deploy.errors import GenerationError, RuntimeUnavailableError
 from lfm2_deploy.options import GenerationOptions
 from lfm2_deploy.prompt_cache import PromptCache
+from lfm2_deploy.tokens import generate_tokens
 from runtimes.directml import find_adapter, load, make_runtime
 from runtimes.gpu_memory import DeviceMemory
 from runtimes.gpu_model import GpuRuntime

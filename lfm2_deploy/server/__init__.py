@@ -1,0 +1,1 @@
+"""HTTP over `serving`: OpenAI-compatible endpoints, metrics, a page to chat in."""
