@@ -10,10 +10,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 
-from lfm2_deploy.contracts import FloatArray, Mark, NamedStates, Runtime, Session, Snapshot
+from lfm2_deploy.contracts import (
+    FloatArray,
+    JoinableSession,
+    Mark,
+    NamedStates,
+    Runtime,
+    Session,
+    Snapshot,
+)
 from lfm2_deploy.errors import GenerationError
 from lfm2_deploy.prefix_store import PrefixStore
 from lfm2_deploy.tokens import Start
@@ -117,6 +126,16 @@ class Branch:
         self.session.restore(snapshot)
         self.ids = list(ids)
         self._add_place(logits)
+
+    def advance(self, ids: Sequence[int], snapshot: Snapshot) -> None:
+        """Hold what this row became in a batch of several; marks stay.
+
+        Args:
+            ids: all tokens the snapshot holds.
+            snapshot: of `contracts.Rows.leave`.
+        """
+        cast(JoinableSession, self.session).advance(snapshot)
+        self._grow(ids[len(self.ids) :])
 
     def begin(self) -> None:
         """A generation begins."""
