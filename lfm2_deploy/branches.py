@@ -211,7 +211,7 @@ class BranchPool:
 
     def lease(self, ids: Sequence[int]) -> Lease:
         """A branch that holds what is known of a prompt; `release` must follow."""
-        shared = max((_count_common(one.ids, ids) for one in self._branches), default=0)
+        shared = max((count_common(one.ids, ids) for one in self._branches), default=0)
         branch, start = self._prepare(ids)
         branch.leased = True
         return Lease(branch, start, shared)
@@ -262,7 +262,7 @@ class BranchPool:
         return [branch for branch in self._branches if not branch.leased]
 
     def _look(self, branch: Branch, ids: Sequence[int]) -> _Found:
-        common = _count_common(branch.ids, ids)
+        common = count_common(branch.ids, ids)
         if common == len(branch.ids) and common < len(ids) and not branch.leased:
             return _Found(branch, common if self._pays(common, len(ids)) else 0, None)
         for place in reversed(branch.places):
@@ -322,7 +322,7 @@ def _start(held: int, logits: FloatArray | None) -> Start:
     return Start((held,), None if logits is None else logits[None])
 
 
-def _count_common(a: Sequence[int], b: Sequence[int]) -> int:
+def count_common(a: Sequence[int], b: Sequence[int]) -> int:
     """Length of the common beginning."""
     length = min(len(a), len(b))
     differs = np.asarray(a[:length], np.int64) != np.asarray(b[:length], np.int64)

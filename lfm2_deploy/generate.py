@@ -310,6 +310,9 @@ class LanguageModel:
             appends_many=able.appends_many,
         )
 
+    def make_constraint(self, options: GenerationOptions) -> None:
+        return None
+
     def _encode_chat(
         self,
         messages: Sequence[Message],
