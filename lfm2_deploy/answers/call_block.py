@@ -237,18 +237,18 @@ class CallBlock:
 
     def _read_argument(self, writer: JsonWriter, parameters: Parameters, place: int) -> Reads[int]:
         """Read one argument; return how many places it takes among those without a name."""
-        following = yield from self._source.peek()
-        if following == "*":
-            yield from self._read_unpacked(writer)
-            return 0
         # One that no schema names has its number for a name: nothing is lost, and the program
         # that checks arguments refuses it.
         name = parameters.names[place] if place < len(parameters.names) else str(place)
+        kind = parameters.kinds.get(name)
+        following = yield from self._source.peek()
+        # An object where the schema wants, say, a string holds all arguments: f({"a": "v"}).
+        if following == "*" or (following == "{" and kind not in (None, "object")):
+            yield from self._read_unpacked(writer)
+            return 0
         if following in QUOTES or following in ("[", "{", "("):
             writer.set_key(quote_json(name))
-            yield from self._values.read_value(
-                writer, Place.POSITIONAL, 1, parameters.kinds.get(name)
-            )
+            yield from self._values.read_value(writer, Place.POSITIONAL, 1, kind)
             return 1
         word = yield from self._values.read_word()
         if word and (yield from self._source.skip_space()) == "=":
@@ -259,16 +259,16 @@ class CallBlock:
                 writer, Place.ARGUMENT, 1, parameters.kinds.get(word)
             )
             return 0
-        kind = parameters.kinds.get(name)
         writer.set_key(quote_json(name))
         yield from self._values.read_rest_of_word(word, writer, Place.POSITIONAL, kind)
         return 1
 
     def _read_unpacked(self, writer: JsonWriter) -> Reads[None]:
-        """Read `**{...}`: its members are arguments."""
-        if (yield from self._source.ahead(2)) != "**":
-            raise MalformedError
-        self._source.skip(2)
+        """Read `**{...}`, or without asterisks: its members are arguments."""
+        if (yield from self._source.peek()) == "*":
+            if (yield from self._source.ahead(2)) != "**":
+                raise MalformedError
+            self._source.skip(2)
         if (yield from self._source.skip_space()) != "{":
             raise MalformedError
         self._source.skip()

@@ -83,14 +83,12 @@ class ReasoningSplitter:
             text = text.lstrip()
         if not text:
             return
-        body = text.rstrip() if self._is_inside or self._may_begin else text
+        # White space before a mark is dropped: what follows decides.
+        is_open = self._is_inside or (self._may_begin and text.isspace())
+        body = text.rstrip() if is_open else text
         if body:
             yield self._is_inside, "".join((*self._space, body))
             self._space.clear()
             self._may_begin = self._is_trimming = False
         if len(body) < len(text):
-            # Before a mark, white space is dropped: the text that follows decides.
-            if not self._is_inside and not self._may_begin:
-                yield False, text[len(body) :]
-            else:
-                self._space.append(text[len(body) :])
+            self._space.append(text[len(body) :])

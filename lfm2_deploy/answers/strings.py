@@ -68,32 +68,35 @@ def read_string(
         MalformedError: the text ends within the string.
     """
     quote = (yield from source.peek()) or "'"
-    closing = quote * 3 if (yield from source.ahead(3)) == quote * 3 else quote
+    closing = quote
+    # Two quotes are an empty string, or the beginning of three.
+    if (yield from source.ahead(2)) == quote * 2 and (yield from source.ahead(3)) == quote * 3:
+        closing = quote * 3
     source.skip(len(closing))
     # Since a doubtful quote at position `doubt`.
     held: list[str] | None = None
     doubt = 0
     while True:
-        text = source.run(_PLAIN[quote])
-        if not text:
-            following = yield from source.peek()
-            if following == "\\":
-                text = yield from _read_escape(source, quote, is_raw)
-            elif following and (yield from _closes(source, closing, place)):
-                source.skip(len(closing))
-                if held:
-                    put("".join(held))
-                return
-            elif following:
-                if held is None:
-                    held, doubt = [], source.position
-                source.skip()
-                text = following
-            elif held is None:
-                raise MalformedError
-            else:
-                source.unread(source.position - doubt)
-                source.plain_quotes, held = True, None
+        following = yield from source.peek()
+        if following == "\\":
+            text = yield from _read_escape(source, quote, is_raw)
+        elif following and following != quote:
+            text = source.run(_PLAIN[quote])
+        elif following and (yield from _closes(source, closing, place)):
+            source.skip(len(closing))
+            if held:
+                put("".join(held))
+            return
+        elif following:
+            if held is None:
+                held, doubt = [], source.position
+            source.skip()
+            text = following
+        elif held is None:
+            raise MalformedError
+        else:
+            source.unread(source.position - doubt)
+            source.plain_quotes, held, text = True, None, ""
         if text:
             put(text) if held is None else held.append(text)
 
