@@ -12,6 +12,7 @@ from numbers import Integral
 from typing import Any, TypeAlias, TypeGuard, cast
 
 from lfm2_deploy.answer_text import AnswerText
+from lfm2_deploy.answers.special_text import encode_chat
 from lfm2_deploy.chat import ChatTemplate, Message
 from lfm2_deploy.contracts import Capabilities, Runtime, Session
 from lfm2_deploy.errors import GenerationError, TemplateError
@@ -324,9 +325,9 @@ class LanguageModel:
                 "this model has no chat template, so it takes no messages: pass plain text, "
                 "or put the model's chat_template.jinja beside its tokenizer.json"
             )
-        text = self.chat_template.render(messages, tools=tools, **template_options)
-        # The template prints the start token; the tokenizer must not put a second one.
-        return self.tokenizer.encode(text, add_special_tokens=False)
+        return encode_chat(
+            self.tokenizer, self.chat_template, messages, tools=tools, options=template_options
+        )
 
     def _open(self, rows: Sequence[Sequence[int]], max_new_tokens: int | None) -> Session:
         most = self.runtime.info.capabilities.max_batch_size
