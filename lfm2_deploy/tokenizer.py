@@ -87,6 +87,10 @@ class Tokenizer:
         added = self._backend.get_added_tokens_decoder()
         return frozenset(token_id for token_id, token in added.items() if token.special)
 
+    def to_json(self) -> str:
+        """The text of a tokenizer.json, for other libraries that read one."""
+        return str(self._backend.to_str())
+
     def token_id(self, token: str) -> int | None:
         """The id of a token such as "<|im_end|>"; None when there is no such token."""
         found = self._backend.token_to_id(token)

@@ -10,6 +10,7 @@ NAMES = [
     "Bundle",
     "Completion",
     "GenerationOptions",
+    "Grammar",
     "LanguageModel",
     "Lfm2DeployError",
     "PrefixStore",
