@@ -1,7 +1,7 @@
 """What an answer must follow, as a plain value.
 
 Enters: a JSON schema, a regular expression or a Lark grammar. Leaves: one frozen `Grammar`, of
-bounded size. Knows nothing of tokens, and nothing of how a grammar is followed: `guidance` does.
+bounded cost. Knows nothing of tokens, and nothing of how a grammar is followed: `guidance` does.
 """
 
 from __future__ import annotations
@@ -12,11 +12,9 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from lfm2_deploy.errors import GrammarError
+from lfm2_deploy.grammar_bounds import MOST_OF_A_REGEX, check_lark, check_length, check_schema
 
 GrammarKind = Literal["json", "json_schema", "regex", "lark"]
-
-# Compiling takes up to the square of it: this much takes half a second at worst.
-MOST_CHARACTERS = 65_536
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +26,8 @@ class Grammar:
         source: the schema, expression or grammar; empty for "json".
 
     Raises:
-        GrammarError: there is no such kind, or the source is not text, or too long.
+        GrammarError: there is no such kind, or the source is not text, not JSON where it has to
+            be, or would take too long to compile.
     """
 
     kind: GrammarKind
@@ -41,13 +40,14 @@ class Grammar:
         if not isinstance(self.source, str):
             found = type(self.source).__name__
             raise GrammarError(f"the {self.name} is of type {found}, expected text")
-        if len(self.source) > MOST_CHARACTERS:
-            raise GrammarError(
-                f"the {self.name} has {len(self.source):,} characters, and at most "
-                f"{MOST_CHARACTERS:,} are taken: make it smaller"
-            )
         if self.kind == "json" and self.source:
             raise GrammarError('a grammar of kind "json" has no source: use "json_schema"')
+        if self.kind == "json_schema":
+            check_schema(self.source)
+        elif self.kind == "regex":
+            check_length(self.source, self.name, MOST_OF_A_REGEX)
+        elif self.kind == "lark":
+            check_lark(self.source)
 
     @classmethod
     def json(cls) -> Grammar:
@@ -62,13 +62,9 @@ class Grammar:
             schema: an object, or its JSON text. References lead to places inside it only.
 
         Raises:
-            GrammarError: it is not a JSON object, or too long.
+            GrammarError: it is not a JSON object, or would take too long to compile.
         """
-        if not isinstance(schema, str):
-            return cls("json_schema", _write_json(schema))
-        grammar = cls("json_schema", schema)  # refuses what is long before it is read
-        _check_object(schema)
-        return grammar
+        return cls("json_schema", schema if isinstance(schema, str) else _write_json(schema))
 
     @classmethod
     def regex(cls, pattern: str) -> Grammar:
@@ -106,12 +102,3 @@ def _write_json(schema: Mapping[str, Any]) -> str:
         raise GrammarError(
             f"the JSON schema cannot be written as JSON ({error}): use plain values"
         ) from error
-
-
-def _check_object(text: str) -> None:
-    try:
-        found = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise GrammarError(f"the JSON schema is not JSON ({error}): correct it") from error
-    if not isinstance(found, dict):
-        raise GrammarError('the JSON schema is not an object, such as {"type": "object"}')

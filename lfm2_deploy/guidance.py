@@ -7,6 +7,7 @@ is a `GrammarError`. Loaded on demand, since llguidance is an optional package.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Collection
 from threading import Lock
@@ -21,8 +22,12 @@ from lfm2_deploy.errors import GrammarError
 from lfm2_deploy.grammar import Grammar
 from lfm2_deploy.tokenizer import Tokenizer
 
-# A weak model may write blanks for ever where as many as it likes are allowed.
-_WHITESPACE = r"[ \t\n\r]{1,20}"
+# What is forced would be written out in full, however long: 2 ** 30 letters hang it. It is a
+# matter of speed, and only for those who append it in one piece.
+_HEADER = '%llguidance {"no_forcing": true}\n'
+# A weak model may write blanks for ever where as many as it likes are allowed. Not lenient: a
+# keyword that is not followed is refused, not passed over.
+_JSON_OPTIONS = {"whitespace_pattern": r"[ \t\n\r]{1,20}", "lenient": False}
 # Below llguidance's defaults, which let one expression take 200 MB.
 _LIMITS = LLParserLimits(
     initial_lexer_fuel=500_000,
@@ -30,6 +35,7 @@ _LIMITS = LLParserLimits(
     step_max_items=50_000,
     max_lexer_states=20_000,
     max_grammar_size=50_000,
+    precompute_large_lexemes=False,
     verbose_errors=False,
 )
 _MOST_WORDS = 240
@@ -137,11 +143,7 @@ def compile_grammar(
             "follows a grammar must end with one: give eos_token_ids"
         )
     failed = f"the {grammar.name} cannot be used"
-    try:
-        source = _translate(grammar)
-    except ValueError as error:
-        raise GrammarError(f"{failed}: {_shorten(str(error))}") from error
-    matcher = LLMatcher(known, source, log_level=0, limits=_LIMITS)
+    matcher = LLMatcher(known, _translate(grammar), log_level=0, limits=_LIMITS)
     _check(matcher, failed)
     constraint = GrammarConstraint(
         matcher, known.vocab_size, known.eos_token, np.array(within, np.int64)
@@ -166,16 +168,17 @@ def _probe(constraint: GrammarConstraint, failed: str) -> None:
 
 
 def _translate(grammar: Grammar) -> str:
-    """The grammar as llguidance takes it; raises ValueError where it is no JSON."""
-    if grammar.kind == "regex":
-        return LLMatcher.grammar_from_regex(grammar.source)
+    """The grammar as llguidance takes it, all kinds as Lark."""
     if grammar.kind == "lark":
-        return LLMatcher.grammar_from_lark(grammar.source)
-    source = grammar.source or '{"type": "object"}'
-    # Not lenient: a keyword that is not followed is refused, not passed over.
-    return LLMatcher.grammar_from_json_schema(
-        source, overrides={"whitespace_pattern": _WHITESPACE, "lenient": False}
-    )
+        source = grammar.source
+    elif grammar.kind == "regex":
+        # It knows what must be escaped.
+        record = json.loads(LLMatcher.grammar_from_regex(grammar.source))
+        source = record["grammars"][0]["lark_grammar"]
+    else:
+        schema = json.loads(grammar.source or '{"type": "object"}')
+        source = "start: %json " + json.dumps({**schema, "x-guidance": _JSON_OPTIONS})
+    return LLMatcher.grammar_from_lark(_HEADER + source)
 
 
 def _tokenizer_for(tokenizer: Tokenizer) -> LLTokenizer:
@@ -197,7 +200,11 @@ def _shorten(message: str) -> str:
     """What is wrong, in one line, out of a report of several lines with an excerpt."""
     if message.startswith("NoExtension"):
         return "no text follows it; change it"
-    message = message.replace("<non-verbose/>", "")
+    outside = re.search(r"Resource '(?:json-schema:///)?(.*?)' is not present", message)
+    if outside:
+        return f"{outside[1]!r} lies outside of it, and nothing is fetched; put it under $defs"
+    # From there on, all special tokens of the tokenizer are listed.
+    message = message.replace("<non-verbose/>", "").partition("; following special tokens")[0]
     named = re.search(r"^error: (.+)$", message, re.MULTILINE)
     # From the excerpt of the source on, the report is for wide screens.
     words = named[1] if named else re.split(r"\n\s+\d+ \| ", message)[0]

@@ -6,7 +6,8 @@ of transformers' `generate`: bias, repetition penalty, [frequency and presence p
 temperature, top_k, top_p, min_p. What transformers has not stands where vLLM has it: right
 after the repetition penalty. Whatever forbids tokens comes before all of them, so that the
 filters choose among what is allowed; since bias and penalties treat each token by itself,
-that is the same as after these, where transformers has it. Knows nothing of batches, sessions or text.
+that is the same as after these, where transformers has it. Knows nothing of batches,
+sessions or text.
 
 Source: transformers 5.24, `generation/logits_process.py` and
 `GenerationMixin._get_logits_processor`; vLLM, `v1/sample/sampler.py`; OpenAI's API reference,
