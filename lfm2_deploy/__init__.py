@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from lfm2_deploy.errors import Lfm2DeployError
     from lfm2_deploy.exporting import export
     from lfm2_deploy.generate import Completion, LanguageModel, TextChunk
+    from lfm2_deploy.grammar import Grammar
     from lfm2_deploy.options import GenerationOptions
     from lfm2_deploy.prefix_store import PrefixStore
     from lfm2_deploy.prompt_cache import PromptCache
@@ -30,6 +31,7 @@ _HOMES = {
     "Engine": "serving.engine",
     "EngineLimits": "serving.limits",
     "GenerationOptions": "options",
+    "Grammar": "grammar",
     "LanguageModel": "generate",
     "Lfm2DeployError": "errors",
     "PrefixStore": "prefix_store",
@@ -49,6 +51,7 @@ __all__ = [
     "Engine",
     "EngineLimits",
     "GenerationOptions",
+    "Grammar",
     "LanguageModel",
     "Lfm2DeployError",
     "PrefixStore",

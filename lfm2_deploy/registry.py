@@ -25,6 +25,7 @@ _OPENVINO = "pip install 'lfm2-deploy[openvino]' (in a clone: '.[openvino]')"
 _OPENVINO_EXPORT = "pip install 'lfm2-deploy[export,openvino]' (in a clone: '.[export,openvino]')"
 _QNN = "pip install 'lfm2-deploy[qnn]' (in a clone: '.[qnn]')"
 _EVAL = "pip install 'lfm2-deploy[eval]' (in a clone: '.[eval]')"
+_SERVE = "pip install 'lfm2-deploy[serve]' (in a clone: '.[serve]')"
 _TRACING = ("torch", "onnx", "onnx_ir", "onnxscript")
 
 RUNTIMES: Mapping[str, Entry] = {
@@ -162,6 +163,10 @@ NPU_COMPILER_FINDER = Entry(
 # What OpenVINO finds on this machine, for `doctor`.
 OPENVINO_DEVICES = Entry(
     "runtimes.ov_doctor", "examine_devices", ("openvino",), _OPENVINO, "OpenVINO's devices"
+)
+# Keeps answers within a `Grammar`.
+GRAMMAR_COMPILER = Entry(
+    "lfm2_deploy.guidance", "compile_grammar", ("llguidance",), _SERVE, "following a grammar"
 )
 # lm-evaluation-harness: loading tasks, running them, and listing all there are.
 TASK_LOADER, EVALUATOR, TASK_NAMES = (

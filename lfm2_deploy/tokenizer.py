@@ -93,6 +93,10 @@ class Tokenizer:
         added = self._backend.get_added_tokens_decoder()
         return {token.content: int(token_id) for token_id, token in added.items()}
 
+    def to_json(self) -> str:
+        """The text of a tokenizer.json, for other libraries that read one."""
+        return str(self._backend.to_str())
+
     def token_id(self, token: str) -> int | None:
         """The id of a token such as "<|im_end|>"; None when there is no such token."""
         found = self._backend.token_to_id(token)

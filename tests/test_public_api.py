@@ -12,6 +12,7 @@ NAMES = [
     "Engine",
     "EngineLimits",
     "GenerationOptions",
+    "Grammar",
     "LanguageModel",
     "Lfm2DeployError",
     "PrefixStore",
