@@ -196,11 +196,12 @@ def _make_choice(texts: Sequence[str] | None) -> Any:
 
 
 def _make(kind: str, source: Any) -> Any:
+    """The grammar that a constructor of `Grammar` makes of a source; None of None."""
     if source is None:
         return None
     from lfm2_deploy.grammar import Grammar
 
-    return Grammar(kind, source)
+    return getattr(Grammar, kind)(source) if source else Grammar.json()
 
 
 def _choose_limit(limit: int | None, older: int | None, settings: Settings) -> int | None:
