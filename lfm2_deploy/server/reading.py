@@ -201,7 +201,12 @@ def _make(kind: str, source: Any) -> Any:
         return None
     from lfm2_deploy.grammar import Grammar
 
-    return getattr(Grammar, kind)(source) if source else Grammar.json()
+    if kind == "json":
+        return Grammar.json()
+    make = getattr(Grammar, kind, None)
+    if make is None:
+        raise refuse(f"grammars in {kind} are not supported: use lark", "response_format")
+    return make(source)
 
 
 def _choose_limit(limit: int | None, older: int | None, settings: Settings) -> int | None:
