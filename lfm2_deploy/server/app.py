@@ -1,9 +1,9 @@
 """The server as an ASGI app, for `lfm2-deploy serve` and for programs that embed it.
 
-    from lfm2_deploy.serving.engine import Engine
-    from lfm2_deploy.server.app import make_app
+from lfm2_deploy.serving.engine import Engine
+from lfm2_deploy.server.app import make_app
 
-    app = make_app(Engine.load("lfm2-350m"))     # uvicorn.run(app), or app.mount("/llm", ...)
+app = make_app(Engine.load("lfm2-350m"))     # uvicorn.run(app), or app.mount("/llm", ...)
 """
 
 from __future__ import annotations

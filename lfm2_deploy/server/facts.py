@@ -49,11 +49,9 @@ class ModelFacts:
             "context_length": self.context_length,
             "precision": self.precision,
             "notes": list(self.notes),
-            "supports": {
-                "chat": self.chats,
-                "tools": self.tools,
-                "reasoning": self.reasoning,
-            },
+            "has_chat_template": self.chats,
+            "supports_tools": self.tools,
+            "supports_reasoning": self.reasoning,
             "capabilities": self.capabilities,
             "defaults": self.defaults,
         }

@@ -103,9 +103,7 @@ class ResponseWriter:
         content["text"] += event.text
         more: JsonObject = {}
         if kind == "message":
-            told = (
-                describe_tokens(event.logprobs, self._tokenizer) if self._tells_logprobs else []
-            )
+            told = describe_tokens(event.logprobs, self._tokenizer) if self._tells_logprobs else []
             content["logprobs"] += told
             more = {"logprobs": told}
         yield self._tell_part(f"{name}.delta", delta=event.text, **more)

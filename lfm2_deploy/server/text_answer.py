@@ -46,9 +46,7 @@ async def collect_texts(
             assert text.answer is not None
             told = _describe(text.logprobs, frame.tokenizer, 0) if frame.logprobs else None
             choices.append(
-                _choice(
-                    place * n + choice, echo + "".join(text.pieces), told, _reason(text.answer)
-                )
+                _choice(place * n + choice, echo + "".join(text.pieces), told, _reason(text.answer))
             )
         usages.append(describe_usage(ended, frame.tokenizer))
         answers += ended

@@ -126,9 +126,7 @@ def test_parsed_answer_follows_its_schema(serve: Callable[..., Any]) -> None:
         name: str
 
     server = serve(say('{"name": "Ada"}'))
-    reply = server.openai.chat.completions.parse(
-        model="tiny", messages=ASK, response_format=Person
-    )
+    reply = server.openai.chat.completions.parse(model="tiny", messages=ASK, response_format=Person)
     assert reply.choices[0].message.parsed == Person(name="Ada")
     grammar = server.engine.calls[0].overrides["grammar"]
     assert grammar.kind == "json_schema"

@@ -147,7 +147,9 @@ def _begin_response(body: schema.ResponseRequest, name: str) -> dict[str, Any]:
         "store": body.store is not False,
         "temperature": body.temperature,
         "text": {"format": form.model_dump(by_alias=True) if form else {"type": "text"}},
-        "tool_choice": choice.model_dump() if isinstance(choice, schema.ChosenTool) else choice or "auto",
+        "tool_choice": choice.model_dump()
+        if isinstance(choice, schema.ChosenTool)
+        else choice or "auto",
         "tools": [tool.model_dump() for tool in body.tools or ()],
         "top_p": body.top_p,
         "truncation": "disabled",
@@ -155,5 +157,3 @@ def _begin_response(body: schema.ResponseRequest, name: str) -> dict[str, Any]:
         "user": body.user,
         "metadata": body.metadata or {},
     }
-
-

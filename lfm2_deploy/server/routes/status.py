@@ -39,7 +39,9 @@ class EngineInfo(Schema):
     max_tokens: int | None
     precision: str
     notes: list[str]
-    supports: JsonObject
+    has_chat_template: bool
+    supports_tools: bool
+    supports_reasoning: bool
     capabilities: JsonObject
     defaults: JsonObject
     state: JsonObject

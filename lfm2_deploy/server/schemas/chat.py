@@ -36,7 +36,9 @@ class Part(Schema):
     def _require_text(cls, given: Any) -> Any:
         kind = given.get("type") if isinstance(given, dict) else None
         if isinstance(kind, str) and kind not in _TEXT_PARTS:
-            raise ValueError(f"content of type '{kind[:40]}' is not supported: the model reads text")
+            raise ValueError(
+                f"content of type '{kind[:40]}' is not supported: the model reads text"
+            )
         return given
 
 

@@ -97,9 +97,7 @@ class TextSettings(Schema):
     """What the text must be."""
 
     format: (
-        Annotated[
-            TextFormat | JsonObjectFormat | ResponseSchemaFormat, Field(discriminator="type")
-        ]
+        Annotated[TextFormat | JsonObjectFormat | ResponseSchemaFormat, Field(discriminator="type")]
         | None
     ) = None
 
@@ -205,5 +203,3 @@ class Deleted(Schema):
     id: str
     object: Literal["response"]
     deleted: Literal[True]
-
-
