@@ -20,7 +20,7 @@ from lfm2_deploy.generate import LanguageModel, Prompt
 from lfm2_deploy.options import GenerationOptions
 from lfm2_deploy.serving.limits import EngineLimits, EngineState, LoadProgress
 from lfm2_deploy.serving.prompting import ToolChoice, Wish, prepare
-from lfm2_deploy.serving.scheduler import IdleEnd, Scheduler, Totals
+from lfm2_deploy.serving.scheduler import IdleEndError, Scheduler, Totals
 from lfm2_deploy.serving.streams import AsyncStream, Stream
 
 __all__ = ["Engine", "EngineLimits", "EngineState", "LoadProgress"]
@@ -241,7 +241,7 @@ class Engine:
             stream.wake = scheduler.wake
             try:
                 scheduler.submit(stream.requests)
-            except IdleEnd:  # in the moment between; another one is started
+            except IdleEndError:  # in the moment between; another one is started
                 continue
             return stream
 

@@ -27,7 +27,7 @@ _PIECE_BESIDE_ANSWERS = 128
 _WORTH_WAITING = 64
 
 
-class IdleEnd(ClosedError):
+class IdleEndError(ClosedError):
     """The scheduler ended because nobody asked anything for a while."""
 
 
@@ -89,14 +89,14 @@ class Scheduler:
     @property
     def ended_idle(self) -> bool:
         """Whether it ended for want of work, so that another one may be started."""
-        return isinstance(self._end, IdleEnd)
+        return isinstance(self._end, IdleEndError)
 
     def submit(self, requests: Sequence[Request]) -> None:
         """Put requests into the queue, all or none.
 
         Raises:
             QueueFullError: too many wait already.
-            ClosedError: the scheduler ends; `IdleEnd` where another may be started.
+            ClosedError: the scheduler ends; `IdleEndError` where another may be started.
         """
         with self._changed:
             if self._end is not None:
@@ -158,7 +158,7 @@ class Scheduler:
                 lambda: bool(self._waiting or self._end), self._limits.idle_seconds
             )
             if not busy:
-                self._end = IdleEnd("the model was unloaded: ask again to load it")
+                self._end = IdleEndError("the model was unloaded: ask again to load it")
             return self._end is None or bool(self._waiting)
 
     def _admit(self) -> None:

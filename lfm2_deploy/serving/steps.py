@@ -59,7 +59,8 @@ class Steps:
 
     def _decode_alone(self, row: Row) -> FloatArray | Exception:
         try:
-            return row.lease.branch.decode([row.last])[0]
+            logits: FloatArray = row.lease.branch.decode([row.last])[0]
+            return logits
         except Exception as error:  # whatever a runtime may raise
             return error
 
