@@ -54,8 +54,19 @@ def make_app(
     if page is not None:
         app.mount("/", page)
     add_handlers(app)
+    _describe_failures(app)
     _add_middleware(app, settings, hub)
     return app
+
+
+def _describe_failures(app: FastAPI) -> None:
+    """Take FastAPI's own shape of a failed validation out of the description: it never comes."""
+    described = app.openapi()
+    for methods in described["paths"].values():
+        for operation in methods.values():
+            operation["responses"].pop("422", None)
+    for name in ("HTTPValidationError", "ValidationError"):
+        described["components"]["schemas"].pop(name, None)
 
 
 def _add_middleware(app: FastAPI, settings: Settings, hub: Hub) -> None:

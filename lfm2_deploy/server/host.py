@@ -11,6 +11,7 @@ import asyncio
 import socket
 from asyncio import Transport
 from collections.abc import Callable
+from contextlib import suppress
 from types import FrameType
 from typing import Any
 
@@ -137,7 +138,8 @@ class Host(uvicorn.Server):
         if self._loop is None:
             self.should_exit = True
             return
-        self._loop.call_soon_threadsafe(self._begin_end)
+        with suppress(RuntimeError):  # it has ended
+            self._loop.call_soon_threadsafe(self._begin_end)
 
     def _begin_end(self) -> None:
         self._hub.drain()

@@ -154,16 +154,16 @@ class ResponseWriter:
     def _place(self) -> int:
         return len(self.response["output"]) - 1
 
-    def _tell(self, name: str, **more: Any) -> Piece:
+    def _tell(self, name: str, /, **more: Any) -> Piece:
         piece = {"type": name, "sequence_number": self._number, **more}
         self._number += 1
         return name, piece
 
-    def _tell_item(self, name: str, **more: Any) -> Piece:
+    def _tell_item(self, name: str, /, **more: Any) -> Piece:
         assert self._open is not None
         return self._tell(name, item_id=self._open["id"], output_index=self._place, **more)
 
-    def _tell_part(self, name: str, **more: Any) -> Piece:
+    def _tell_part(self, name: str, /, **more: Any) -> Piece:
         return self._tell_item(name, content_index=0, **more)
 
     def _copy(self) -> JsonObject:
