@@ -309,12 +309,12 @@ def _run(
 
 
 def _tell_ready(url: str, settings: Settings, opens_page: bool) -> None:
-    from lfm2_deploy.server.page import find_page
+    from lfm2_deploy.server.page import has_page
 
-    has_page = settings.serves_page and find_page() is not None
-    page = f"chat at {url}/, " if has_page else ""
+    shows_page = settings.serves_page and has_page()
+    page = f"chat at {url}/, " if shows_page else ""
     print(f"ready: {page}API at {url}/v1 (model {settings.names[0]})", flush=True)
-    if opens_page and has_page:
+    if opens_page and shows_page:
         webbrowser.open(url)
 
 

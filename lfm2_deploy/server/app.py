@@ -8,6 +8,8 @@ app = make_app(Engine.load("lfm2-350m"))     # uvicorn.run(app), or app.mount("/
 
 from __future__ import annotations
 
+from typing import Any
+
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
@@ -15,7 +17,7 @@ from lfm2_deploy.server.access import Access, choose_log
 from lfm2_deploy.server.errors import add_handlers
 from lfm2_deploy.server.hub import Hub
 from lfm2_deploy.server.limits import BodyLimit
-from lfm2_deploy.server.page import find_page
+from lfm2_deploy.server.page import add_page
 from lfm2_deploy.server.response_store import ResponseStore
 from lfm2_deploy.server.routes import chat, completions, responses, status
 from lfm2_deploy.server.security import Doors
@@ -50,9 +52,8 @@ def make_app(
     app.state.responses = ResponseStore(settings.kept_responses)
     for routes in (status, chat, completions, responses):
         app.include_router(routes.router)
-    page = find_page() if settings.serves_page else None
-    if page is not None:
-        app.mount("/", page)
+    if settings.serves_page:
+        add_page(app)
     add_handlers(app)
     _describe_failures(app)
     _add_middleware(app, settings, hub)
@@ -60,13 +61,20 @@ def make_app(
 
 
 def _describe_failures(app: FastAPI) -> None:
-    """Take FastAPI's own shape of a failed validation out of the description: it never comes."""
-    described = app.openapi()
-    for methods in described["paths"].values():
-        for operation in methods.values():
-            operation["responses"].pop("422", None)
-    for name in ("HTTPValidationError", "ValidationError"):
-        described["components"]["schemas"].pop(name, None)
+    """Keep FastAPI's own shape of a failed validation out of the description: it never comes."""
+    describe = app.openapi
+
+    def describe_ours() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            described = describe()
+            for methods in described["paths"].values():
+                for operation in methods.values():
+                    operation["responses"].pop("422", None)
+            for name in ("HTTPValidationError", "ValidationError"):
+                described["components"]["schemas"].pop(name, None)
+        return describe()
+
+    app.openapi = describe_ours  # type: ignore[method-assign]
 
 
 def _add_middleware(app: FastAPI, settings: Settings, hub: Hub) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,6 +80,13 @@ def call_tool(name: str, *pieces: str, index: int = 0) -> tuple[Part, ...]:
     return (start, *(ToolCallArguments(index, piece) for piece in pieces))
 
 
+@functools.cache
+def read_demo() -> tuple[Tokenizer, ChatTemplate]:
+    """The demo model's tokenizer and template."""
+    tokenizer = Tokenizer.from_folder(DEMO_MODEL)
+    return tokenizer, ChatTemplate.from_folder(DEMO_MODEL, tokenizer.special_tokens)
+
+
 class FakeStream:
     """The events of one request."""
 
@@ -116,21 +124,16 @@ class FakeStream:
 class FakeEngine:
     """Stands in for `Engine`."""
 
-    def __init__(self, *replies: Reply, template: str | None = None) -> None:
+    def __init__(self, *replies: Reply) -> None:
         """Answer with these, one a request, the last one again and again."""
         self.replies = list(replies)
         self.calls: list[Call] = []
         self.running = 0
         self.waiting = 0
         self.lock = threading.Lock()
-        tokenizer = Tokenizer.from_folder(DEMO_MODEL)
-        found = (
-            ChatTemplate(template)
-            if template
-            else ChatTemplate.from_folder(DEMO_MODEL, tokenizer.special_tokens)
-        )
+        tokenizer, template = read_demo()
         runtime = FakeRuntime(hash_logits(VOCAB), vocab_size=VOCAB)
-        self.model = LanguageModel(runtime, tokenizer, found)
+        self.model = LanguageModel(runtime, tokenizer, template)
 
     def stream(
         self,
@@ -158,9 +161,6 @@ class FakeEngine:
 
     def close(self) -> None:
         pass
-
-
-Script = Callable[..., FakeEngine]
 
 
 def _with_choice(part: Part, choice: int) -> Part:
