@@ -6,7 +6,7 @@ import os
 import sys
 import threading
 import webbrowser
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -273,7 +273,7 @@ def check_reach(host: str, keys: Sequence[str], without_key: bool) -> None:
 
 
 def list_names(given: str, bundle: Bundle) -> list[str]:
-    """What a model is called: as it calls itself, by its folder or name, and as it was asked for."""
+    """What a model is called: as it calls itself, by its folder, and as it was asked for."""
     told = given if "/" in given and not Path(given).exists() else ""
     return list(dict.fromkeys(n for n in (bundle.manifest.model, bundle.path.name, told) if n))
 
@@ -328,7 +328,7 @@ class _Loader:
         self._hub, self._host = hub, host
         self._engine: Engine | None = None
         self.error: Exception | None = None
-        self.at_ready = lambda: None
+        self.at_ready: Callable[[], None] = lambda: None
 
     def start(self) -> None:
         threading.Thread(target=self._load, name="lfm2-load", daemon=True).start()

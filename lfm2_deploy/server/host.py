@@ -119,10 +119,7 @@ class Host(uvicorn.Server):
             self._loop.call_soon(at_start, self._loop)
             await self.serve(sockets=[listener])
 
-        try:
-            asyncio.run(serve())
-        finally:
-            self._hub.close()
+        asyncio.run(serve())
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """A signal has come; ours are not raised again, so that the exit code is 0."""

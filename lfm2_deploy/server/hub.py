@@ -1,16 +1,15 @@
 """One server's engine, and how far it is: loading, ready, draining.
 
-Enters: an engine, or what loads one. Leaves: streams of events for the event loop. The engine is
-asked in threads, since it reads templates, compiles grammars and may have to load a model first.
+Enters: an engine, now or later. Leaves: streams of events for the event loop, each within the time
+that a request has.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -21,11 +20,10 @@ from lfm2_deploy.server.errors import ApiError, shutting_down, timed_out
 from lfm2_deploy.server.facts import ModelFacts, gather_facts
 from lfm2_deploy.server.metrics import Metrics
 from lfm2_deploy.server.settings import Settings
-from lfm2_deploy.serving.engine import Engine, EngineState, Stream
+from lfm2_deploy.serving.engine import Engine, EngineState
+from lfm2_deploy.serving.streams import AsyncStream
 
 Phase = Literal["loading", "ready", "draining"]
-# Threads are made when they are needed; each request that runs or waits holds one.
-_MOST_THREADS = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +50,6 @@ class Hub:
         self._engine: Engine | None = None
         self._facts: ModelFacts | None = None
         self._feeds: set[Feed] = set()
-        self._pool = ThreadPoolExecutor(_MOST_THREADS, thread_name_prefix="lfm2-request")
 
     def open(self, engine: Engine, precision: str = "") -> None:
         """Take requests from now on."""
@@ -93,14 +90,20 @@ class Hub:
         if self.phase == "draining":
             raise shutting_down()
         facts = self.facts
-        if model is not None and model not in self.settings.names:
-            raise ApiError(
-                404,
-                f"there is no model {model[:80]!r}: this server has {', '.join(self.settings.names)}",
-                param="model",
-                code="model_not_found",
-            )
+        if model is not None:
+            self.check_name(model)
         return facts
+
+    def check_name(self, model: str) -> None:
+        """See that a model is the one there is.
+
+        Raises:
+            ApiError: 404, it is another.
+        """
+        names = self.settings.names
+        if model not in names:
+            message = f"there is no model {model[:80]!r}: this server has {', '.join(names)}"
+            raise ApiError(404, message, param="model", code="model_not_found")
 
     @contextmanager
     def hold(self) -> Iterator[None]:
@@ -117,33 +120,22 @@ class Hub:
         Raises:
             Lfm2DeployError: it cannot be begun.
         """
-        loop = asyncio.get_running_loop()
-        future = loop.run_in_executor(self._pool, self._begin, asked)
+        cap, wanted = self.settings.max_tokens, asked.overrides.get("max_new_tokens")
         try:
-            stream = await asyncio.shield(future)
-        except asyncio.CancelledError:
-            future.add_done_callback(_cancel_unwanted)
-            raise
+            stream = await self._ask(asked, wanted or cap)
+        except ContextOverflowError:
+            if cap is None or wanted is not None:
+                raise
+            # There is less room than the cap: then what is left is below it.
+            stream = await self._ask(asked, None)
         feed = Feed(stream, self)
         self._feeds.add(feed)
-        self._pool.submit(feed.pump)
         return feed
 
-    def _begin(self, asked: Asked) -> Stream:
-        assert self._engine is not None
-        cap, wanted = self.settings.max_tokens, asked.overrides.get("max_new_tokens")
-        if cap is None or wanted is not None:
-            return self._ask(asked, wanted)
-        try:
-            return self._ask(asked, cap)
-        except ContextOverflowError:
-            # There is less room than the cap: then what is left is below it.
-            return self._ask(asked, None)
-
-    def _ask(self, asked: Asked, max_new_tokens: int | None) -> Stream:
+    async def _ask(self, asked: Asked, max_new_tokens: int | None) -> AsyncStream:
         assert self._engine is not None
         overrides = {**asked.overrides, "max_new_tokens": max_new_tokens}
-        return self._engine.stream(
+        return await self._engine.astart(
             asked.prompt,
             tools=asked.tools,
             tool_choice=asked.tool_choice,
@@ -161,40 +153,17 @@ class Hub:
         for feed in list(self._feeds):
             feed.cancel()
 
-    def close(self) -> None:
-        """Give up the threads; answers must have ended."""
-        self.cancel_all()
-        self._pool.shutdown(wait=False, cancel_futures=True)
-
     def forget(self, feed: Feed) -> None:
         """An answer has ended."""
         self._feeds.discard(feed)
 
 
 class Feed:
-    """The events of one answer, for the event loop; `pump` runs in a thread."""
+    """The events of one answer, within the time that it has."""
 
-    def __init__(self, stream: Stream, hub: Hub) -> None:
+    def __init__(self, stream: AsyncStream, hub: Hub) -> None:
         self._stream, self._hub = stream, hub
-        self._loop = asyncio.get_running_loop()
-        self._queue: asyncio.Queue[Event | BaseException | None] = asyncio.Queue()
         self._began = time.monotonic()
-        self._deadline: float | None = None
-        if hub.settings.request_seconds is not None:
-            self._deadline = self._loop.time() + hub.settings.request_seconds
-
-    def pump(self) -> None:
-        """Hand every event over."""
-        try:
-            for event in self._stream:
-                self._put(event)
-            self._put(None)
-        except BaseException as error:
-            self._put(error)
-
-    def _put(self, item: Event | BaseException | None) -> None:
-        with suppress(RuntimeError):  # the loop is closed, and nobody waits
-            self._loop.call_soon_threadsafe(self._queue.put_nowait, item)
 
     def cancel(self) -> None:
         """End it before its next token; harmless where it has ended."""
@@ -209,27 +178,23 @@ class Feed:
             Lfm2DeployError: the engine failed.
         """
         is_first = True
-        while (item := await self._take()) is not None:
-            if isinstance(item, BaseException):
-                raise item
-            if is_first and not isinstance(item, Finished):
+        events = aiter(self._stream)
+        while (event := await self._take(events)) is not None:
+            if is_first and not isinstance(event, Finished):
                 is_first = False
                 self._hub.metrics.observe_first_token(time.monotonic() - self._began)
-            if isinstance(item, Finished):
-                self._hub.metrics.observe_answer(item.answer.usage)
-                if item.answer.finish_reason == "cancelled":
+            if isinstance(event, Finished):
+                self._hub.metrics.observe_answer(event.answer.usage)
+                if event.answer.finish_reason == "cancelled":
                     raise shutting_down()
-            yield item
+            yield event
 
-    async def _take(self) -> Event | BaseException | None:
+    async def _take(self, events: AsyncIterator[Event]) -> Event | None:
+        """The next event; None at the end."""
+        seconds = self._hub.settings.request_seconds
+        left = None if seconds is None else self._began + seconds - time.monotonic()
         try:
-            async with asyncio.timeout_at(self._deadline):
-                return await self._queue.get()
+            async with asyncio.timeout(left):
+                return await anext(events, None)
         except TimeoutError as error:
-            assert self._hub.settings.request_seconds is not None
-            raise timed_out(self._hub.settings.request_seconds) from error
-
-
-def _cancel_unwanted(future: asyncio.Future[Stream]) -> None:
-    if not future.cancelled() and future.exception() is None:
-        future.result().cancel()
+            raise timed_out(seconds or 0) from error

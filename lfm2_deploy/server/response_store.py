@@ -1,4 +1,4 @@
-"""Conversations of the Responses API, for `previous_response_id`: in memory, bounded, the oldest go.
+"""Conversations of the Responses API, for `previous_response_id`: in memory, the newest only.
 
 Enters and leaves: chat messages. Nothing is written to disk.
 """

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -88,24 +90,39 @@ def read_demo() -> tuple[Tokenizer, ChatTemplate]:
 
 
 class FakeStream:
-    """The events of one request."""
+    """The events of one request; they come from a thread, whether somebody reads them or not."""
 
     def __init__(self, engine: FakeEngine, reply: Reply, n: int) -> None:
         self._engine, self._reply, self._n = engine, reply, n
         self._cancelled = threading.Event()
+        self._loop = asyncio.get_running_loop()
+        self._events: asyncio.Queue[Event | Exception | None] = asyncio.Queue()
+        engine.count(1)
+        threading.Thread(target=self._run, daemon=True).start()
 
     def cancel(self) -> None:
         self._cancelled.set()
 
-    def __iter__(self) -> Iterator[Event]:
-        with self._engine.lock:
-            self._engine.running += 1
+    def _run(self) -> None:
         try:
             for choice in range(self._n):
-                yield from self._answer(choice)
+                for event in self._answer(choice):
+                    self._put(event)
+            self._put(None)
+        except Exception as error:
+            self._put(error)
         finally:
-            with self._engine.lock:
-                self._engine.running -= 1
+            self._engine.count(-1)
+
+    def _put(self, item: Event | Exception | None) -> None:
+        with suppress(RuntimeError):  # the loop is closed
+            self._loop.call_soon_threadsafe(self._events.put_nowait, item)
+
+    async def __aiter__(self) -> AsyncIterator[Event]:
+        while (item := await self._events.get()) is not None:
+            if isinstance(item, Exception):
+                raise item
+            yield item
 
     def _answer(self, choice: int) -> Iterator[Event]:
         told: list[Part] = []
@@ -135,7 +152,11 @@ class FakeEngine:
         runtime = FakeRuntime(hash_logits(VOCAB), vocab_size=VOCAB)
         self.model = LanguageModel(runtime, tokenizer, template)
 
-    def stream(
+    def count(self, change: int) -> None:
+        with self.lock:
+            self.running += change
+
+    async def astart(
         self,
         prompt: Any,
         options: Any = None,

@@ -16,6 +16,7 @@ from lfm2_deploy.sampling import TokenLogprobs
 from .fake_engine import Reply, call_tool, say
 
 ASK = [{"role": "user", "content": "Hi"}]
+LARK = {"syntax": "lark", "definition": "start: /a/"}
 WEATHER = {
     "type": "function",
     "function": {
@@ -154,7 +155,8 @@ def test_options_reach_the_engine_by_their_names(client: Callable[..., Any]) -> 
     made = client()
     body = {
         "messages": [
-            {"role": "developer", "content": [{"type": "text", "text": "Be"}, {"type": "text", "text": " kind"}]},
+            {"role": "developer", "content": [
+                {"type": "text", "text": "Be"}, {"type": "text", "text": " kind"}]},
             {"role": "user", "content": "Hi"},
             {"role": "assistant", "content": "Yo", "reasoning_content": "thought"},
             {"role": "user", "content": "?"},
@@ -180,7 +182,7 @@ def test_options_reach_the_engine_by_their_names(client: Callable[..., Any]) -> 
     ("field", "kind"),
     [
         ({"response_format": {"type": "json_object"}}, "json"),
-        ({"response_format": {"type": "grammar", "grammar": {"syntax": "lark", "definition": "start: /a/"}}}, "lark"),
+        ({"response_format": {"type": "grammar", "grammar": LARK}}, "lark"),
         ({"guided_regex": "a+"}, "regex"),
         ({"guided_json": {"type": "object"}}, "json_schema"),
         ({"structured_outputs": {"choice": ["a.", "b"]}}, "regex"),

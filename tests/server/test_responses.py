@@ -63,8 +63,9 @@ def test_functions_go_both_ways(serve: Callable[..., Any]) -> None:
     call = first.output[0]
     assert call.arguments == '{"city": "Oslo"}'
     result = {"type": "function_call_output", "call_id": call.call_id, "output": "rain"}
-    told = [*asked, {"type": "reasoning", "id": "rs_1", "summary": [
-        {"type": "summary_text", "text": "Hm."}]}, call.model_dump(exclude_none=True), result]  # fmt: skip
+    summary = [{"type": "summary_text", "text": "Hm."}]
+    thought = {"type": "reasoning", "id": "rs_1", "summary": summary}
+    told = [*asked, thought, call.model_dump(exclude_none=True), result]
     assert create(model="tiny", input=told, tools=[WEATHER]).output_text == "Rain."
     user, assistant, tool = server.engine.calls[1].prompt
     assert user["content"] == "Weather?"

@@ -7,7 +7,6 @@ from typing import Any, Literal
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
-from lfm2_deploy.server.errors import ApiError
 from lfm2_deploy.server.hub import Hub
 from lfm2_deploy.server.metrics import CONTENT_TYPE
 from lfm2_deploy.server.routes.common import GET_FAILURES, find_hub
@@ -61,10 +60,7 @@ async def list_models(request: Request) -> Response:
 async def get_model(model: str, request: Request) -> Response:
     """The model of that name."""
     hub = find_hub(request)
-    if model not in hub.settings.names:
-        names = ", ".join(hub.settings.names)
-        message = f"there is no model {model[:80]!r}: this server has {names}"
-        raise ApiError(404, message, param="model", code="model_not_found")
+    hub.check_name(model)
     return JSONResponse(_describe(hub, model))
 
 

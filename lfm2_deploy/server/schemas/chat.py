@@ -21,6 +21,7 @@ from lfm2_deploy.server.schemas.common import (
 from lfm2_deploy.server.settings import MOST_CHOICES, MOST_LOGPROBS
 
 FunctionName = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_.-]{1,64}$")]
+OWN_TEMPLATE = "the model's own is used; 'chat_template_kwargs' sets its options"
 _TEXT_PARTS = ("text", "input_text", "output_text", "refusal")
 
 
@@ -171,7 +172,7 @@ class ChatRequest(Choosing):
     REFUSED: ClassVar[Mapping[str, str]] = {
         "audio": "the model writes text",
         "best_of": "use 'n'",
-        "chat_template": "the model's own template is used; 'chat_template_kwargs' sets its options",
+        "chat_template": OWN_TEMPLATE,
         "continue_final_message": "use /v1/completions to go on with a text",
         "function_call": "use 'tool_choice'",
         "functions": "use 'tools'",

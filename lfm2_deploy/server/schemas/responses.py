@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from lfm2_deploy.server.schemas.chat import (
+    OWN_TEMPLATE,
     Content,
     FunctionCall,
     FunctionName,
@@ -107,7 +108,7 @@ class ResponseRequest(Choosing):
 
     REFUSED: ClassVar[Mapping[str, str]] = {
         "background": "answers come at once",
-        "chat_template": "the model's own template is used; 'chat_template_kwargs' sets its options",
+        "chat_template": OWN_TEMPLATE,
         "conversation": "use 'previous_response_id'",
         "prompt": "there are no stored prompts: use 'instructions' and 'input'",
     }
