@@ -24,6 +24,7 @@ from lfm2_deploy.commands.inspect import inspect
 from lfm2_deploy.commands.lint import lint
 from lfm2_deploy.commands.plan import plan
 from lfm2_deploy.commands.prepare import prepare
+from lfm2_deploy.commands.serve import serve
 from lfm2_deploy.commands.verify import verify
 
 app = typer.Typer(
@@ -43,6 +44,7 @@ for command in (
     prepare,
     generate,
     chat,
+    serve,
     inspect,
     lint,
     verify,
