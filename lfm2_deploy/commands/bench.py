@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from lfm2_deploy.commands import completers
 from lfm2_deploy.commands.console import (
     format_bytes,
     format_seconds,
@@ -32,7 +33,12 @@ _QUIET = 0.25
 
 def bench(
     bundles: Annotated[
-        list[Path], typer.Argument(metavar="BUNDLE...", help="Folders that `export` made.")
+        list[Path],
+        typer.Argument(
+            metavar="BUNDLE...",
+            help="Folders that `export` made.",
+            autocompletion=completers.complete_bundles,
+        ),
     ],
     contexts: Annotated[
         str, typer.Option(metavar="N,N", help="Prompt lengths to try, in tokens.")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
+from lfm2_deploy.commands import completers
 from lfm2_deploy.commands.console import (
     format_bytes,
     note,
@@ -28,7 +29,11 @@ if TYPE_CHECKING:
 def compile_graphs(
     bundle: Annotated[
         Path | None,
-        typer.Argument(metavar="BUNDLE", help="The folder that `export --target npu` made."),
+        typer.Argument(
+            metavar="BUNDLE",
+            help="The folder that `export --target npu` made.",
+            autocompletion=completers.complete_bundles,
+        ),
     ] = None,
     platform: Annotated[
         list[str] | None,
@@ -36,6 +41,7 @@ def compile_graphs(
             metavar="NUMBER",
             help="3720, 4000 or 5010; may be given several times.",
             show_default="all three",
+            autocompletion=completers.complete_npu_platforms,
         ),
     ] = None,
     every: Annotated[

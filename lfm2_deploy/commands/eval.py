@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from lfm2_deploy.commands import completers
 from lfm2_deploy.commands.console import (
     note,
     print_facts,
@@ -31,11 +32,20 @@ _ARROWS = {True: " ↑", False: " ↓", None: ""}
 
 def evaluate(
     bundle: Annotated[
-        Path | None, typer.Argument(metavar="BUNDLE", help="The folder that `export` made.")
+        Path | None,
+        typer.Argument(
+            metavar="BUNDLE",
+            help="The folder that `export` made.",
+            autocompletion=completers.complete_bundles,
+        ),
     ] = None,
     tasks: Annotated[
         list[str] | None,
-        typer.Option(metavar="A,B", help="Tasks, groups or tags to run; * stands for any letters."),
+        typer.Option(
+            metavar="A,B",
+            help="Tasks, groups or tags to run; * stands for any letters.",
+            autocompletion=completers.complete_tasks,
+        ),
     ] = None,
     limit: Annotated[
         int | None,

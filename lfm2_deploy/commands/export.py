@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from lfm2_deploy.commands import completers
 from lfm2_deploy.commands.console import (
     format_bytes,
     note,
@@ -43,6 +44,7 @@ def export(
             metavar="MODEL",
             help="A checkpoint's folder, a Hub id such as LiquidAI/LFM2-350M, "
             "or synthetic:NAME for random weights.",
+            autocompletion=completers.complete_models,
         ),
     ],
     out: Annotated[
@@ -56,6 +58,7 @@ def export(
         typer.Option(
             metavar="NAME",
             help="Where it will run; `doctor` lists targets. auto: what this computer runs.",
+            autocompletion=completers.complete_targets_or_auto,
         ),
     ] = "cpu",
     precision: Annotated[
@@ -87,6 +90,7 @@ def export(
             metavar="DEVICE",
             help="Where experts run beside an NPU: npu, gpu or cpu.",
             show_default="npu",
+            autocompletion=completers.complete_expert_devices,
             rich_help_panel=_NPU,
         ),
     ] = None,
@@ -104,6 +108,7 @@ def export(
             metavar="NUMBER",
             help="With --compile, several times if wanted: npu: 3720, 4000, 5010; qnn: 60, 88.",
             show_default="npu: 4000, qnn: 60",
+            autocompletion=completers.complete_npu_platforms,
             rich_help_panel=_NPU,
         ),
     ] = None,
@@ -114,6 +119,7 @@ def export(
             help="How int8 and int4 weights are rounded: rtn, search, or calibrated on a text and "
             "more exact: awq, gptq, awq+gptq.",
             show_default="search",
+            autocompletion=completers.complete_methods,
         ),
     ] = None,
     calibrate: Annotated[

@@ -22,6 +22,7 @@ import typer
 from rich.text import Text
 from typer.core import TyperCommand, TyperGroup
 
+from lfm2_deploy.commands import shells
 from lfm2_deploy.commands.console import notes, printable
 from lfm2_deploy.errors import Lfm2DeployError, UsageError
 
@@ -59,12 +60,14 @@ class CommandGroup(TyperGroup):
         Args:
             args: the words after the program's name; those of this process when None.
             prog_name: how usage lines name the program.
-            complete_var: not used; there is no shell completion.
+            complete_var: not used; the variable's name is `shells.SWITCH`.
             standalone_mode: exit with the code instead of returning it.
             windows_expand_args: not used; a prompt's `*` and `?` are left alone.
             **extra: settings of the context.
         """
         words = list(sys.argv[1:] if args is None else args)
+        if shells.is_asked():
+            sys.exit(shells.answer(self, prog_name or PROGRAM))
 
         def work() -> None:
             with self.make_context(prog_name or PROGRAM, words, **extra) as context:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from lfm2_deploy.commands import completers
 from lfm2_deploy.commands.console import note, print_json, show_progress
 from lfm2_deploy.commands.options import AsJson
 from lfm2_deploy.errors import BundleError
@@ -21,6 +22,7 @@ def inspect(
         typer.Argument(
             metavar="BUNDLE|MODEL",
             help="A bundle, or a model as `export` takes it: folder, Hub id, synthetic:NAME.",
+            autocompletion=completers.complete_bundles_and_models,
         ),
     ],
     tensors: Annotated[

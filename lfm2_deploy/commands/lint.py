@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.text import Text
 
+from lfm2_deploy.commands import completers
 from lfm2_deploy.commands.console import note, output, print_json, print_title, printable
 from lfm2_deploy.commands.failures import ERROR
 from lfm2_deploy.commands.options import AsJson
@@ -55,6 +56,7 @@ def lint(
         typer.Argument(
             metavar="BUNDLE|FILE|DIR",
             help="A bundle, an .onnx or .xml file, or a folder of such files.",
+            autocompletion=completers.complete_bundles,
         ),
     ],
     target: Annotated[
@@ -63,6 +65,7 @@ def lint(
             metavar="NAME",
             help="directml, webgpu, npu, igpu, openvino-cpu, cpu or qnn.",
             show_default="the bundle's own",
+            autocompletion=completers.complete_linted_targets,
         ),
     ] = None,
     remarks: Annotated[

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from lfm2_deploy.commands import completers
 from lfm2_deploy.commands.console import note, show_progress
 from lfm2_deploy.errors import Lfm2DeployError
 
@@ -32,7 +33,12 @@ _ENDING = "When to stop"
 Precision = Literal["fp32", "fp16", "int8", "int4"]
 
 BundlePath = Annotated[
-    Path, typer.Argument(metavar="BUNDLE", help="The folder that `export` made.")
+    Path,
+    typer.Argument(
+        metavar="BUNDLE",
+        help="The folder that `export` made.",
+        autocompletion=completers.complete_bundles,
+    ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 Threads = Annotated[
@@ -46,6 +52,7 @@ Device = Annotated[
         help="Run on npu, gpu or cpu, or on one of several GPUs (gpu.1, dml.1, nvidia; webgpu: "
         "low-power), and nowhere else.",
         show_default="where the bundle was made for",
+        autocompletion=completers.complete_devices,
     ),
 ]
 Canary = Annotated[

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
+from lfm2_deploy.commands import completers
 from lfm2_deploy.commands.console import (
     format_bytes,
     note,
@@ -80,9 +81,20 @@ class Setting:
 def plan(
     model: Annotated[
         str,
-        typer.Argument(metavar="MODEL", help="A checkpoint's folder, a Hub id, or synthetic:NAME."),
+        typer.Argument(
+            metavar="MODEL",
+            help="A checkpoint's folder, a Hub id, or synthetic:NAME.",
+            autocompletion=completers.complete_models,
+        ),
     ],
-    target: Annotated[str, typer.Option(metavar="NAME", help="Where it will run.")] = "cpu",
+    target: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="Where it will run.",
+            autocompletion=completers.complete_targets,
+        ),
+    ] = "cpu",
     precision: Annotated[
         Precision | None,
         typer.Option(metavar="NAME", help="Tell more of this one.", show_default="the best"),

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.text import Text
 
+from lfm2_deploy.commands import completers
 from lfm2_deploy.commands.console import (
     output,
     print_facts,
@@ -44,7 +45,12 @@ def verify(
     bundle: BundlePath,
     against: Annotated[
         str | None,
-        typer.Option(metavar="MODEL", help="Compare with this model.", show_default="its origin"),
+        typer.Option(
+            metavar="MODEL",
+            help="Compare with this model.",
+            show_default="its origin",
+            autocompletion=completers.complete_models,
+        ),
     ] = None,
     adapter: Annotated[
         Path | None, typer.Option(metavar="DIR", help="The LoRA adapter merged into the bundle.")
