@@ -20,8 +20,9 @@ from lfm2_deploy.commands.demo import demo
 from lfm2_deploy.commands.doctor import doctor
 from lfm2_deploy.commands.eval import evaluate
 from lfm2_deploy.commands.export import export
-from lfm2_deploy.commands.failures import PROGRAM, Command, CommandGroup
+from lfm2_deploy.commands.failures import PROGRAM, CommandGroup
 from lfm2_deploy.commands.generate import generate
+from lfm2_deploy.commands.help import Command
 from lfm2_deploy.commands.inspect import inspect
 from lfm2_deploy.commands.lint import lint
 from lfm2_deploy.commands.plan import plan
@@ -37,6 +38,14 @@ app = typer.Typer(
 )
 # Where a command's name is a word of Python's own.
 _NAMES = {"compile_graphs": "compile", "evaluate": "eval"}
+# What commands are for, as `--help` groups them.
+_PANELS = {
+    "Try and plan": ("demo", "doctor", "plan"),
+    "Make bundles": ("export", "compile", "prepare", "inspect", "lint"),
+    "Run them": ("chat", "generate", "bench"),
+    "Check them": ("check", "verify", "compare", "eval"),
+}
+_PANEL_OF = {name: panel for panel, names in _PANELS.items() for name in names}
 for command in (
     demo,
     plan,
@@ -54,7 +63,8 @@ for command in (
     bench,
     doctor,
 ):
-    app.command(_NAMES.get(command.__name__), cls=Command)(command)
+    name = _NAMES.get(command.__name__, command.__name__)
+    app.command(name, cls=Command, rich_help_panel=_PANEL_OF.get(name))(command)
 
 _SHELL = f"For the two options above: {', '.join(get_args(shells.Shell))}."
 
@@ -97,8 +107,9 @@ def start(
       lfm2-deploy export LiquidAI/LFM2-350M     make a bundle of a model on the Hub
       lfm2-deploy chat ./LFM2-350M-cpu-int4     talk with it
 
-    Results go to stdout, progress and errors to stderr. Exit codes: 0 done, 1 error,
-    2 wrong usage, 3 a bug, 130 interrupted.
+    Every command tells more: lfm2-deploy COMMAND --help. A bundle is a folder that
+    `export` made. Results go to stdout, progress and errors to stderr. Exit
+    codes: 0 done, 1 error, 2 wrong usage, 3 a bug, 130 interrupted.
     """
     if install_completion or show_completion:
         _serve_shell(shell or shells.find_shell(), install_completion)

@@ -47,7 +47,7 @@ def bench(
         int, typer.Option(min=1, metavar="N", help="Tokens to decode after each prompt.")
     ] = 64,
     rounds: Annotated[
-        int, typer.Option(min=1, metavar="N", help="How often; medians are told.")
+        int, typer.Option(min=1, metavar="N", help="How often each is measured; medians are told.")
     ] = 3,
     threads: Threads = None,
     device: Device = None,
@@ -59,13 +59,19 @@ def bench(
 ) -> None:
     """Measure loading, first token, prefill, decode and memory.
 
-    Each bundle runs in a process of its own. Beside its decoding stands what this
-    machine's memory allows: bandwidth over the bytes read for each token.
+    Prefill is reading a prompt, decode writing an answer, both in tokens a second. Each
+    bundle runs in a process of its own. Beside its decoding stands what this machine's
+    memory allows: bandwidth over the bytes read for each token.
 
     \b
     Examples:
       lfm2-deploy bench ./LFM2-350M-cpu-int4
       lfm2-deploy bench ./a ./b --contexts 256,8192 --plot speed.png --json
+
+    \b
+    See also:
+      lfm2-deploy plan MODEL          the same bound, before there is a bundle
+      lfm2-deploy prepare BUNDLE      load faster, share memory
     """
     from lfm2_deploy.bundle import open_bundle
 

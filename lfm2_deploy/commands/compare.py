@@ -76,7 +76,7 @@ def compare(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Compare on this text.",
+            help="Compare on this text (UTF-8).",
             show_default="speeches and scripture",
             rich_help_panel=_WHAT,
         ),
@@ -162,6 +162,11 @@ def compare(
       lfm2-deploy compare ./my-bundle@gpu ./my-bundle@cpu --html report.html
       lfm2-deploy compare ./LFM2-350M-cpu-int4 --quick --max-kld 0.05
       lfm2-deploy compare ./LFM2-350M-cpu-int4 --reference base:f16.kld
+
+    \b
+    See also:
+      lfm2-deploy verify BUNDLE       one bundle, passed or failed
+      lfm2-deploy eval BUNDLE         benchmarks that others publish
     """
     for option, file in (("--html", html), ("--save-base", save_base)):
         if file is not None and file.is_dir():

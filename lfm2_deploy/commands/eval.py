@@ -49,7 +49,12 @@ def evaluate(
     ] = None,
     limit: Annotated[
         int | None,
-        typer.Option(min=1, metavar="N", help="Ask only the first N questions of each task."),
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Ask only the first N questions of each task.",
+            show_default="all",
+        ),
     ] = None,
     few_shot: Annotated[
         int | None,
@@ -95,6 +100,10 @@ def evaluate(
       lfm2-deploy eval --list
       lfm2-deploy eval ./LFM2-350M-cpu-int4 --tasks 'lfm2_demo_*'
       lfm2-deploy eval ./LFM2-350M-cpu-int4 --tasks arc_easy,hellaswag --limit 200
+
+    \b
+    See also:
+      lfm2-deploy compare BUNDLE      token by token against the original
     """
     asked = [name.strip() for words in tasks or () for name in words.split(",") if name.strip()]
     folder = None if task_folder is None else task_folder.expanduser()

@@ -42,10 +42,19 @@ def inspect(
 ) -> None:
     """Say what a bundle or a model is made of.
 
+    Of a bundle: target, precision, files, states, how weights were rounded and what it
+    cost. Of a model: its shape and layers; only config.json is read.
+
     \b
     Examples:
       lfm2-deploy inspect ./LFM2-350M-cpu-int4 --check
       lfm2-deploy inspect synthetic:LFM2-8B-A1B
+      lfm2-deploy inspect ./LFM2-350M-cpu-int4 --plot rounding.svg
+
+    \b
+    See also:
+      lfm2-deploy check BUNDLE        does this device compute it rightly?
+      lfm2-deploy plan MODEL          what a model will take
     """
     if (Path(what).expanduser() / "manifest.json").is_file():
         _inspect_bundle(Path(what).expanduser(), tensors, check, as_json, plot)

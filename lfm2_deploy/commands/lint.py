@@ -73,7 +73,10 @@ def lint(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Name every node that a target would refuse, run elsewhere or get silently wrong.
+    """Find what a target would refuse, run elsewhere or get wrong.
+
+    It names every such node of a bundle's graphs, or of other tools' ONNX and OpenVINO
+    files, with the reason and what to do.
 
     Graphs are read, not run: the rules come from tables of kernels and from the
     sources of ONNX Runtime and OpenVINO, and each finding says which. The exit code
@@ -83,6 +86,12 @@ def lint(
     Examples:
       lfm2-deploy lint ./LFM2-350M-cpu-int4 --target directml
       lfm2-deploy lint ./somebody-elses/model.onnx --target webgpu --remarks
+      lfm2-deploy lint ./LFM2-350M-npu-int4 --json
+
+    \b
+    See also:
+      lfm2-deploy compile BUNDLE      Intel's own compiler's word
+      lfm2-deploy check BUNDLE        on the device itself
     """
     from lfm2_deploy.registry import find_lint
 
