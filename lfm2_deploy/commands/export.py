@@ -74,7 +74,7 @@ def export(
         typer.Option(
             metavar="N",
             help="Longest conversation, in tokens: prompt and answers.",
-            show_default="the model's, at most 32768; npu, qnn: 1024",
+            show_default="the model's, at most 32768, and 1024 for npu and qnn",
         ),
     ] = None,
     chunk: Annotated[

@@ -7,14 +7,12 @@ them. Enters a command's parameters; leaves lines. What they say stands beside e
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 from typer.core import TyperCommand, TyperGroup
 
-Record = tuple[str, str]
-
-_OPTIONS, _COMMANDS = "Options", "Commands"
+_ARGUMENTS, _OPTIONS, _COMMANDS = "Arguments", "Options", "Commands"
 # How typer writes a default that is described rather than given: [default: (one a core); ...].
 _DESCRIBED = re.compile(r"(\[default: )\(([^)]*)\)(?=[;\]])")
 _TYPE = re.compile(r" <[^>]*>")
@@ -25,14 +23,27 @@ _BETWEEN = re.compile(r"([\d.]+)<=x<=([\d.]+)")
 _WHOLE = 200
 
 
+@dataclass(frozen=True, slots=True)
+class Told:
+    """One argument or option, as help tells it.
+
+    Args:
+        param: typer's object.
+        written: how it is written on a command line.
+        text: what it is, with its default and range in brackets at the end.
+    """
+
+    param: Any
+    written: str
+    text: str
+
+
 class Command(TyperCommand):
     """A command with its options in groups."""
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Write the lists of arguments and options."""
-        for title, records in list_records(self, ctx):
-            with formatter.section(title):
-                formatter.write_dl(records)
+        _write_lists(self, ctx, formatter)
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
         """The words of the usage line, without typer's braces around what is required."""
@@ -44,9 +55,7 @@ class HelpGroup(TyperGroup):
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Write the list of options, then that of commands: as typer does, told our way."""
-        for title, records in list_records(self, ctx):
-            with formatter.section(title):
-                formatter.write_dl(records)
+        _write_lists(self, ctx, formatter)
         self.format_commands(ctx, formatter)
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
@@ -73,36 +82,33 @@ def list_panels(group: Any) -> list[tuple[str, list[str]]]:
     return list(panels.items())
 
 
-def list_records(command: Any, context: Any) -> list[tuple[str, list[Record]]]:
-    """What a command takes: (title, [(how it is written, what it is)]), arguments first.
+def list_params(command: Any, context: Any) -> list[tuple[str, list[Told]]]:
+    """What a command takes, by title, arguments first.
 
     Args:
         command: a typer command or group.
         context: its context.
     """
-    groups: dict[str, list[Record]] = {}
-    for param in order(command.get_params(context)):
+    groups: dict[str, list[Told]] = {}
+    for param in command.get_params(context):
         record = param.get_help_record(context)
         if record is not None:
-            groups.setdefault(name_panel(param), []).append(
-                (_TYPE.sub("", record[0]), _reword(record[1] or ""))
-            )
-    return list(groups.items())
+            told = Told(param, _TYPE.sub("", record[0]), _reword(record[1] or ""))
+            groups.setdefault(_name_panel(param), []).append(told)
+    titles = sorted(groups, key=lambda title: {_ARGUMENTS: 0, _OPTIONS: 1}.get(title, 2))
+    return [(title, groups[title]) for title in titles]
 
 
-def order(params: Iterable[Any]) -> list[Any]:
-    """Arguments, then options without a panel, then those of each panel together."""
-    ranked = list(params)
-    ranks = {"Arguments": 0, _OPTIONS: 1}
-    for param in ranked:
-        ranks.setdefault(name_panel(param), len(ranks))
-    return sorted(ranked, key=lambda param: ranks[name_panel(param)])
+def _write_lists(command: Any, context: Any, formatter: Any) -> None:
+    for title, params in list_params(command, context):
+        with formatter.section(title):
+            formatter.write_dl([(told.written, told.text) for told in params])
 
 
-def name_panel(param: Any) -> str:
+def _name_panel(param: Any) -> str:
     """The title that a parameter is listed under."""
     if param.param_type_name == "argument":
-        return "Arguments"
+        return _ARGUMENTS
     return getattr(param, "rich_help_panel", None) or _OPTIONS
 
 

@@ -13,7 +13,7 @@ from typer.main import get_command
 
 from lfm2_deploy.cli import app
 from lfm2_deploy.commands.failures import PROGRAM
-from lfm2_deploy.commands.help import list_records
+from lfm2_deploy.commands.help import list_params
 
 GROUP: Any = get_command(app)
 NAMES = list(GROUP.commands)
@@ -80,9 +80,9 @@ def test_next_steps_are_commands_that_there_are(name: str) -> None:
 def test_every_option_is_explained(name: str) -> None:
     command = GROUP.commands[name]
     context = typer.Context(command, info_name=name)
-    for _, records in list_records(command, context):
-        for written, told in records:
-            assert len(told.partition("  [")[0]) >= 10, written
+    for _, params in list_params(command, context):
+        for told in params:
+            assert len(told.text.partition("  [")[0]) >= 10, told.written
 
 
 def test_options_stand_in_groups_without_typers_notation(run: Callable) -> None:
