@@ -1,7 +1,8 @@
-"""Pages of the site that lie in the root, where GitHub looks for them.
+"""What mkdocs does besides: pages that lie in the root, and search without a network.
 
-mkdocs calls `on_files`. Links of these files are written for the root; on the site their pages
-stand beside those of docs/.
+Contributing, Architecture and Changelog lie where GitHub looks for them. Links in them are written
+for the root; on the site their pages stand beside those of docs/. The plugin `offline` has every
+page fetch a script from unpkg.com; assets/worker.js does what it does.
 """
 
 from __future__ import annotations
@@ -11,9 +12,12 @@ from pathlib import Path
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
+from mkdocs.utils import get_relative_url
 
 ROOT = Path(__file__).parents[1]
 PAGES = ("ARCHITECTURE.md", "CHANGELOG.md", "CONTRIBUTING.md")
+_FETCHED, _OWN = "https://unpkg.com/iframe-worker/shim", "assets/worker.js"
 _LINK = re.compile(r"\]\(((?:docs/)?[\w./-]+\.md)(#[\w-]+)?\)")
 
 
@@ -23,6 +27,16 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         text = (ROOT / name).read_text(encoding="utf-8")
         files.append(File.generated(config, name.lower(), content=rewrite_links(text)))
     return files
+
+
+def on_post_page(output: str, *, page: Page, config: MkDocsConfig) -> str:
+    """Let a page take the script from the site."""
+    return output.replace(_FETCHED, get_relative_url(_OWN, page.url))
+
+
+def on_post_template(output_content: str, *, template_name: str, config: MkDocsConfig) -> str:
+    """The same for 404.html, whose paths begin at the root."""
+    return output_content.replace(_FETCHED, f"/{_OWN}")
 
 
 def rewrite_links(text: str) -> str:

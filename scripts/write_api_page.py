@@ -182,7 +182,7 @@ def _write_errors() -> Iterator[str]:
     yield "## Exit codes of commands\n\n| code | meaning |\n|---|---|"
     for code, meaning in re.findall(r"^ {4}(\d+) +(.+)$", failures.__doc__ or "", re.MULTILINE):
         yield f"| {code} | {meaning} |"
-    yield "\nAn error is one line on stderr, `error: ...`; results go to stdout and nothing else does."
+    yield "\nAn error is one line on stderr, `error: ...`; stdout holds results and nothing else."
     yield "`LFM2_DEPLOY_TRACEBACK=1` adds Python's traceback.\n"
     yield f"## Errors in Python\n\n```\n{tree}\n```\n\n{rest}\n"
     yield "| error | is a | when | exit code |\n|---|---|---|---|"

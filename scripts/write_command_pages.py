@@ -299,9 +299,9 @@ def _name(names: str) -> str:
 
 
 def _escape(text: str) -> str:
-    # "<|tool_call_start|>" is no HTML, and "|" ends a cell; "*" stands for itself.
-    text = re.sub(r"<\|(\w+)\|>", r"`<\|\1\|>`", text)
-    text = re.sub(r"(?<!\\)\|", r"\\|", text)
+    # "<|tool_call_start|>" is no HTML, and "|" ends a cell, in code as well; "*" stands for itself.
+    text = re.sub(r"<\|(\w+)\|>", r"<code>&lt;&#124;\1&#124;&gt;</code>", text)
+    text = text.replace("|", "&#124;")
     return _CODE.sub(r"`\1`", re.sub(r"(?<=\s)\*(?=\s)", r"\\*", text))
 
 

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 import typer
-from typer.main import get_command
 
-from lfm2_deploy.cli import app
 from lfm2_deploy.commands.failures import PROGRAM
 from lfm2_deploy.commands.help import list_params
 
-GROUP: Any = get_command(app)
+from ..command_lines import GROUP, parse  # noqa: TID252
+
 NAMES = list(GROUP.commands)
 # As wide as a terminal is.
 _COLUMNS = 80
@@ -31,16 +28,6 @@ def list_examples() -> list[str]:
     named = [read_block(GROUP.commands[name].help, "Examples") for name in NAMES]
     start = [re.split(r" {3,}", line)[0] for line in read_block(GROUP.help, "Start here")]
     return [*start, *(line for lines in named for line in lines)]
-
-
-def parse(line: str) -> Any:
-    """Take an example as its command would, up to the point where it would run."""
-    stages = [shlex.split(part) for part in re.split(r"\s\|\s", line)]
-    words = next(stage for stage in stages if stage[0] == PROGRAM)
-    name, *rest = words[1:]
-    with GROUP.make_context(PROGRAM, [name, *rest]) as context:
-        command = GROUP.commands[name]
-        return command.make_context(name, rest, parent=context).params
 
 
 @pytest.mark.parametrize("name", NAMES)
