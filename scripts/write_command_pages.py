@@ -39,6 +39,9 @@ _TYPES = {
     "Path": "path",
     "bool": "flag",
 }
+# What typer writes behind an option's text: "[env var: X; default: 3; 1 or more; required]".
+_FACTS = re.compile(r"(?:^|  )\[([^\[\]]*)\]$")
+_VARIABLE = re.compile(r"^env var: (\w+)$")
 _CODE = re.compile(
     r"(?<![`\w])(lfm2-deploy COMMAND --help|--[a-z][a-z-]+|\w+\.json|LFM2_DEPLOY_\w+)(?![`\w])"
 )
@@ -234,15 +237,13 @@ def _write_options(command: Any, context: Any) -> Iterator[str]:
 
 
 def _write_option(told: Told, context: Any) -> str:
-    text, _, brackets = told.text.partition("  [")
-    facts = [fact for fact in brackets.removesuffix("]").split("; ") if fact]
-    default = ", ".join(f.removeprefix("default: ") for f in facts if f.startswith("default: "))
-    if "required" in facts:
-        default = "required"
-    limits = [fact for fact in facts if fact != "required" and not fact.startswith("default: ")]
+    match = _FACTS.search(told.text)
+    text = told.text[: match.start()] if match else told.text
+    facts = match[1].split("; ") if match else []
+    defaults = [fact for fact in facts if fact == "required" or fact.startswith("default: ")]
+    default = ", ".join(fact.removeprefix("default: ") for fact in defaults)
+    limits = [_VARIABLE.sub(r"variable `\1`", fact) for fact in facts if fact not in defaults]
     kind = ", ".join([_name_type(told.param, context), *limits])
-    if told.param.envvar:
-        kind += f", variable {_name(str(told.param.envvar))}"
     names = ", ".join(f"`{part}`" for part in re.split(r", | / ", told.written))
     return f"| {names} | {_escape(text)} | {_escape(kind)} | {_escape(default)} |"
 
