@@ -46,6 +46,15 @@ RUNTIMES: Mapping[str, Entry] = {
         "runtimes.reference", "load", ("torch",), _EXPORT, "the torch reference in float32"
     ),
 }
+# What `--device` takes of each of our runtimes on any computer, for completion; one of several
+# devices of a kind also has a number or a name.
+DEVICES: Mapping[str, tuple[str, ...]] = {
+    "ort": ("cpu",),
+    "openvino": ("npu", "gpu", "cpu"),
+    "qnn": ("npu", "emulator", "cpu"),
+    "webgpu": ("gpu", "high-performance", "low-power", "cpu"),
+    "directml": ("gpu", "cpu"),
+}
 # Not for bundles: what `compare` and `eval` hold them against.
 STREAMED_REFERENCE = Entry(
     "runtimes.streamed", "StreamedScorer", ("torch",), _EXPORT, "the streamed torch reference"
@@ -181,6 +190,7 @@ CLUSTER_RECIPE = Entry(
 )
 # Pure arithmetic: it needs nothing that running does not.
 PLANNER = Entry("exporters.quantize.plan", "plan_tensors", (), _RUN, "planning")
+ROUNDING_METHODS = Entry("exporters.quantize.methods", "METHODS", (), _RUN, "rounding")
 EXPORTER = Entry("exporters.pipeline", "export_checkpoint", _TRACING, _EXPORT, "exporting")
 EXPORT_OPTIONS = Entry("exporters.options", "ExportOptions", _TRACING, _EXPORT, "exporting")
 
