@@ -6,6 +6,7 @@ Enters: replies. Leaves: the requests that came. No model is loaded.
 from __future__ import annotations
 
 import asyncio
+import copy
 import json
 import socket
 import threading
@@ -38,10 +39,8 @@ ENGINE = {
     "precision": "int4",
     "context_length": 32768,
     "notes": ["8 threads"],
-    "supports_tools": True,
-    "supports_reasoning": True,
-    "has_chat_template": True,
-    "api_key_required": False,
+    "supports": {"chat": True, "tools": True, "reasoning": True},
+    "defaults": {"temperature": 0.3, "top_p": 1.0, "min_p": 0.15},
 }
 USAGE = {
     "prompt_tokens": 1200,
@@ -95,7 +94,7 @@ class FakeServer:
     """Answers in order what `replies` holds; then with "Yes." for ever."""
 
     def __init__(self) -> None:
-        self.engine: dict[str, Any] = dict(ENGINE)
+        self.engine: dict[str, Any] = copy.deepcopy(ENGINE)
         self.replies: deque[Reply] = deque()
         self.requests: list[dict[str, Any]] = []
         self.key: str | None = None
@@ -105,7 +104,7 @@ class FakeServer:
 
     def start(self) -> None:
         """Serve from a thread, until `stop`."""
-        options = {"port": self.port, "log_level": "error", "timeout_graceful_shutdown": 1}
+        options = {"port": self.port, "log_level": "critical", "timeout_graceful_shutdown": 1}
         self._server = uvicorn.Server(uvicorn.Config(self._application(), **options))
         self._thread = threading.Thread(target=self._server.run, daemon=True)
         self._thread.start()

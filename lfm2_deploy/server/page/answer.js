@@ -71,7 +71,7 @@ class PlainView {
   }
 
   update(text) {
-    this.element.textContent = text;
+    this.element.textContent = text.replace(/^ /, ""); // it stands on a line of its own
   }
 }
 

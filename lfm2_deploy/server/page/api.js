@@ -44,6 +44,7 @@ export async function readEngine() {
     throw error;
   });
   const told = response ? await response.json() : {};
+  const { temperature = null, top_p: topP = null, min_p: minP = null } = told.defaults ?? {};
   return {
     model: told.model ?? (await readModels())[0] ?? "model",
     device: told.device ?? "",
@@ -51,8 +52,9 @@ export async function readEngine() {
     precision: told.precision ?? "",
     contextLength: told.context_length ?? null,
     notes: told.notes ?? [],
-    tools: told.supports_tools ?? true,
-    chat: told.has_chat_template ?? true,
+    tools: told.supports?.tools ?? true,
+    chat: told.supports?.chat ?? true,
+    defaults: { temperature, topP, minP },
   };
 }
 
@@ -171,8 +173,9 @@ async function readRefusal(response) {
 }
 
 function explain(error, status, retryAfter = null) {
-  const message = typeof error?.message === "string" ? error.message : `The server answered with status ${status}.`;
-  if (status === 401 || status === 403) return new ApiError("key", "The server asks for an API key.");
+  const said = typeof error?.message === "string" ? error.message : `The server answered with status ${status}.`;
+  const message = said.slice(0, 1).toUpperCase() + said.slice(1, 500);
+  if (status === 401) return new ApiError("key", "The server asks for an API key.");
   if (status === 429 || error?.code === "queue_full") {
     const wait = retryAfter ? ` in ${retryAfter} s` : " in a moment";
     return new ApiError("busy", `The server is busy: too many requests wait. Try again${wait}.`);
@@ -181,5 +184,5 @@ function explain(error, status, retryAfter = null) {
     const advice = "Edit an earlier message to shorten it, or begin a new conversation.";
     return new ApiError("context", `This conversation no longer fits the model's context. ${advice}`);
   }
-  return new ApiError(status < 500 ? "refused" : "broken", message.slice(0, 500));
+  return new ApiError(status < 500 ? "refused" : "broken", message);
 }

@@ -32,7 +32,7 @@ chat.addEventListener("list", () => {
   history.replaceState(null, "", kept ? `#${chat.conversation.id}` : location.pathname + location.search);
 });
 window.addEventListener("hashchange", () => chat.open(location.hash.slice(1)));
-window.addEventListener("pagehide", () => chat.saveRunning());
+for (const name of ["beforeunload", "pagehide"]) window.addEventListener(name, () => chat.leave());
 document.addEventListener("keydown", (event) => {
   if (event.key === "Escape" && !document.querySelector("dialog[open]")) chat.stop();
 });

@@ -11,7 +11,7 @@ export function branchSwitch(chat, node) {
     chat.choose(ids[index + step]);
     focusSwitch(ids[index + step], step);
   };
-  const count = el("span", { "aria-hidden": "true", text: `${index + 1}/${ids.length}` });
+  const count = el("span", { class: "count", "aria-hidden": "true", text: `${index + 1}/${ids.length}` });
   const spoken = el("span", { class: "unseen", text: `Version ${index + 1} of ${ids.length}` });
   const left = iconButton("left", "Previous version", go(-1), { disabled: index === 0 });
   const right = iconButton("right", "Next version", go(1), { disabled: index === ids.length - 1 });

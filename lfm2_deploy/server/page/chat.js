@@ -18,6 +18,7 @@ export class Chat extends EventTarget {
     this.store = store;
     this.engine = null;
     this.offline = false;
+    this.leaving = false;
     /** Answers that come, by conversation. @type {Map<string, {node: Object, control: AbortController}>} */
     this.runs = new Map();
     this.conversation = newConversation(store.settings);
@@ -120,13 +121,15 @@ export class Chat extends EventTarget {
     this.#tell("thread");
   }
 
-  /** Keep all that has come so far. */
-  saveRunning() {
+  /** Keep all that has come so far: the page may close, which breaks connections off. */
+  leave() {
+    this.leaving = true;
     for (const id of this.runs.keys()) this.#save(this.store.conversations.get(id));
   }
 
   async #answer(conversation, parent) {
     this.runs.get(conversation.id)?.control.abort();
+    this.leaving = false; // it stayed
     const fields = { role: "assistant", content: "", reasoning: "", calls: [], state: "running" };
     const node = addNode(conversation, parent, fields);
     const run = { node, control: new AbortController() };
@@ -159,8 +162,8 @@ export class Chat extends EventTarget {
   }
 
   #fail(node, error, stopped) {
-    node.state = stopped ? "stopped" : "failed";
-    if (stopped) return;
+    node.state = stopped || this.leaving ? "stopped" : "failed";
+    if (node.state === "stopped") return;
     if (!(error instanceof ApiError)) console.error(error); // a fault of the page
     node.error = { kind: error.kind ?? "broken", message: error.message };
     if (error.kind === "offline") this.#setOffline(true);

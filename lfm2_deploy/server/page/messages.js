@@ -18,12 +18,22 @@ export function toMessages(nodes, system) {
 /** @returns {string} nodes as one text, for models that continue texts. */
 export const toText = (nodes) => nodes.map((node) => node.content ?? "").join("");
 
+// A call may have been cut, by Stop or by the most tokens; servers refuse what is no object.
+function asObject(text) {
+  try {
+    const value = JSON.parse(text);
+    return typeof value === "object" && value !== null && !Array.isArray(value) ? text : "{}";
+  } catch {
+    return "{}";
+  }
+}
+
 const toResult = ({ id, content }) => ({ role: "tool", tool_call_id: id, content });
 
 function fromAnswer(node, next) {
   const calls = node.calls ?? [];
   if (!calls.length) return node.content ? [{ role: "assistant", content: node.content }] : [];
-  const tool_calls = calls.map(({ id, name, arguments: text }) => ({ id, type: "function", function: { name, arguments: text || "{}" } }));
+  const tool_calls = calls.map(({ id, name, arguments: text }) => ({ id, type: "function", function: { name, arguments: asObject(text) } }));
   const answer = { role: "assistant", content: node.content, tool_calls };
   if (next?.role === "tool") return [answer];
   // Servers expect a result for each call, but a user may go on without.

@@ -10,6 +10,7 @@ const NUMBERS = [
   { name: "maxTokens", label: "Most tokens", min: 1, step: 1, hint: "of one answer" },
   { name: "seed", label: "Seed", min: 0, step: 1, hint: "the same seed gives the same answer" },
 ];
+const UNSET = { temperature: "model's", topP: "off", minP: "off", maxTokens: "no limit", seed: "random" };
 const EXAMPLE = `[{
   "name": "get_weather",
   "description": "The weather in a city.",
@@ -61,7 +62,7 @@ export class Settings {
   #sampling() {
     const fields = NUMBERS.map((number) => this.#number(number));
     const cleared = Object.fromEntries(NUMBERS.map(({ name }) => [name, null]));
-    const clear = el("button", { class: "quiet", type: "button", text: "Use the model's own", onclick: () => {
+    const clear = el("button", { class: "quiet", type: "button", text: "Use the model's defaults", onclick: () => {
       this.chat.changeSettings(cleared);
       for (const input of this.dialog.querySelectorAll("input[type=number]")) input.value = "";
     } });
@@ -69,7 +70,9 @@ export class Settings {
   }
 
   #number({ name, label, hint, ...limits }) {
-    const input = el("input", { type: "number", placeholder: "model's own", inputmode: "decimal", "aria-describedby": `hint-${name}`, ...limits });
+    const own = this.chat.engine?.defaults[name];
+    const placeholder = own === null || own === undefined ? UNSET[name] : String(own);
+    const input = el("input", { type: "number", placeholder, inputmode: "decimal", "aria-describedby": `hint-${name}`, ...limits });
     input.value = this.chat.settings[name] ?? "";
     input.addEventListener("input", () => {
       const ok = input.checkValidity() || input.validity.stepMismatch;

@@ -9,7 +9,7 @@ const NEAR_END_PX = 60;
 const EXAMPLES = {
   chat: [
     "Explain in three sentences why the sky is blue.",
-    "Write a short, friendly e-mail that moves a meeting to Thursday.",
+    "Write a short, friendly note that moves a meeting to Thursday.",
     "Compare tea and coffee in a small table.",
   ],
   text: [

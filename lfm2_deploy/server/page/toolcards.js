@@ -28,15 +28,16 @@ export class ToolCards {
   }
 
   #show(given) {
-    const cards = this.node.calls.map((call) => card(call, resultOf(call, given)));
+    const last = this.node.calls.length - 1;
+    const actions = (at) => (given && at === last ? this.#actions(given) : null);
+    const cards = this.node.calls.map((call, at) => card(call, resultOf(call, given, actions(at))));
     this.element.replaceChildren(...cards);
-    if (given) this.element.append(this.#actions(given));
   }
 
   #actions(given) {
     const texts = this.node.calls.map((call) => given.results.find((one) => one.id === call.id)?.content ?? "");
     const edit = iconButton("edit", "Change results", () => this.#askForResults(texts, true));
-    return el("div", { class: "meta" }, edit, branchSwitch(this.chat, given));
+    return el("span", { class: "meta" }, branchSwitch(this.chat, given), edit);
   }
 
   // Where one tool is the user's and another the page's, the page fills its own in.
@@ -69,11 +70,12 @@ function card(call, ...below) {
   return el("div", { class: "card" }, name, el("pre", { tabindex: "0", text: prettyArguments(call.arguments) }), ...below);
 }
 
-function resultOf(call, given) {
+function resultOf(call, given, actions) {
   const result = given?.results.find((one) => one.id === call.id);
   if (!result) return null;
   const label = given.automatic ? "Result, from this page" : "Result";
-  return el("div", { class: "result" }, el("span", { class: "small", text: label }), el("pre", { tabindex: "0", text: prettyArguments(result.content) }));
+  const line = el("div", { class: "row" }, el("span", { class: "small", text: label }), actions);
+  return el("div", { class: "result" }, line, el("pre", { tabindex: "0", text: prettyArguments(result.content) }));
 }
 
 function resultBox(call, text) {
