@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from .fake_server import FakeServer  # noqa: TID252
-from .person import Person  # noqa: TID252
+from .fake_server import FakeServer
+from .person import Person
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser

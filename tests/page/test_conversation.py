@@ -7,8 +7,8 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from .fake_server import FakeServer, Reply, say  # noqa: TID252
-from .person import Person  # noqa: TID252
+from .fake_server import FakeServer, Reply, say
+from .person import Person
 
 
 def test_message_sent_is_answered_with_speed_and_context(
@@ -208,9 +208,7 @@ def test_settings_go_with_the_request_and_outlive_a_reload(
     assert asked == {"temperature": 0.7, "max_tokens": 64, "seed": 5, "top_p": None}
 
 
-def test_reasoning_is_collapsed_and_told_while_it_comes(
-    person: Person, server: FakeServer
-) -> None:
+def test_reasoning_is_collapsed_and_told_while_it_comes(person: Person, server: FakeServer) -> None:
     held = threading.Event()
     thoughts: list[dict[str, Any]] = [{"reasoning_content": "Let me "}]
     thoughts += [{"reasoning_content": "count."}]

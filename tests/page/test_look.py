@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from .fake_server import FakeServer, say  # noqa: TID252
-from .person import Person  # noqa: TID252
+from .fake_server import FakeServer, say
+from .person import Person
 
 WIDE = """A table | with | many | columns
 ---|---|---|---
@@ -101,7 +101,9 @@ def test_newest_text_stays_in_sight_until_somebody_scrolls_up(
 ) -> None:
     server.replies.append(say("line\n\n" * 80))
     person.say("Long")
-    rest = "(s => s.scrollHeight - s.scrollTop - s.clientHeight)(document.querySelector('#scroller'))"
+    rest = (
+        "(s => s.scrollHeight - s.scrollTop - s.clientHeight)(document.querySelector('#scroller'))"
+    )
     person.page.wait_for_function(f"{rest} < 5")
     person.run("document.querySelector('#scroller').scrollTop = 100")
     person.buttons("Scroll to the newest message").wait_for()

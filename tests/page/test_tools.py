@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from .fake_server import FakeServer, call, say  # noqa: TID252
-from .person import Person  # noqa: TID252
+from .fake_server import FakeServer, call, say
+from .person import Person
 
 WEATHER = {"name": "get_weather", "parameters": {"type": "object", "properties": {}}}
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from .fake_server import FakeServer, Reply, say  # noqa: TID252
-from .person import Person  # noqa: TID252
+from .fake_server import FakeServer, Reply, say
+from .person import Person
 
 
 def test_full_queue_offers_to_try_again(person: Person, server: FakeServer) -> None:
@@ -66,10 +66,10 @@ def test_key_is_asked_for_and_kept_for_the_tab(make_person: Any, server: FakeSer
     server.key = "secret"
     person: Person = make_person()
     person.page.goto(person.url)
-    person.page.get_by_label("API key").fill("wrong")
+    person.page.get_by_label("API key", exact=True).fill("wrong")
     person.press("Use this key")
     person.page.locator("#key[open]").wait_for()
-    person.page.get_by_label("API key").fill("secret")
+    person.page.get_by_label("API key", exact=True).fill("secret")
     person.press("Use this key")
     person.page.wait_for_selector("#dot.there")
     assert person.say("Hello") == "Yes."
@@ -82,7 +82,7 @@ def test_key_asked_for_while_chatting_goes_on_with_the_message(
 ) -> None:
     server.key = "secret"
     person.type("Hello")
-    person.page.get_by_label("API key").fill("secret")
+    person.page.get_by_label("API key", exact=True).fill("secret")
     person.press("Use this key")
     person.see("Yes.")
     assert person.said == ["Hello"]
@@ -111,7 +111,8 @@ def test_stored_rubbish_is_passed_over(person: Person) -> None:
       localStorage.setItem("lfm2.conversation.a", "{ not JSON");
       localStorage.setItem("lfm2.conversation.b", '{"version": 1, "id": "b", "nodes": 7}');
       const root = { id: "root", children: ["x"], chosen: "x" };
-      const x = { id: "x", parent: "root", role: "user", content: "", children: ["x"], chosen: "x" };
+      const self = { children: ["x"], chosen: "x" };
+      const x = { id: "x", parent: "root", role: "user", content: "", ...self };
       const loop = { version: 1, id: "c", title: "c", settings: {}, nodes: { root, x } };
       localStorage.setItem("lfm2.conversation.c", JSON.stringify(loop));
     }""")

@@ -17,7 +17,7 @@ export function el(tag, props = {}, ...children) {
     else if (typeof value === "function") node.addEventListener(name.slice(2), value);
     else node.setAttribute(name, value === true ? "" : value);
   }
-  node.append(...children.filter((child) => child !== null && child !== false));
+  for (const child of children) if (child !== null && child !== false) node.append(child);
   return node;
 }
 

@@ -6,6 +6,7 @@
 import { el } from "./dom.js";
 
 const DEEPEST = 12; // marks within marks; browsers do not bear any depth
+const LONGEST = 20_000; // characters of a paragraph
 const LONGEST_ADDRESS = 2000;
 const SCHEMES = ["http:", "https:", "mailto:"];
 const TAGS = { "**": "strong", __: "strong", "*": "em", _: "em", "~~": "s" };
@@ -24,16 +25,33 @@ export function safeAddress(text) {
   }
 }
 
-/** @returns {Node[]} */
+/** @returns {DocumentFragment} */
 export function inlineNodes(text) {
-  return new Scanner(text).run();
+  const nodes = document.createDocumentFragment();
+  // Nobody means marks in such a paragraph, and laying out ten thousands of them takes long.
+  if (text.length > LONGEST) nodes.append(text);
+  else appendItems(nodes, new Scanner(text).run());
+  return nodes;
+}
+
+// Texts that stand side by side become one node.
+function appendItems(parent, items) {
+  let text = "";
+  for (const { node } of items) {
+    if (typeof node === "string") text += node;
+    else {
+      parent.append(text, node);
+      text = "";
+    }
+  }
+  parent.append(text);
 }
 
 class Scanner {
   constructor(text) {
     this.text = text;
     this.at = 0;
-    this.items = []; // {node, depth}
+    this.items = []; // {node: a node or a text, depth}
     this.open = Object.fromEntries([...Object.keys(TAGS), "["].map((mark) => [mark, []]));
     this.missing = new Set(); // what does not come any more: do not look again
   }
@@ -47,7 +65,7 @@ class Scanner {
       this.at = found.index;
       this.read(found[0]);
     }
-    return this.items.map((item) => item.node);
+    return this.items;
   }
 
   read(mark) {
@@ -63,7 +81,7 @@ class Scanner {
 
   push(text, length = text.length) {
     this.at += length;
-    if (text) this.items.push({ node: document.createTextNode(text), depth: 0 });
+    if (text) this.items.push({ node: text, depth: 0 });
   }
 
   pushNode(node, length, depth = 1) {
@@ -137,7 +155,9 @@ class Scanner {
 
   readEmphasis(character) {
     const double = character + character;
-    const mark = this.text.startsWith(double, this.at) ? double : character;
+    let mark = this.text.startsWith(double, this.at) ? double : character;
+    // In "***both***" the inner mark closes first.
+    if (this.text.startsWith(double + character, this.at) && isLater(this.open[character], this.open[double])) mark = character;
     if (!(mark in TAGS)) return this.push(mark);
     const before = this.text[this.at - 1] ?? " ";
     const after = this.text[this.at + mark.length] ?? " ";
@@ -159,7 +179,7 @@ class Scanner {
       for (const places of Object.values(this.open)) places.length = 0; // they would be too deep, too
       return false;
     }
-    parent.append(...inside.map((item) => item.node));
+    appendItems(parent, inside);
     this.items.length = from;
     this.items.push({ node: parent, depth });
     for (const places of Object.values(this.open)) {
@@ -168,6 +188,8 @@ class Scanner {
     return true;
   }
 }
+
+const isLater = (places, others) => places?.length > 0 && places.at(-1) > (others.at(-1) ?? -1);
 
 function countRun(text, at) {
   let end = at;

@@ -19,7 +19,7 @@ export class MarkdownView {
     let same = 0;
     while (same < this.shown.length && this.shown[same] === blocks[same]?.raw) same += 1;
     while (this.element.childNodes.length > same) this.element.lastChild.remove();
-    this.element.append(...blocks.slice(same).map((block) => render(block, 0)));
+    for (const block of blocks.slice(same)) this.element.append(render(block, 0));
     this.shown = blocks.map((block) => block.raw);
   }
 }
@@ -30,41 +30,47 @@ function render(block, depth) {
       return renderCode(block);
     case "heading":
       // The page's own headings stand above those of an answer.
-      return el(`h${Math.min(block.level + 2, 6)}`, { dir: "auto" }, ...inlineNodes(block.text));
+      return el(`h${Math.min(block.level + 2, 6)}`, { dir: "auto" }, inlineNodes(block.text));
     case "rule":
       return el("hr");
     case "quote":
-      return el("blockquote", {}, ...renderInside(block.text, depth));
+      return el("blockquote", {}, renderInside(block.text, depth));
     case "list":
       return renderList(block, depth);
     case "table":
       return renderTable(block);
     default:
-      return el("p", { dir: "auto" }, ...inlineNodes(block.text));
+      return el("p", { dir: "auto" }, inlineNodes(block.text));
   }
 }
 
 function renderInside(text, depth) {
-  if (depth >= DEEPEST) return [el("p", { text })];
-  return splitBlocks(text).map((block) => render(block, depth + 1));
+  const nodes = document.createDocumentFragment();
+  if (depth >= DEEPEST) nodes.append(el("p", { text }));
+  else for (const block of splitBlocks(text)) nodes.append(render(block, depth + 1));
+  return nodes;
 }
 
 function renderList(block, depth) {
-  const items = block.items.map((text) => el("li", { dir: "auto" }, ...renderItem(text, depth)));
   const start = block.ordered && block.start !== 1 ? block.start : null;
-  return el(block.ordered ? "ol" : "ul", { start }, ...items);
+  const list = el(block.ordered ? "ol" : "ul", { start });
+  for (const text of block.items) list.append(el("li", { dir: "auto" }, renderItem(text, depth)));
+  return list;
 }
 
 // The first paragraph stands in the item itself, as in lists without blank lines.
 function renderItem(text, depth) {
   const nodes = renderInside(text, depth);
-  return nodes[0]?.tagName === "P" ? [...nodes[0].childNodes, ...nodes.slice(1)] : nodes;
+  const first = nodes.firstChild;
+  if (first?.tagName === "P") first.replaceWith(...first.childNodes);
+  return nodes;
 }
 
 function renderTable({ head, rows, aligns }) {
-  const cell = (tag) => (text, at) => el(tag, { class: aligns[at] ?? "start", dir: "auto" }, ...inlineNodes(text));
+  const cell = (tag) => (text, at) => el(tag, { class: aligns[at] ?? "start", dir: "auto" }, inlineNodes(text));
   const top = el("thead", {}, el("tr", {}, ...head.map(cell("th"))));
-  const body = el("tbody", {}, ...rows.map((row) => el("tr", {}, ...row.map(cell("td")))));
+  const body = el("tbody");
+  for (const row of rows) body.append(el("tr", {}, ...row.map(cell("td"))));
   return el("div", { class: "wide-table", tabindex: "0", role: "region", "aria-label": "Table" }, el("table", {}, top, body));
 }
 
