@@ -38,13 +38,20 @@ def browser() -> Iterator[Browser]:
         found.close()
 
 
-@pytest.fixture
-def server() -> Iterator[FakeServer]:
-    """A server that answers what a test scripts."""
+@pytest.fixture(scope="package")
+def running_server() -> Iterator[FakeServer]:
+    """One for all tests: each start and stop would take a while."""
     running = FakeServer()
     running.start()
     yield running
     running.stop()
+
+
+@pytest.fixture
+def server(running_server: FakeServer) -> FakeServer:
+    """A server that answers what a test scripts."""
+    running_server.forget()
+    return running_server
 
 
 @pytest.fixture

@@ -94,13 +94,17 @@ class FakeServer:
     """Answers in order what `replies` holds; then with "Yes." for ever."""
 
     def __init__(self) -> None:
+        self.forget()
+        self.port = _free_port()
+        self.url = f"http://127.0.0.1:{self.port}/"
+
+    def forget(self) -> None:
+        """Be as new, for another test."""
         self.engine: dict[str, Any] = copy.deepcopy(ENGINE)
         self.replies: deque[Reply] = deque()
         self.requests: list[dict[str, Any]] = []
         self.key: str | None = None
         self.disconnected = threading.Event()
-        self.port = _free_port()
-        self.url = f"http://127.0.0.1:{self.port}/"
 
     def start(self) -> None:
         """Serve from a thread, until `stop`."""
