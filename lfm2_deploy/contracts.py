@@ -113,6 +113,8 @@ class Capabilities:
             much. 0 where any number costs what it is.
         tokens_per_step: tokens of a prompt that take about as long as one token alone; decides
             which of the two it is where several cannot be appended.
+        joins_rows: rows can be decoded together while they come and go: the runtime is a
+            `JoinsRows`, too.
     """
 
     appends_many: bool
@@ -122,6 +124,7 @@ class Capabilities:
     max_proposal: int = 0
     chunk: int = 0
     tokens_per_step: int = 16
+    joins_rows: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,6 +292,36 @@ class Session(Protocol):
         """
 
 
+class Rows(Protocol):
+    """Rows that are decoded together, and come and go between tokens.
+
+    The weights are read once for all of them. What a row gives may differ in its last bits from
+    what it gives alone: kernels add up several rows in another order than one.
+    """
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """Tokens each row holds now, in order of their places."""
+
+    def join(self, states: Snapshot) -> int:
+        """Add a row with a snapshot of one row; return its place, which is the last.
+
+        Raises:
+            GenerationError: there is no place left, or the snapshot is of another model.
+        """
+
+    def leave(self, place: int) -> Snapshot:
+        """Take a row out; the last one moves to its place. Returns its states."""
+
+    def decode(self, tokens: Sequence[int]) -> FloatArray:
+        """Append one token to each row; returns logits [n, V].
+
+        Raises:
+            GenerationError: another number of tokens, or an id outside the vocabulary.
+            ContextOverflowError: a row is full.
+        """
+
+
 class Preparer(Protocol):
     """What makes, for one machine, a copy of a bundle's weights that loads faster."""
 
@@ -335,3 +368,25 @@ class Runtime(Protocol):
 
     def close(self) -> None:
         """Free the weights; sessions are unusable afterwards."""
+
+
+class JoinableSession(Session, Protocol):
+    """A session of one row whose states can go on elsewhere and come back."""
+
+    def advance(self, snapshot: Snapshot) -> None:
+        """Take over a snapshot that begins with what this session holds; marks stay valid.
+
+        Raises:
+            GenerationError: it is shorter, or of another model.
+            ContextOverflowError: it is longer than this session's capacity.
+        """
+
+
+class JoinsRows(Protocol):
+    """A `Runtime` with `Capabilities.joins_rows`; its sessions of one row are `JoinableSession`s.
+
+    A row of such a batch is a snapshot that joins, and one that is taken over again.
+    """
+
+    def open_rows(self, most: int) -> Rows:
+        """Places for `most` rows that come and go; empty ones take no memory."""

@@ -1,9 +1,7 @@
 """What was computed for earlier prompts, so that the next one computes only what is new.
 
 Enters: token ids of a prompt. Leaves: a session that holds as much of them as is known,
-and how much that is. A conversation that goes on is appended to; one that is edited or
-regenerated goes back to a mark (conv states are put back, keys and values cut); another
-one gets a branch of its own. Knows contracts, and nothing of text or backends.
+and how much that is; `branches` finds it. Knows nothing of text or backends.
 """
 
 from __future__ import annotations
@@ -11,144 +9,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 
-import numpy as np
-
-from lfm2_deploy.contracts import FloatArray, Mark, NamedStates, Runtime, Session, Snapshot
+from lfm2_deploy.branches import BranchPool
+from lfm2_deploy.contracts import Runtime, Session
 from lfm2_deploy.errors import GenerationError
 from lfm2_deploy.prefix_store import PrefixStore
 from lfm2_deploy.tokens import Start
-
-# A long answer gets a mark every so many tokens, for prompts that repeat part of it.
-_TOKENS_BETWEEN_MARKS = 256
-# Each holds conv states: 80 kB for LFM2-350M, 0.5 MB for LFM2-24B-A2B.
-_MOST_MARKS = 64
-
-
-@dataclass(frozen=True, slots=True)
-class _Place:
-    """A length that can be gone back to; with logits, generation can start from there."""
-
-    length: int
-    mark: Mark
-    logits: FloatArray | None
-
-
-class _Branch:
-    """One row of one session, and which tokens it holds. A `contracts.Session` itself."""
-
-    def __init__(self, session: Session, can_rewind: bool) -> None:
-        self.session, self._can_rewind = session, can_rewind
-        self.ids: list[int] = []
-        self.places: list[_Place] = []
-        self._pending: list[int] = []
-        self._in_prompt = False
-
-    @property
-    def batch_size(self) -> int:
-        return 1
-
-    @property
-    def capacity(self) -> int:
-        return self.session.capacity
-
-    @property
-    def lengths(self) -> tuple[int, ...]:
-        return self.session.lengths
-
-    def prefill(self, rows: Sequence[Sequence[int]]) -> FloatArray:
-        logits = self.session.prefill(rows)
-        self.ids += rows[0]
-        if self._in_prompt and self.places:
-            # The pieces of a prompt before its last: nobody starts there.
-            last = self.places[-1]
-            self.places[-1] = _Place(last.length, last.mark, None)
-        self._in_prompt = True
-        self._add_place(logits[0].copy())
-        return logits
-
-    def decode(self, tokens: Sequence[int | None]) -> FloatArray:
-        logits = self.session.decode(tokens)
-        self._grow([token for token in tokens if token is not None])
-        return logits
-
-    def score(self, rows: Sequence[Sequence[int]]) -> list[FloatArray]:
-        logits = self.session.score(rows)
-        self._grow(rows[0])
-        return logits
-
-    def propose(self, rows: Sequence[Sequence[int]]) -> list[FloatArray]:
-        logits = self.session.propose(rows)
-        self._pending = list(rows[0])
-        return logits
-
-    def accept(self, counts: Sequence[int]) -> None:
-        self.session.accept(counts)
-        kept, self._pending = self._pending[: counts[0]], []
-        self._grow(kept)
-
-    def reset(self) -> None:
-        self.session.reset()
-        self.ids, self.places, self._pending, self._in_prompt = [], [], [], False
-
-    def mark(self) -> Mark:
-        return self.session.mark()
-
-    def rewind(self, mark: Mark) -> None:
-        self.session.rewind(mark)
-        self.ids = self.ids[: mark.lengths[0]]
-        self.places = [place for place in self.places if place.length <= mark.lengths[0]]
-        self._in_prompt = False
-
-    def snapshot(self, mark: Mark | None = None) -> Snapshot:
-        return self.session.snapshot(mark)
-
-    def restore(self, snapshot: Snapshot) -> None:
-        raise NotImplementedError("a branch takes over what it holds: see `take_over`")
-
-    def take_over(
-        self, ids: Sequence[int], snapshot: Snapshot, logits: FloatArray | None = None
-    ) -> None:
-        """Hold what was stored of a prompt, or of another branch."""
-        self.reset()
-        self.session.restore(snapshot)
-        self.ids = list(ids)
-        self._add_place(logits)
-
-    def begin(self) -> None:
-        """A generation begins."""
-        self._in_prompt = False
-        if self._pending:  # its predecessor broke off between proposal and acceptance
-            self.accept([0])
-
-    def _grow(self, tokens: Sequence[int]) -> None:
-        self.ids += tokens
-        self._in_prompt = False
-        if len(self.ids) - (self.places[-1].length if self.places else 0) >= _TOKENS_BETWEEN_MARKS:
-            self._add_place(None)
-
-    def _add_place(self, logits: FloatArray | None) -> None:
-        if not self._can_rewind:
-            return
-        self.places.append(_Place(len(self.ids), self.session.mark(), logits))
-        if len(self.places) > _MOST_MARKS:
-            gaps = [b.length - a.length for a, b in zip(self.places, self.places[2:], strict=False)]
-            del self.places[1 + gaps.index(min(gaps))]
-
-
-@dataclass(frozen=True, slots=True)
-class _Found:
-    """How much of a prompt a branch can give, and the place to go back to, if any."""
-
-    branch: _Branch
-    length: int
-    place: _Place | None
-
-    @property
-    def dropped(self) -> int:
-        """Tokens the branch would lose."""
-        return len(self.branch.ids) - self.length
 
 
 class PromptCache:
@@ -171,11 +37,8 @@ class PromptCache:
         Raises:
             GenerationError: branches is below 1.
         """
-        if branches < 1:
-            raise GenerationError(f"branches is {branches}, expected at least 1")
         self.runtime = runtime
-        self._most, self._store = branches, store
-        self._branches: list[_Branch] = []  # the one used last is last
+        self._pool = BranchPool(runtime, branches, store)
         self._lock = threading.Lock()
 
     @contextmanager
@@ -194,105 +57,10 @@ class PromptCache:
                 "first, or give it a cache of its own"
             )
         try:
-            branch, start = self._prepare(ids)
+            lease = self._pool.lease(ids)
             try:
-                yield branch, start
+                yield lease.branch, lease.start
             finally:  # also where the reader had enough
-                self._keep_on_disk(branch, ids, start.held[0])
+                self._pool.release(lease, ids)
         finally:
             self._lock.release()
-
-    def _prepare(self, ids: Sequence[int]) -> tuple[_Branch, Start]:
-        found = self._find(ids)
-        length = found.length if found else 0
-        stored = self._store.find(ids, longer_than=length) if self._store else None
-        if stored is not None and self._pays(stored.length, len(ids)):
-            branch = self._take_branch()
-            branch.take_over(ids[: stored.length], stored.states, stored.logits)
-            logits = stored.logits if stored.length == len(ids) else None
-            return branch, _start(stored.length, logits)
-        if found is None or length == 0:
-            branch = self._take_beginning(ids) or self._take_branch()
-            branch.reset()
-            return branch, _start(0, None)
-        branch = self._go_to(found)
-        whole = length == len(ids) and found.place is not None
-        return branch, _start(length, found.place.logits if whole and found.place else None)
-
-    def _take_beginning(self, ids: Sequence[int]) -> _Branch | None:
-        """The branch of a conversation that goes on, though it is cheaper to read it anew."""
-        for branch in self._branches:
-            if branch.ids and branch.ids == list(ids[: len(branch.ids)]):
-                self._branches.remove(branch)
-                self._branches.append(branch)
-                return branch
-        return None
-
-    def _find(self, ids: Sequence[int]) -> _Found | None:
-        for branch in self._branches:
-            branch.begin()
-        found = [self._look(branch, ids) for branch in self._branches]
-        return max(found, key=lambda one: one.length, default=None)
-
-    def _look(self, branch: _Branch, ids: Sequence[int]) -> _Found:
-        common = _count_common(branch.ids, ids)
-        if common == len(branch.ids) and common < len(ids):
-            return _Found(branch, common if self._pays(common, len(ids)) else 0, None)
-        for place in reversed(branch.places):
-            if place.length < min(common + 1, len(ids)) and self._pays(place.length, len(ids)):
-                return _Found(branch, place.length, place)
-            if place.length == len(ids) == common and place.logits is not None:
-                return _Found(branch, place.length, place)
-        return _Found(branch, 0, None)
-
-    def _pays(self, held: int, total: int) -> bool:
-        """Whether going on from `held` tokens is cheaper than reading all of them anew."""
-        able = self.runtime.info.capabilities
-        return able.appends_many or (total - held) * able.tokens_per_step <= total
-
-    def _go_to(self, found: _Found) -> _Branch:
-        """The branch at the place found; a new one where the old would lose more than it gives."""
-        branch, place = found.branch, found.place
-        if place is not None and found.dropped:
-            if self._should_fork(found):
-                states, ids = branch.snapshot(place.mark), branch.ids[: found.length]
-                branch = self._take_branch()
-                branch.take_over(ids, states, place.logits)
-            else:
-                branch.rewind(place.mark)
-        self._branches.remove(branch)
-        self._branches.append(branch)
-        return branch
-
-    def _should_fork(self, found: _Found) -> bool:
-        return found.dropped > found.length and len(self._branches) < self._most
-
-    def _take_branch(self) -> _Branch:
-        """A new branch while there may be more; then the one used longest ago."""
-        if len(self._branches) < self._most:
-            can_rewind = self.runtime.info.capabilities.rewinds
-            self._branches.append(_Branch(self.runtime.open(1), can_rewind))
-        else:
-            self._branches.append(self._branches.pop(0))
-        return self._branches[-1]
-
-    def _keep_on_disk(self, branch: _Branch, ids: Sequence[int], known: int) -> None:
-        if self._store is None or len(ids) - known < self._store.min_tokens:
-            return
-        for place in reversed(branch.places):
-            if place.length == len(ids) and place.logits is not None:
-                states = branch.snapshot(place.mark)
-                if isinstance(states, NamedStates):
-                    self._store.save(ids, states, place.logits)
-                return
-
-
-def _start(held: int, logits: FloatArray | None) -> Start:
-    return Start((held,), None if logits is None else logits[None])
-
-
-def _count_common(a: Sequence[int], b: Sequence[int]) -> int:
-    """Length of the common beginning."""
-    length = min(len(a), len(b))
-    differs = np.asarray(a[:length], np.int64) != np.asarray(b[:length], np.int64)
-    return int(differs.argmax()) if differs.any() else length

@@ -13,10 +13,12 @@ from typing import Literal, Protocol
 
 import numpy as np
 
+from lfm2_deploy.constraints import Constraint
 from lfm2_deploy.contracts import FloatArray, Session
 from lfm2_deploy.errors import ContextOverflowError, GenerationError
 from lfm2_deploy.options import GenerationOptions
-from lfm2_deploy.sampling import Sampler, TokenLogprobs, measure_logprobs
+from lfm2_deploy.row_choice import RowChooser, list_end_ids
+from lfm2_deploy.sampling import TokenLogprobs
 from lfm2_deploy.speculation import Pace, PromptLookup
 
 FinishReason = Literal["stop", "length", "cancelled"]
@@ -71,8 +73,7 @@ class TokenGeneration:
         self,
         session: Session,
         rows: Sequence[Sequence[int]],
-        options: GenerationOptions,
-        end_ids: Collection[int],
+        choosers: Sequence[RowChooser],
         cancel: CancelSignal | None,
         prefill_slice: int | None,
         start: Start,
@@ -83,17 +84,9 @@ class TokenGeneration:
         self._appends_many = appends_many
         self._rows = [row[held:] for row, held in zip(rows, start.held, strict=True)]
         self._first_logits = start.logits
-        self._options = options
-        self._end_ids = frozenset(end_ids)
+        self._choosers = choosers
         self._cancel = cancel
         self._slice = prefill_slice or max(1, *map(len, self._rows))
-        self._samplers = [Sampler(options.sampling, row) for row in rows]
-        most = options.max_new_tokens
-        # `check_room` saw to it that `most` fits.
-        self._left = [
-            session.capacity - held - len(row) if most is None else most
-            for held, row in zip(session.lengths, self._rows, strict=True)
-        ]
         # Row -> its last token, which the next step appends. Rows that ended are absent.
         self._live: dict[int, int | None] = dict.fromkeys(range(len(rows)))
         self._stopped: set[int] = set()
@@ -166,24 +159,16 @@ class TokenGeneration:
         return events
 
     def _choose_for(self, row: int, logits: FloatArray) -> TokenEvent:
-        token_id = self._samplers[row].sample(logits)
-        top = self._options.logprobs
-        logprobs = None if top is None else measure_logprobs(logits, token_id, top)
-        self._live[row] = token_id
-        self._left[row] -= 1
+        choice = self._choosers[row].choose(logits)
+        self._live[row] = choice.token_id
         if self._lookups:
-            self._lookups[row].extend([token_id])
+            self._lookups[row].extend([choice.token_id])
             unchecked = self._unchecked.pop(row, None)
             if unchecked is not None:
-                self._pace.learn_outcome(1, int(unchecked == token_id))
-        reason: FinishReason | None = None
-        if token_id in self._end_ids:
-            reason = "stop"
-        elif self._left[row] == 0:
-            reason = "length"
-        if reason is not None:
+                self._pace.learn_outcome(1, int(unchecked == choice.token_id))
+        if choice.finish_reason is not None:
             self._live.pop(row)
-        return TokenEvent(row, token_id, reason, logprobs)
+        return TokenEvent(row, choice.token_id, choice.finish_reason, choice.logprobs)
 
     def _guess(self) -> dict[int, list[int]]:
         """Row -> tokens that may follow its last one; rows without a guess are absent."""
@@ -193,7 +178,7 @@ class TokenGeneration:
         started = time.perf_counter()
         for row in self._live:
             room = self._session.capacity - self._session.lengths[row] - 1
-            most = min(self._most_guesses, self._left[row] - 1, room)
+            most = min(self._most_guesses, self._choosers[row].left - 1, room)
             found = self._lookups[row].guess(most) if most > 0 else []
             if found:
                 guesses[row] = found
@@ -262,6 +247,7 @@ def generate_tokens(
     start: Start | None = None,
     most_guesses: int = 0,
     appends_many: bool = True,
+    constraints: Sequence[Constraint | None] | None = None,
 ) -> TokenGeneration:
     """Continue every row until it ends; rows may differ in length and end on their own.
 
@@ -279,6 +265,7 @@ def generate_tokens(
             take a proposal of one more.
         appends_many: whether several tokens can be appended to what the session holds. If not,
             they are appended one by one; prompts of rows that hold nothing, in one piece.
+        constraints: what each row's answer must follow, made for that row alone; None for nothing.
 
     Returns:
         An iterable of events. Nothing has run before its first event is asked for.
@@ -294,16 +281,18 @@ def generate_tokens(
         )
     start = start or Start((0,) * len(rows))
     counts = zip(session.lengths, rows, start.held, strict=True)
-    check_room(
-        [before + len(row) - held for before, row, held in counts],
-        options.max_new_tokens,
-        session.capacity,
-    )
-    end_ids = {*options.stop_token_ids}
-    if not options.ignore_eos:
-        end_ids |= {*eos_token_ids, *options.eos_token_ids}
+    lengths = [before + len(row) - held for before, row, held in counts]
+    check_room(lengths, options.max_new_tokens, session.capacity)
+    end_ids = list_end_ids(options, eos_token_ids)
+    most = options.max_new_tokens
+    choosers = [
+        RowChooser(row, options, end_ids, most or session.capacity - length, constraint)
+        for row, length, constraint in zip(
+            rows, lengths, constraints or [None] * len(rows), strict=True
+        )
+    ]
     return TokenGeneration(
-        session, rows, options, end_ids, cancel, prefill_slice, start, most_guesses, appends_many
+        session, rows, choosers, cancel, prefill_slice, start, most_guesses, appends_many
     )
 
 

@@ -15,6 +15,7 @@ from lfm2_deploy.session_checks import check_session
 from lfm2_deploy.states import StateSpec
 from runtimes.drivers import describe_cpu
 from runtimes.ort_options import PROVIDER, make_options
+from runtimes.ort_rows import OrtRows
 from runtimes.ort_session import OrtSession
 from runtimes.prepared import find_prepared
 from runtimes.separate_rows import SeparateRows
@@ -62,7 +63,7 @@ class OrtRuntime:
         self.info = RuntimeInfo(
             "ort",
             "cpu",
-            Capabilities(True, True, 0, True, proposal),
+            Capabilities(True, True, 0, True, proposal, joins_rows=True),
             driver=f"onnxruntime {ort.__version__}, {describe_cpu()}",
             arithmetic="float32" if exact else "int8",
         )
@@ -85,6 +86,10 @@ class OrtRuntime:
         if batch_size == 1 or self._rows_agree(batch_size):
             return OrtSession(self, batch_size, capacity)
         return self._open_apart(batch_size, capacity)
+
+    def open_rows(self, most: int) -> OrtRows:
+        """Places for rows that come and go; see `contracts.JoinsRows`."""
+        return OrtRows(self, most, self.context_length)
 
     def _gives_windows(self) -> bool:
         """Whether the graph has what `propose` needs; bundles made before 0.2 do not."""

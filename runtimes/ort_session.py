@@ -171,8 +171,19 @@ class OrtSession:
         kv = (array[:, :, : max(lengths)] for array in self._kv)
         return NamedStates(lengths, {s.input: a.copy() for s, a in self._name(kv, conv)})
 
+    def advance(self, snapshot: Snapshot) -> None:
+        """Take over what this row became elsewhere; see `contracts.JoinableSession.advance`."""
+        held = zip(self.lengths, snapshot.lengths, strict=False)
+        if any(before > after for before, after in held):
+            raise GenerationError("this snapshot is shorter than what the session holds")
+        self._take_over(snapshot)
+
     def restore(self, snapshot: Snapshot) -> None:
         """Put back a snapshot of this session, exactly."""
+        self._take_over(snapshot)
+        self._forget()
+
+    def _take_over(self, snapshot: Snapshot) -> None:
         if not isinstance(snapshot, NamedStates) or not self._fits(snapshot):
             raise GenerationError("this snapshot is of another session; restore it there")
         longest = max(snapshot.lengths)
@@ -180,7 +191,7 @@ class OrtSession:
             raise ContextOverflowError(
                 f"the snapshot holds {longest} tokens, this session's capacity is {self.capacity}"
             )
-        self._forget()
+        self._proposal = None
         for spec, array in self._name(self._kv, self._conv[self._turn]):
             if spec.kind == "conv":
                 array[:] = snapshot.arrays[spec.input]
@@ -219,7 +230,7 @@ class OrtSession:
         padding = min(PREFILL_CHUNK, self.capacity) if self.batch_size > 1 else 0
 
         def zeros(spec: StateSpec) -> FloatArray:
-            return _reserve(spec.concrete_shape(self.batch_size, self.capacity + padding))
+            return reserve(spec.concrete_shape(self.batch_size, self.capacity + padding))
 
         states = self._runtime.states
         kv = [zeros(s) for s in states if s.kind != "conv"]
@@ -229,13 +240,13 @@ class OrtSession:
     def _bind(self, turn: int) -> ort.IOBinding:
         """Bind every state for calls that read conv buffers `turn` and write the others."""
         binding = self._runtime.session.io_binding()
-        binding.bind_ortvalue_output("logits", _wrap(self._logits))
+        binding.bind_ortvalue_output("logits", wrap(self._logits))
         kv, before, after = iter(self._kv), iter(self._conv[turn]), iter(self._conv[1 - turn])
         for spec in self._runtime.states:
             if spec.kind == "conv":
-                source, target = _wrap(next(before)), _wrap(next(after))
+                source, target = wrap(next(before)), wrap(next(after))
             else:
-                source = target = _wrap(next(kv))
+                source = target = wrap(next(kv))
             binding.bind_ortvalue_input(spec.input, source)
             binding.bind_ortvalue_output(spec.output, target)
         return binding
@@ -243,8 +254,8 @@ class OrtSession:
     def _bind_single(self, turn: int) -> ort.IOBinding:
         """As `_bind`, for calls of one token a row: all but the mask stays bound."""
         binding = self._bind(turn)
-        binding.bind_ortvalue_input("input_ids", _wrap(self._token))
-        binding.bind_ortvalue_input("logits_to_keep", _wrap(np.ones(1, np.int64)))
+        binding.bind_ortvalue_input("input_ids", wrap(self._token))
+        binding.bind_ortvalue_input("logits_to_keep", wrap(np.ones(1, np.int64)))
         return binding
 
     def _bind_windows(self, count: int) -> tuple[ort.IOBinding, list[FloatArray]]:
@@ -256,7 +267,7 @@ class OrtSession:
             specs = [spec for spec in self._runtime.states if spec.kind == "conv"]
             windows = [np.empty(shape, np.float32) for _ in specs]
             for spec, window in zip(specs, windows, strict=True):
-                binding.bind_ortvalue_output(spec.window, _wrap(window))
+                binding.bind_ortvalue_output(spec.window, wrap(window))
             self._proposing[key] = binding, windows
         return self._proposing[key]
 
@@ -284,9 +295,9 @@ class OrtSession:
         binding = binding or self._bindings[self._turn]
         binding.bind_cpu_input("input_ids", ids)
         # bind_cpu_input looks among required inputs only, and this one has a default.
-        binding.bind_ortvalue_input("logits_to_keep", _wrap(np.array([keep], np.int64)))
+        binding.bind_ortvalue_input("logits_to_keep", wrap(np.array([keep], np.int64)))
         if keep == 1:
-            binding.bind_ortvalue_output("logits", _wrap(self._logits))
+            binding.bind_ortvalue_output("logits", wrap(self._logits))
         else:
             # The graph declares one position, so a buffer for more would be refused.
             binding.bind_output("logits")
@@ -299,7 +310,7 @@ class OrtSession:
 
     def _call(self, binding: ort.IOBinding, total: IntArray) -> None:
         """Run what is bound, after which the rows are `total` long."""
-        binding.bind_ortvalue_input("attention_mask", _wrap(self._mask(total)))
+        binding.bind_ortvalue_input("attention_mask", wrap(self._mask(total)))
         self._runtime.session.run_with_iobinding(binding)
         self._turn = 1 - self._turn
         self._lengths = total
@@ -314,7 +325,7 @@ class OrtSession:
         return (np.arange(int(shown.max())) < shown[:, None]).astype(np.int64)
 
 
-def _reserve(shape: tuple[int, ...]) -> FloatArray:
+def reserve(shape: tuple[int, ...]) -> FloatArray:
     """Zeros that take memory page by page, as they are written.
 
     np.zeros asks for huge pages (numpy 1.22 and later, on Linux). Each head of each layer would
@@ -324,6 +335,6 @@ def _reserve(shape: tuple[int, ...]) -> FloatArray:
     return np.frombuffer(mmap.mmap(-1, max(size, 1)), np.float32, prod(shape)).reshape(shape)
 
 
-def _wrap(array: NDArray[Any]) -> ort.OrtValue:
+def wrap(array: NDArray[Any]) -> ort.OrtValue:
     """An OrtValue over the array's own memory (the CPU device does not copy)."""
     return ort.OrtValue.ortvalue_from_numpy(array)

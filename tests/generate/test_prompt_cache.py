@@ -255,4 +255,4 @@ def test_long_turns_of_one_conversation_keep_one_branch_though_read_anew(
         answer = ask(model, ids, cache)
         same_as_alone(model, ids, answer)
         ids = [*ids, *answer.token_ids, *range(400 + 50 * turn, 440 + 50 * turn)]
-    assert len(cache._branches) == 1
+    assert len(cache._pool._branches) == 1

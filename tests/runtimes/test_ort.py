@@ -23,7 +23,7 @@ from lfm2_deploy.errors import (
 from lfm2_deploy.machine import measure_memory
 from runtimes.fake import FakeRuntime, hash_logits
 from runtimes.ort import OrtRuntime, load
-from runtimes.ort_session import PREFILL_CHUNK, OrtSession, _reserve
+from runtimes.ort_session import PREFILL_CHUNK, OrtSession, reserve
 
 Rows = Sequence[Sequence[int]]
 
@@ -60,7 +60,12 @@ def test_runtime_reports_where_it_runs_and_what_it_can_do(
     runtime: OrtRuntime, bundle: Bundle
 ) -> None:
     able = Capabilities(
-        appends_many=True, rewinds=True, max_batch_size=0, scores_all=True, max_proposal=16
+        appends_many=True,
+        rewinds=True,
+        max_batch_size=0,
+        scores_all=True,
+        max_proposal=16,
+        joins_rows=True,
     )
     told = RuntimeInfo("ort", "cpu", able, driver=runtime.info.driver, arithmetic="float32")
     assert runtime.info == told
@@ -401,7 +406,7 @@ def test_bundle_of_another_runtime_is_refused_with_both_names(bundle: Bundle) ->
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is told otherwise elsewhere")
 def test_long_buffers_take_memory_only_where_they_are_written() -> None:
     # Huge pages, which np.zeros asks for, would take 2 MiB for each of the 32 heads.
-    buffers = [_reserve((1, 8, 32_768, 64)) for _ in range(4)]
+    buffers = [reserve((1, 8, 32_768, 64)) for _ in range(4)]
     before, _ = measure_memory()
     for buffer in buffers:
         buffer[:, :, 0] = 1

@@ -1,0 +1,1 @@
+"""What an answer must follow, as a plain value."""
