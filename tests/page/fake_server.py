@@ -39,7 +39,10 @@ ENGINE = {
     "precision": "int4",
     "context_length": 32768,
     "notes": ["8 threads"],
-    "supports": {"chat": True, "tools": True, "reasoning": True},
+    "driver": "onnxruntime 1.32.0",
+    "has_chat_template": True,
+    "supports_tools": True,
+    "supports_reasoning": True,
     "defaults": {"temperature": 0.3, "top_p": 1.0, "min_p": 0.15},
 }
 USAGE = {

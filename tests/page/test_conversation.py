@@ -226,7 +226,7 @@ def test_reasoning_is_collapsed_and_told_while_it_comes(person: Person, server: 
 
 
 def test_base_model_continues_the_text(make_person: Any, server: FakeServer) -> None:
-    server.engine["supports"]["chat"] = False
+    server.engine["has_chat_template"] = False
     person: Person = make_person()
     person.open()
     server.replies.extend([say(" lived a king."), say(" He had a cat.")])

@@ -115,7 +115,7 @@ def test_tools_that_cannot_be_read_are_told(person: Person, text: str, told: str
 
 def test_model_without_tools_is_told_and_gets_none(person: Person, server: FakeServer) -> None:
     _describe_tools(person, json.dumps(WEATHER))
-    server.engine["supports"]["tools"] = False
+    server.engine["supports_tools"] = False
     person.reload()
     person.press("Settings and tools")
     assert "takes no tools" in person.page.locator("#settings").inner_text()

@@ -41,6 +41,7 @@ def test_context_overflow_says_what_to_do(person: Person, server: FakeServer) ->
     server.replies.append(Reply(status=400, error=error))
     person.say("A long story")
     assert "no longer fits the model's context" in person.trouble
+    assert person.buttons("Try again").count() == 0
     assert person.said == ["A long story"]
 
 

@@ -37,7 +37,8 @@ export class AnswerView {
     this.trouble.hidden = !node.error;
     if (!node.error || this.trouble.childNodes.length) return;
     const again = el("button", { class: "quiet", type: "button", text: "Try again", onclick: () => chat.retry(node) });
-    this.trouble.append(el("p", { text: node.error.message }), again);
+    this.trouble.append(el("p", { text: node.error.message }));
+    if (node.error.kind !== "context") this.trouble.append(again); // there it would fail again
   }
 
   #showMeta() {

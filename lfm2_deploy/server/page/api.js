@@ -49,11 +49,12 @@ export async function readEngine() {
     model: told.model ?? (await readModels())[0] ?? "model",
     device: told.device ?? "",
     runtime: told.runtime ?? "",
+    driver: told.driver ?? "",
     precision: told.precision ?? "",
     contextLength: told.context_length ?? null,
     notes: told.notes ?? [],
-    tools: told.supports?.tools ?? true,
-    chat: told.supports?.chat ?? true,
+    tools: told.supports_tools ?? true,
+    chat: told.has_chat_template ?? true,
     defaults: { temperature, topP, minP },
   };
 }

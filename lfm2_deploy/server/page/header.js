@@ -18,6 +18,7 @@ function facts(engine) {
     ["Model", engine.model],
     ["Device", engine.device],
     ["Runtime", engine.runtime],
+    ["Driver", engine.driver],
     ["Precision", engine.precision],
     ["Context", context],
     ...engine.notes.map((note) => ["Note", String(note)]),
