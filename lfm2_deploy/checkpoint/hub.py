@@ -7,6 +7,8 @@ which is imported only here, and reads HF_TOKEN and HF_HUB_OFFLINE itself.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from glob import escape
 from pathlib import Path
 
 from lfm2_deploy.checkpoint.folder import (
@@ -84,7 +86,52 @@ def describe_hub(model: str, revision: str | None) -> tuple[Lfm2Config, Origin]:
     return config, Origin(kind="hub", name=model, revision=folder.name)
 
 
-def _download(model: str, revision: str | None, patterns: tuple[str, ...]) -> Path:
+def fetch_known(model: str, revision: str | None, names: Sequence[str]) -> tuple[Path, str]:
+    """Download those of these small files that a repository has.
+
+    Args:
+        model: `owner/name`.
+        revision: branch, tag or commit; the default branch when None.
+        names: files' names.
+
+    Returns:
+        The folder they lie in, in the cache, and the commit's hash.
+
+    Raises:
+        SourceError: the repository is not found, gated or unreachable.
+    """
+    folder = _download(model, revision, tuple(map(escape, names)))
+    if not any((folder / name).is_file() for name in names):
+        _require_hub(model, revision, shown=revision)
+    return folder, folder.name
+
+
+def fetch_files(
+    model: str, commit: str, names: Sequence[str], folder: Path, progress: Progress
+) -> None:
+    """Download files into a folder; those that an interrupted call left there are gone on with.
+
+    Args:
+        model: `owner/name`.
+        commit: its hash.
+        names: files' names.
+        folder: where to.
+        progress: told when the download starts and ends.
+
+    Raises:
+        SourceError: the Hub is unreachable, or the disk is full.
+    """
+    what = f"download {model}"
+    progress(what, 0, 0)
+    _download(model, commit, tuple(map(escape, names)), local_dir=folder)
+    if not all((folder / name).is_file() for name in names):
+        _require_hub(model, commit, shown=None)
+    progress(what, 1, 1)
+
+
+def _download(
+    model: str, revision: str | None, patterns: tuple[str, ...], **place: Path
+) -> Path:
     try:
         import huggingface_hub
     except ImportError as error:
@@ -95,7 +142,7 @@ def _download(model: str, revision: str | None, patterns: tuple[str, ...]) -> Pa
     try:
         return Path(
             huggingface_hub.snapshot_download(
-                model, revision=revision, allow_patterns=list(patterns)
+                model, revision=revision, allow_patterns=list(patterns), **place
             )
         )
     # Its HTTP client's own errors pass through the library, and are of no common base.
