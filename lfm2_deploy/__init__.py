@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from lfm2_deploy.options import GenerationOptions
     from lfm2_deploy.prefix_store import PrefixStore
     from lfm2_deploy.prompt_cache import PromptCache
+    from lfm2_deploy.store.model_store import ModelStore
 
 _HOMES = {
     "Bundle": "bundle",
@@ -29,6 +30,7 @@ _HOMES = {
     "GenerationOptions": "options",
     "LanguageModel": "generate",
     "Lfm2DeployError": "errors",
+    "ModelStore": "store.model_store",
     "PrefixStore": "prefix_store",
     "PromptCache": "prompt_cache",
     "TextChunk": "generate",
@@ -46,6 +48,7 @@ __all__ = [
     "GenerationOptions",
     "LanguageModel",
     "Lfm2DeployError",
+    "ModelStore",
     "PrefixStore",
     "PromptCache",
     "TextChunk",

@@ -22,8 +22,11 @@ from lfm2_deploy.commands.failures import PROGRAM, Command, CommandGroup
 from lfm2_deploy.commands.generate import generate
 from lfm2_deploy.commands.inspect import inspect
 from lfm2_deploy.commands.lint import lint
+from lfm2_deploy.commands.list_models import list_models
 from lfm2_deploy.commands.plan import plan
 from lfm2_deploy.commands.prepare import prepare
+from lfm2_deploy.commands.pull import pull
+from lfm2_deploy.commands.remove import remove
 from lfm2_deploy.commands.verify import verify
 
 app = typer.Typer(
@@ -33,10 +36,13 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # plain help is shorter, and as readable in a file
 )
-# Where a command's name is a word of Python's own.
-_NAMES = {"compile_graphs": "compile", "evaluate": "eval"}
+# Where a command's name is a word of Python's own, or of ours.
+_NAMES = {"compile_graphs": "compile", "evaluate": "eval", "list_models": "list"}
 for command in (
     demo,
+    pull,
+    list_models,
+    remove,
     plan,
     export,
     compile_graphs,

@@ -12,6 +12,7 @@ NAMES = [
     "GenerationOptions",
     "LanguageModel",
     "Lfm2DeployError",
+    "ModelStore",
     "PrefixStore",
     "PromptCache",
     "TextChunk",

@@ -130,7 +130,7 @@ def fetch_files(
 
 
 def _download(
-    model: str, revision: str | None, patterns: tuple[str, ...], **place: Path
+    model: str, revision: str | None, patterns: tuple[str, ...], local_dir: Path | None = None
 ) -> Path:
     try:
         import huggingface_hub
@@ -142,7 +142,7 @@ def _download(
     try:
         return Path(
             huggingface_hub.snapshot_download(
-                model, revision=revision, allow_patterns=list(patterns), **place
+                model, revision=revision, allow_patterns=list(patterns), local_dir=local_dir
             )
         )
     # Its HTTP client's own errors pass through the library, and are of no common base.

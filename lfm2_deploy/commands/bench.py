@@ -19,7 +19,14 @@ from lfm2_deploy.commands.console import (
     print_title,
     show_progress,
 )
-from lfm2_deploy.commands.options import AsJson, Canary, Device, Threads, name_own_option
+from lfm2_deploy.commands.options import (
+    AsJson,
+    Canary,
+    Device,
+    Threads,
+    find_bundle,
+    name_own_option,
+)
 from lfm2_deploy.errors import GenerationError
 
 if TYPE_CHECKING:
@@ -32,7 +39,12 @@ _QUIET = 0.25
 
 def bench(
     bundles: Annotated[
-        list[Path], typer.Argument(metavar="BUNDLE...", help="Folders that `export` made.")
+        list[Path],
+        typer.Argument(
+            metavar="BUNDLE...",
+            parser=find_bundle,
+            help="Folders that `export` made, or names of models in the store.",
+        ),
     ],
     contexts: Annotated[
         str, typer.Option(metavar="N,N", help="Prompt lengths to try, in tokens.")

@@ -18,7 +18,7 @@ from lfm2_deploy.commands.console import (
     print_title,
     show_progress,
 )
-from lfm2_deploy.commands.options import AsJson
+from lfm2_deploy.commands.options import AsJson, find_bundle
 from lfm2_deploy.static_graphs import DECODE, EXPERT_ROWS, EXPERTS, NPU_PLATFORMS, PREFILL
 
 if TYPE_CHECKING:
@@ -28,7 +28,11 @@ if TYPE_CHECKING:
 def compile_graphs(
     bundle: Annotated[
         Path | None,
-        typer.Argument(metavar="BUNDLE", help="The folder that `export --target npu` made."),
+        typer.Argument(
+            metavar="BUNDLE",
+            parser=find_bundle,
+            help="The folder that `export --target npu` made, or the name of a model in the store.",
+        ),
     ] = None,
     platform: Annotated[
         list[str] | None,

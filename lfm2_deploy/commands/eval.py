@@ -19,7 +19,7 @@ from lfm2_deploy.commands.console import (
     print_title,
     show_progress,
 )
-from lfm2_deploy.commands.options import AsJson, Device, Threads, load_model
+from lfm2_deploy.commands.options import AsJson, Device, Threads, find_bundle, load_model
 
 if TYPE_CHECKING:
     from lfm2_deploy.bundle import Bundle
@@ -31,7 +31,12 @@ _ARROWS = {True: " ↑", False: " ↓", None: ""}
 
 def evaluate(
     bundle: Annotated[
-        Path | None, typer.Argument(metavar="BUNDLE", help="The folder that `export` made.")
+        Path | None,
+        typer.Argument(
+            metavar="BUNDLE",
+            parser=find_bundle,
+            help="The folder that `export` made, or the name of a model in the store.",
+        ),
     ] = None,
     tasks: Annotated[
         list[str] | None,

@@ -45,6 +45,9 @@ def inspect(
       lfm2-deploy inspect ./LFM2-350M-cpu-int4 --check
       lfm2-deploy inspect synthetic:LFM2-8B-A1B
     """
+    from lfm2_deploy.store.resolve import find_stored
+
+    what = str(find_stored(what) or what)
     if (Path(what).expanduser() / "manifest.json").is_file():
         _inspect_bundle(Path(what).expanduser(), tensors, check, as_json, plot)
         return

@@ -31,8 +31,21 @@ _ENDING = "When to stop"
 # As `exporters.quantize.plan` has it, which `--help` must not wait for.
 Precision = Literal["fp32", "fp16", "int8", "int4"]
 
+
+def find_bundle(text: str) -> Path:
+    """The folder of what a user calls a bundle: a path, or a name in the store."""
+    from lfm2_deploy.store.resolve import resolve
+
+    return resolve(text)
+
+
 BundlePath = Annotated[
-    Path, typer.Argument(metavar="BUNDLE", help="The folder that `export` made.")
+    Path,
+    typer.Argument(
+        metavar="BUNDLE",
+        parser=find_bundle,
+        help="The folder that `export` made, or the name of a model in the store.",
+    ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 Threads = Annotated[

@@ -112,7 +112,9 @@ def _copy(source: BundleSource, folder: Path, progress: Progress) -> None:
         try:
             _copy_file(source.folder / name, folder / name)
         except FileNotFoundError as error:
-            raise BundleError(f"{source.folder / name} is missing: the bundle is damaged") from error
+            raise BundleError(
+                f"{source.folder / name} is missing: the bundle is damaged"
+            ) from error
         done += record.size_bytes
     progress("copying", done, total)
 

@@ -68,17 +68,17 @@ class ModelStore:
         wanted = Wanted(model, name, target, precision, revision, overwrite)
         return self.get(pull_model(self.root, wanted, progress)[0])
 
-    def list(self) -> list[StoredModel]:
+    def list(self) -> tuple[StoredModel, ...]:
         """All models, damaged ones too, by name.
 
         Raises:
             StoreError: the store cannot be read.
         """
-        return [shelf.describe(self.root, name) for name in shelf.list_names(self.root)]
+        return tuple(shelf.describe(self.root, name) for name in shelf.list_names(self.root))
 
-    def list_unfinished(self) -> list[str]:
+    def list_unfinished(self) -> tuple[str, ...]:
         """Names whose pulls were begun and have not ended; the same pull goes on, `remove` ends."""
-        return shelf.list_unfinished(self.root)
+        return tuple(shelf.list_unfinished(self.root))
 
     def get(self, name: str) -> StoredModel:
         """What is known of a model.

@@ -63,6 +63,4 @@ def explain_unknown(name: str, root: Path) -> UnknownModelError:
         advice = f"`lfm2-deploy pull {name}` gets it, if it is on the Hub"
     else:
         advice = "`lfm2-deploy list` shows those there are, `lfm2-deploy pull MODEL` gets one"
-    return UnknownModelError(
-        f"{name} is no folder and no model in the store{near} {advice}"
-    )
+    return UnknownModelError(f"{name} is no folder and no model in the store{near} {advice}")

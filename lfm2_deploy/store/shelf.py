@@ -92,9 +92,7 @@ def has_model(root: Path, name: str) -> bool:
     """Whether a folder of the store is a model; another one is left alone."""
     place = root / name
     return (
-        is_name(name)
-        and place.is_dir()
-        and (is_bundle(place) or record_of(root, name).is_file())
+        is_name(name) and place.is_dir() and (is_bundle(place) or record_of(root, name).is_file())
     )
 
 
@@ -316,5 +314,3 @@ def _find_last_use(root: Path, name: str) -> datetime | None:
         return datetime.fromtimestamp(used_of(root, name).stat().st_mtime, UTC)
     except OSError:
         return None
-
-
