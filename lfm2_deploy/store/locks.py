@@ -69,7 +69,7 @@ def hold_model(path: Path) -> Hold:
             with suppress(OSError):
                 used_of(root, name).parent.mkdir(exist_ok=True)
                 used_of(root, name).touch()
-    except (OSError, Timeout, _Unwritable):
+    except (OSError, Timeout, _UnwritableError):
         return Hold()
     return Hold(lock)
 
@@ -104,7 +104,7 @@ def gate(root: Path, name: str) -> Iterator[None]:
     except Timeout as error:
         raise StoreError(f"{name} is being moved by another process: try again") from error
     except OSError as error:
-        raise _Unwritable(str(explain_unwritable(root, error))) from error
+        raise _UnwritableError(str(explain_unwritable(root, error))) from error
     try:
         yield
     finally:
@@ -143,7 +143,7 @@ def pulling(root: Path, name: str, progress: Progress | None = None) -> Iterator
         _drop(lock)
 
 
-class _Unwritable(StoreError):
+class _UnwritableError(StoreError):
     """A gate cannot be made where nothing can be written; who only reads goes on without."""
 
 

@@ -24,15 +24,8 @@ from lfm2_deploy.store.fetch import fetch_bundle, tell_full_disk
 from lfm2_deploy.store.locks import pulling
 from lfm2_deploy.store.names import check_name, make_name, name_bundle
 from lfm2_deploy.store.place import explain_unwritable, find_owner, incoming_of
-from lfm2_deploy.store.shelf import (
-    BUNDLE,
-    EXPORTED,
-    Record,
-    has_model,
-    make_record,
-    put,
-    read_record,
-)
+from lfm2_deploy.store.records import BUNDLE, EXPORTED, Record, make_record, read_record
+from lfm2_deploy.store.shelf import has_model, put
 from lfm2_deploy.store.sources import BundleSource, CheckpointSource, find_source, write_source
 from lfm2_deploy.unfinished import find_unfinished
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
 import tempfile
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -16,37 +15,14 @@ from lfm2_deploy.bundle import Bundle, is_bundle, list_foreign, open_bundle
 from lfm2_deploy.contracts import Progress, ignore_progress
 from lfm2_deploy.errors import BundleError, StoreError
 from lfm2_deploy.intact import ensure_intact, remember_intact
-from lfm2_deploy.json_file import read_json_object
 from lfm2_deploy.store.locks import gate, list_users, pulling
 from lfm2_deploy.store.names import is_name
 from lfm2_deploy.store.place import incoming_of, record_of, trash_of, used_of
+from lfm2_deploy.store.records import EXPORTED, Record, read_record, write_record
 from lfm2_deploy.words import quote_path
 
-EXPORTED, BUNDLE = "exported", "bundle"
 # Nobody takes so long to delete what was removed.
 _LONG_SECONDS = 3600.0
-
-
-@dataclass(frozen=True, slots=True)
-class Record:
-    """Where a model came from.
-
-    Args:
-        source: what was pulled: a Hub id, a folder's full path, "synthetic:NAME" or "demo".
-        revision: the branch, tag or commit that was asked for; "" for none.
-        kind: "exported" here, or a "bundle" as it was found.
-        target, precision: the bundle's.
-        added: when, in seconds since 1970.
-        damaged: what a check found wrong with it; "" for nothing.
-    """
-
-    source: str
-    revision: str
-    kind: str
-    target: str
-    precision: str
-    added: float
-    damaged: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,36 +247,6 @@ def _throw_away(root: Path, retired: Path | None) -> None:
             if time.time() - entry.stat().st_mtime > _LONG_SECONDS:
                 shutil.rmtree(entry, ignore_errors=True)
         trash_of(root).rmdir()
-
-
-def read_record(root: Path, name: str) -> Record | None:
-    """Where a model came from; None where that is not known."""
-    try:
-        raw = read_json_object(record_of(root, name), BundleError, "it is done without")
-        texts = ("source", "revision", "kind", "target", "precision", "damaged")
-        return Record(added=float(raw["added"]), **{key: str(raw.get(key, "")) for key in texts})
-    except (BundleError, KeyError, TypeError, ValueError):
-        return None
-
-
-def write_record(root: Path, name: str, record: Record) -> None:
-    """Keep where a model came from."""
-    file = record_of(root, name)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    handle, scratch = tempfile.mkstemp(dir=file.parent, suffix=".partial")
-    try:
-        with open(handle, "w", encoding="utf-8") as stream:
-            json.dump(asdict(record), stream)
-        os.replace(scratch, file)
-    except OSError:
-        Path(scratch).unlink(missing_ok=True)
-        raise
-
-
-def make_record(source: str, revision: str, kind: str, bundle: Bundle) -> Record:
-    """The record of a bundle that comes now."""
-    manifest = bundle.manifest
-    return Record(source, revision, kind, manifest.target, manifest.precision, time.time())
 
 
 def _measure(folder: Path) -> int:

@@ -1,4 +1,4 @@
-"""What can be pulled: what a user wrote -> where a bundle, or a checkpoint to export, comes from."""
+"""What a user wants to pull -> where a bundle, or a checkpoint to export, comes from."""
 
 from __future__ import annotations
 

@@ -18,6 +18,7 @@ import pytest
 from exporters.quantize.plan import PRECISIONS
 from lfm2_deploy.commands.options import Precision
 from lfm2_deploy.demo import DEMO_MODEL
+from lfm2_deploy.store.names import name_bundle
 from lfm2_deploy.unfinished import find_kept, find_unfinished
 
 
