@@ -28,7 +28,8 @@ def fetch_bundle(source: BundleSource, folder: Path, progress: Progress) -> Bund
 
     Args:
         source: where from.
-        folder: where to; what an interrupted download left there is gone on with.
+        folder: where to, of this manifest alone; what an interrupted download left there is gone
+            on with.
         progress: told of each step.
 
     Raises:
@@ -96,8 +97,8 @@ def _require_room(source: BundleSource, folder: Path) -> None:
 
 
 def _download(source: BundleSource, folder: Path, progress: Progress) -> None:
-    files = sorted(source.manifest.files)
-    fetch_files(source.repository, source.commit, files, folder, progress)
+    sizes = {name: record.size_bytes for name, record in source.manifest.files.items()}
+    fetch_files(source.repository, source.commit, sizes, folder, progress)
 
 
 def _copy(source: BundleSource, folder: Path, progress: Progress) -> None:
@@ -145,14 +146,4 @@ def _check(source: BundleSource, folder: Path, progress: Progress) -> Bundle:
             f"what came from {where} is not what its manifest says ({what}): pull it again; where "
             "that does not help, the bundle there is damaged"
         ) from error
-    _drop_others(folder, {MANIFEST, *source.manifest.files})
     return bundle
-
-
-def _drop_others(folder: Path, names: set[str]) -> None:
-    """Remove huggingface_hub's notes, and what came of another revision."""
-    for entry in folder.iterdir():
-        if entry.is_dir():
-            shutil.rmtree(entry, ignore_errors=True)
-        elif entry.name not in names:
-            entry.unlink(missing_ok=True)

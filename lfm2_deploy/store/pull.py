@@ -7,6 +7,7 @@ pull one name do not disturb each other: the second waits, and finds it done.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import shutil
 from collections.abc import Iterator
@@ -139,23 +140,19 @@ def _pull_bundle(
             )
     name = wanted.name or make_name(_last_part(wanted.model))
 
-    def fetch(folder: Path) -> Bundle:
-        return fetch_bundle(source, folder / "+fetched", progress)
-
-    def is_same() -> bool:
-        return _read(root / name / MANIFEST) == _read(source.folder / MANIFEST)
-
+    sealed = (source.folder / MANIFEST).read_bytes()
     with _claiming(root, name, progress) as folder:
         if not wanted.overwrite and _is_there(root, name, progress):
-            if not is_same():
+            if (root / name / MANIFEST).read_bytes() != sealed:
                 raise _explain_taken(root, name)
             return name, False
-        _bring(root, name, fetch(folder), wanted, BUNDLE)
+        # What comes of one manifest is never mixed with what came of another.
+        part = folder / f"+{hashlib.sha256(sealed).hexdigest()[:16]}"
+        for other in folder.iterdir():
+            if other != part and other.is_dir():
+                shutil.rmtree(other, ignore_errors=True)
+        _bring(root, name, fetch_bundle(source, part, progress), wanted, BUNDLE)
     return name, True
-
-
-def _read(file: Path) -> bytes | None:
-    return file.read_bytes() if file.is_file() else None
 
 
 def _pull_checkpoint(

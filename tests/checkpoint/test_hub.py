@@ -33,9 +33,7 @@ class FakeHub:
         self.snapshot = cache / "models--x" / "snapshots" / COMMIT
         self.revisions: list[str | None] = []
 
-    def __call__(
-        self, model: str, *, revision: str | None, allow_patterns: list[str], local_dir: None
-    ) -> str:
+    def __call__(self, model: str, *, revision: str | None, allow_patterns: list[str]) -> str:
         self.revisions.append(revision)
         self.snapshot.mkdir(parents=True, exist_ok=True)
         for file in self.repository.iterdir():
