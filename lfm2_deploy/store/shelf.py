@@ -212,9 +212,9 @@ def remove(root: Path, name: str) -> int:
 def _require_unused(root: Path, name: str) -> None:
     users = list_users(root, name)
     if users:
-        who = ", ".join("this one" if user == os.getpid() else str(user) for user in sorted(users))
-        which = f"process{'es' if len(users) > 1 else ''} {who}"
-        raise StoreError(f"{name} is in use by {which}: close the model there and try again")
+        own = os.getpid()
+        who = " and ".join("this one" if user == own else f"{user}" for user in sorted(set(users)))
+        raise StoreError(f"{name} is loaded by a process ({who}): close it there and try again")
     place = root / name
     foreign = [] if place.is_symlink() else list_foreign(place)
     if foreign:
