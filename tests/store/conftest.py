@@ -11,7 +11,7 @@ import pytest
 from lfm2_deploy import ModelStore, export
 from lfm2_deploy.demo import DEMO_MODEL
 
-from .fake_hub import FakeHub  # noqa: TID252
+from .fake_hub import FakeHub
 
 
 @pytest.fixture(scope="session")

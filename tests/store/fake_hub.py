@@ -7,6 +7,7 @@ import json
 import os
 import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -21,13 +22,16 @@ class FakeHub:
 
     Args:
         repositories: id -> folder.
-        cut_after: of these files, so many bytes are sent, and then the connection is cut.
+        stall_after: of these files, so many bytes are sent, and then nothing until `go_on` is set.
         asked: every request but HEAD, in order: its path, and where in the file it begins.
+        stalled: set when such a file stands still.
     """
 
     repositories: dict[str, Path] = field(default_factory=dict)
-    cut_after: dict[str, int] = field(default_factory=dict)
+    stall_after: dict[str, int] = field(default_factory=dict)
     asked: list[tuple[str, int]] = field(default_factory=list)
+    stalled: threading.Event = field(default_factory=threading.Event)
+    go_on: threading.Event = field(default_factory=threading.Event)
 
     def __enter__(self) -> FakeHub:
         hub = self
@@ -42,6 +46,7 @@ class FakeHub:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.go_on.set()
         self.server.shutdown()
         self.server.server_close()
 
@@ -109,12 +114,13 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if not with_body:
             return
-        cut = self.fake.cut_after.get(file.name)
-        self.wfile.write(content[start:cut])
-        if cut is not None:
-            self.wfile.flush()
-            self.close_connection = True
-            self.connection.shutdown(2)
+        stop = self.fake.stall_after.get(file.name, len(content))
+        self.wfile.write(content[start:stop])
+        if stop < len(content):
+            self.fake.stalled.set()
+            self.fake.go_on.wait(60)
+            with suppress(OSError):  # nobody listens any more
+                self.wfile.write(content[stop:])
 
 
 def _list(folder: Path) -> list[Path]:
