@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from lfm2_deploy.prefix_store import PrefixStore
     from lfm2_deploy.prompt_cache import PromptCache
     from lfm2_deploy.serving.engine import Engine, EngineLimits
+    from lfm2_deploy.store.model_store import ModelStore
 
 _HOMES = {
     "Bundle": "bundle",
@@ -34,6 +35,7 @@ _HOMES = {
     "Grammar": "grammar",
     "LanguageModel": "generate",
     "Lfm2DeployError": "errors",
+    "ModelStore": "store.model_store",
     "PrefixStore": "prefix_store",
     "PromptCache": "prompt_cache",
     "TextChunk": "generate",
@@ -54,6 +56,7 @@ __all__ = [
     "Grammar",
     "LanguageModel",
     "Lfm2DeployError",
+    "ModelStore",
     "PrefixStore",
     "PromptCache",
     "TextChunk",

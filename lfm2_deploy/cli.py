@@ -25,8 +25,11 @@ from lfm2_deploy.commands.generate import generate
 from lfm2_deploy.commands.help import Command
 from lfm2_deploy.commands.inspect import inspect
 from lfm2_deploy.commands.lint import lint
+from lfm2_deploy.commands.list_models import list_models
 from lfm2_deploy.commands.plan import plan
 from lfm2_deploy.commands.prepare import prepare
+from lfm2_deploy.commands.pull import pull
+from lfm2_deploy.commands.remove import remove
 from lfm2_deploy.commands.serve import serve
 from lfm2_deploy.commands.verify import verify
 
@@ -37,18 +40,22 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # plain help is shorter, and as readable in a file
 )
-# Where a command's name is a word of Python's own.
-_NAMES = {"compile_graphs": "compile", "evaluate": "eval"}
+# Where a command's name is a word of Python's own, or of ours.
+_NAMES = {"compile_graphs": "compile", "evaluate": "eval", "list_models": "list"}
 # What commands are for, as `--help` groups them.
 _PANELS = {
     "Try and plan": ("demo", "doctor", "plan"),
+    "Keep models": ("pull", "list", "remove"),
     "Make bundles": ("export", "compile", "prepare", "inspect", "lint"),
-    "Run them": ("chat", "generate", "bench"),
+    "Run them": ("chat", "generate", "serve", "bench"),
     "Check them": ("check", "verify", "compare", "eval"),
 }
 _PANEL_OF = {name: panel for panel, names in _PANELS.items() for name in names}
 for command in (
     demo,
+    pull,
+    list_models,
+    remove,
     plan,
     export,
     compile_graphs,

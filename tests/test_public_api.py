@@ -15,6 +15,7 @@ NAMES = [
     "Grammar",
     "LanguageModel",
     "Lfm2DeployError",
+    "ModelStore",
     "PrefixStore",
     "PromptCache",
     "TextChunk",

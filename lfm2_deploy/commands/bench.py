@@ -20,7 +20,14 @@ from lfm2_deploy.commands.console import (
     print_title,
     show_progress,
 )
-from lfm2_deploy.commands.options import AsJson, Canary, Device, Threads, name_own_option
+from lfm2_deploy.commands.options import (
+    AsJson,
+    Canary,
+    Device,
+    Threads,
+    find_bundle,
+    name_own_option,
+)
 from lfm2_deploy.errors import GenerationError
 
 if TYPE_CHECKING:
@@ -36,7 +43,8 @@ def bench(
         list[Path],
         typer.Argument(
             metavar="BUNDLE...",
-            help="Folders that `export` made.",
+            parser=find_bundle,
+            help="Folders that `export` made, or names of models in the store.",
             autocompletion=completers.complete_bundles,
         ),
     ],

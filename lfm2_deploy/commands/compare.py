@@ -37,8 +37,8 @@ def compare(
         list[str],
         typer.Argument(
             metavar="SUBJECT...",
-            help="Bundles' folders, FOLDER@DEVICE (as --device takes it), torch:MODEL, "
-            "transformers:MODEL.",
+            help="Bundles' folders or names in the store, FOLDER@DEVICE (as --device takes it), "
+            "torch:MODEL, transformers:MODEL.",
             autocompletion=completers.complete_subjects,
         ),
     ],

@@ -19,7 +19,7 @@ from lfm2_deploy.commands.console import (
     print_title,
     show_progress,
 )
-from lfm2_deploy.commands.options import AsJson
+from lfm2_deploy.commands.options import AsJson, find_bundle
 from lfm2_deploy.static_graphs import DECODE, EXPERT_ROWS, EXPERTS, NPU_PLATFORMS, PREFILL
 
 if TYPE_CHECKING:
@@ -31,7 +31,8 @@ def compile_graphs(
         Path | None,
         typer.Argument(
             metavar="BUNDLE",
-            help="The folder that `export --target npu` made.",
+            parser=find_bundle,
+            help="The folder that `export --target npu` made, or the name of a model in the store.",
             autocompletion=completers.complete_bundles,
         ),
     ] = None,

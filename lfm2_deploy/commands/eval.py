@@ -20,7 +20,7 @@ from lfm2_deploy.commands.console import (
     print_title,
     show_progress,
 )
-from lfm2_deploy.commands.options import AsJson, Device, Threads, load_model
+from lfm2_deploy.commands.options import AsJson, Device, Threads, find_bundle, load_model
 
 if TYPE_CHECKING:
     from lfm2_deploy.bundle import Bundle
@@ -35,7 +35,8 @@ def evaluate(
         Path | None,
         typer.Argument(
             metavar="BUNDLE",
-            help="The folder that `export` made.",
+            parser=find_bundle,
+            help="The folder that `export` made, or the name of a model in the store.",
             autocompletion=completers.complete_bundles,
         ),
     ] = None,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,6 +24,7 @@ from lfm2_deploy.commands.console import (
 )
 from lfm2_deploy.commands.options import AsJson, Precision
 from lfm2_deploy.commands.sizes import parse_size
+from lfm2_deploy.store.names import name_bundle
 
 if TYPE_CHECKING:
     from lfm2_deploy.auto import Choice
@@ -35,8 +35,6 @@ _ROUNDING = "How weights are rounded"
 _EARLIER = "Where something is there already"
 # The platforms to compile for where none is named: Lunar Lake, Snapdragon X.
 _PLATFORMS = {"npu": "4000", "qnn": "60"}
-# What makes a name awkward to type, such as the "@" of a synthetic model's seed.
-_AWKWARD = re.compile(r"[^\w.-]+")
 
 
 def export(
@@ -210,7 +208,7 @@ def export(
     max_size_bytes = 0 if max_size is None else parse_size(max_size, "700MB")
     chosen = _choose_target(model, target.lower(), precision, context, revision)
     name = chosen if isinstance(chosen, str) else chosen.target
-    place = out or Path(_choose_name(model, adapter, name, precision))
+    place = out or Path(name_bundle(model, adapter, name, precision))
     started = time.monotonic()
     if overwrite and not resume:
         _tell_what_is_discarded(place)
@@ -281,15 +279,6 @@ def _tell_what_is_discarded(place: Path) -> None:
     layers = count_rounded(place)
     if layers:
         note(f"--overwrite without --resume: discarding {layers} layers that were rounded before")
-
-
-def _choose_name(model: str, adapter: Path | None, target: str, precision: str) -> str:
-    """`LiquidAI/LFM2-350M` -> `LFM2-350M-cpu-int4`."""
-    folder = Path(model).expanduser()
-    base = folder.resolve().name if folder.is_dir() else model.rpartition("/")[2]
-    base = base.removeprefix("synthetic:")
-    parts = [base, adapter.resolve().name if adapter else "", target, precision]
-    return _AWKWARD.sub("-", "-".join(part for part in parts if part))
 
 
 def _report(bundle: Bundle, seconds: float, as_json: bool, choice: Choice | None) -> None:

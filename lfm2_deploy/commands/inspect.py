@@ -56,6 +56,9 @@ def inspect(
       lfm2-deploy check BUNDLE        does this device compute it rightly?
       lfm2-deploy plan MODEL          what a model will take
     """
+    from lfm2_deploy.store.resolve import find_stored
+
+    what = str(find_stored(what) or what)
     if (Path(what).expanduser() / "manifest.json").is_file():
         _inspect_bundle(Path(what).expanduser(), tensors, check, as_json, plot)
         return

@@ -94,7 +94,9 @@ def lint(
       lfm2-deploy check BUNDLE        on the device itself
     """
     from lfm2_deploy.registry import find_lint
+    from lfm2_deploy.store.resolve import find_stored
 
+    what = find_stored(what) or what
     subject = find_subject(what.expanduser(), target)
     linter: Linter = find_lint(subject.target)
     report = linter.lint(_choose_files(subject, linter))

@@ -34,11 +34,20 @@ _MODELS = "the model's"
 # As `exporters.quantize.plan` has it, which `--help` must not wait for.
 Precision = Literal["fp32", "fp16", "int8", "int4"]
 
+
+def find_bundle(text: str) -> Path:
+    """The folder of what a user calls a bundle: a path, or a name in the store."""
+    from lfm2_deploy.store.resolve import resolve
+
+    return resolve(text)
+
+
 BundlePath = Annotated[
     Path,
     typer.Argument(
         metavar="BUNDLE",
-        help="The folder that `export` made.",
+        parser=find_bundle,
+        help="The folder that `export` made, or the name of a model in the store.",
         autocompletion=completers.complete_bundles,
     ),
 ]
