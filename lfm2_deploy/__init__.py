@@ -22,10 +22,13 @@ if TYPE_CHECKING:
     from lfm2_deploy.options import GenerationOptions
     from lfm2_deploy.prefix_store import PrefixStore
     from lfm2_deploy.prompt_cache import PromptCache
+    from lfm2_deploy.serving.engine import Engine, EngineLimits
 
 _HOMES = {
     "Bundle": "bundle",
     "Completion": "generate",
+    "Engine": "serving.engine",
+    "EngineLimits": "serving.limits",
     "GenerationOptions": "options",
     "LanguageModel": "generate",
     "Lfm2DeployError": "errors",
@@ -43,6 +46,8 @@ _HOMES = {
 __all__ = [
     "Bundle",
     "Completion",
+    "Engine",
+    "EngineLimits",
     "GenerationOptions",
     "LanguageModel",
     "Lfm2DeployError",

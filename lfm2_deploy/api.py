@@ -41,6 +41,9 @@ __all__ = [
     "verify",
 ]
 
+# What `load` tells its progress after the files are hashed.
+LOADING, TRYING = "loading", "trying the canary"
+
 
 def load(
     bundle: str | Path | Bundle,
@@ -67,7 +70,7 @@ def load(
             bundle was made for. It runs there or not at all.
         canary: "auto"; "always" to check at every load; "off" never to, hashes neither; None for
             what the environment variable LFM2_DEPLOY_CANARY says, or "auto".
-        progress: told of the bytes that are hashed.
+        progress: told of the bytes that are hashed, and of the stages `LOADING` and `TRYING`.
 
     Raises:
         BundleError: it is absent or damaged, or has no tokenizer.
@@ -84,7 +87,9 @@ def load(
         )
     if mode != "off":
         ensure_intact(opened, progress, again=mode == "always")
+    progress(LOADING, 0, 0)
     loaded = _load_runtime(opened, runtime, threads, device)
+    progress(TRYING, 0, 0)
     remark = guard(opened, loaded, mode)
     tokenizer = Tokenizer.from_folder(opened.path)
     return LanguageModel(

@@ -10,10 +10,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 
-from lfm2_deploy.contracts import FloatArray, Mark, NamedStates, Runtime, Session, Snapshot
+from lfm2_deploy.contracts import (
+    FloatArray,
+    JoinableSession,
+    Mark,
+    NamedStates,
+    Runtime,
+    Session,
+    Snapshot,
+)
 from lfm2_deploy.errors import GenerationError
 from lfm2_deploy.prefix_store import PrefixStore
 from lfm2_deploy.tokens import Start
@@ -118,6 +127,16 @@ class Branch:
         self.ids = list(ids)
         self._add_place(logits)
 
+    def advance(self, ids: Sequence[int], snapshot: Snapshot) -> None:
+        """Hold what this row became in a batch of several; marks stay.
+
+        Args:
+            ids: all tokens the snapshot holds.
+            snapshot: of `contracts.Rows.leave`.
+        """
+        cast(JoinableSession, self.session).advance(snapshot)
+        self._grow(ids[len(self.ids) :])
+
     def begin(self) -> None:
         """A generation begins."""
         self._in_prompt = False
@@ -192,7 +211,7 @@ class BranchPool:
 
     def lease(self, ids: Sequence[int]) -> Lease:
         """A branch that holds what is known of a prompt; `release` must follow."""
-        shared = max((_count_common(one.ids, ids) for one in self._branches), default=0)
+        shared = max((count_common(one.ids, ids) for one in self._branches), default=0)
         branch, start = self._prepare(ids)
         branch.leased = True
         return Lease(branch, start, shared)
@@ -243,7 +262,7 @@ class BranchPool:
         return [branch for branch in self._branches if not branch.leased]
 
     def _look(self, branch: Branch, ids: Sequence[int]) -> _Found:
-        common = _count_common(branch.ids, ids)
+        common = count_common(branch.ids, ids)
         if common == len(branch.ids) and common < len(ids) and not branch.leased:
             return _Found(branch, common if self._pays(common, len(ids)) else 0, None)
         for place in reversed(branch.places):
@@ -303,7 +322,7 @@ def _start(held: int, logits: FloatArray | None) -> Start:
     return Start((held,), None if logits is None else logits[None])
 
 
-def _count_common(a: Sequence[int], b: Sequence[int]) -> int:
+def count_common(a: Sequence[int], b: Sequence[int]) -> int:
     """Length of the common beginning."""
     length = min(len(a), len(b))
     differs = np.asarray(a[:length], np.int64) != np.asarray(b[:length], np.int64)

@@ -370,8 +370,23 @@ class Runtime(Protocol):
         """Free the weights; sessions are unusable afterwards."""
 
 
+class JoinableSession(Session, Protocol):
+    """A session of one row whose states can go on elsewhere and come back."""
+
+    def advance(self, snapshot: Snapshot) -> None:
+        """Take over a snapshot that begins with what this session holds; marks stay valid.
+
+        Raises:
+            GenerationError: it is shorter, or of another model.
+            ContextOverflowError: it is longer than this session's capacity.
+        """
+
+
 class JoinsRows(Protocol):
-    """A `Runtime` with `Capabilities.joins_rows`."""
+    """A `Runtime` with `Capabilities.joins_rows`; its sessions of one row are `JoinableSession`s.
+
+    A row of such a batch is a snapshot that joins, and one that is taken over again.
+    """
 
     def open_rows(self, most: int) -> Rows:
         """Places for `most` rows that come and go; empty ones take no memory."""

@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from numbers import Integral
 from typing import Any, TypeAlias, TypeGuard, cast
 
+from lfm2_deploy.answer_text import AnswerText
 from lfm2_deploy.chat import ChatTemplate, Message
 from lfm2_deploy.contracts import Capabilities, Runtime, Session
 from lfm2_deploy.errors import GenerationError, TemplateError
 from lfm2_deploy.options import GenerationOptions
 from lfm2_deploy.prompt_cache import PromptCache
 from lfm2_deploy.sampling import TokenLogprobs
-from lfm2_deploy.stopping import StopScanner
-from lfm2_deploy.tokenizer import TextStream, Tokenizer
+from lfm2_deploy.tokenizer import Tokenizer
 from lfm2_deploy.tokens import (
     CancelSignal,
     FinishReason,
@@ -310,6 +310,9 @@ class LanguageModel:
             appends_many=able.appends_many,
         )
 
+    def make_constraint(self, options: GenerationOptions) -> None:
+        return None
+
     def _encode_chat(
         self,
         messages: Sequence[Message],
@@ -348,8 +351,7 @@ class _Answer:
         prompt_tokens: int,
         reused_tokens: int = 0,
     ) -> None:
-        self._stream = TextStream(tokenizer, skip_special_tokens=options.skip_special_tokens)
-        self._scanner = StopScanner(options.stop)
+        self._text = AnswerText(tokenizer, options)
         self._prompt_tokens, self._reused_tokens = prompt_tokens, reused_tokens
         self._pieces: list[str] = []
         self._token_ids: list[int] = []
@@ -365,10 +367,10 @@ class _Answer:
             if self._logprobs is not None and event.logprobs is not None:
                 self._logprobs.append(event.logprobs)
             if event.finish_reason != "stop":  # the token that ends an answer is not part of it
-                text = self._scanner.push(self._stream.push(event.token_id))
+                text = self._text.push(event.token_id)
         if event.finish_reason is not None:
-            text += self._scanner.push(self._stream.flush()) + self._scanner.flush()
-        if self._scanner.matched is not None:
+            text += self._text.flush()
+        if self._text.stop is not None:
             self.finish_reason = "stop"
         self._pieces.append(text)
         return text
@@ -379,7 +381,7 @@ class _Answer:
             text="".join(self._pieces),
             token_ids=tuple(self._token_ids),
             finish_reason=reason,
-            stop=self._scanner.matched,
+            stop=self._text.stop,
             prompt_tokens=self._prompt_tokens,
             logprobs=None if self._logprobs is None else tuple(self._logprobs),
             prefill_seconds=generation.prefill_seconds,

@@ -145,15 +145,22 @@ class TextStream:
     bytes only, since a byte-level token means the same bytes wherever it stands.
     """
 
-    def __init__(self, tokenizer: Tokenizer, *, skip_special_tokens: bool = True) -> None:
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        *,
+        skip_special_tokens: bool = True,
+        kept: frozenset[int] = frozenset(),
+    ) -> None:
         """Begin a stream.
 
         Args:
             tokenizer: whose ids will come.
             skip_special_tokens: leave tokens such as <|im_end|> out.
+            kept: those that are not left out in any case.
         """
         self._tokenizer = tokenizer
-        self._skipped = tokenizer.special_ids if skip_special_tokens else frozenset()
+        self._skipped = tokenizer.special_ids - kept if skip_special_tokens else frozenset()
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     def push(self, token_id: int) -> str:

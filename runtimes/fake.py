@@ -214,6 +214,15 @@ class FakeSession:
         self._forget()
         self._rows = [list(history) for history in snapshot.histories]
 
+    def advance(self, snapshot: Snapshot) -> None:
+        """See `contracts.JoinableSession.advance`."""
+        if not isinstance(snapshot, FakeSnapshot) or len(snapshot.lengths) != self.batch_size:
+            raise GenerationError("this snapshot is of another session: restore it there")
+        for row, history in zip(self._rows, snapshot.histories, strict=True):
+            if tuple(row) != history[: len(row)]:
+                raise GenerationError("this snapshot does not begin with what the session holds")
+            row[:] = history
+
     def _forget(self) -> None:
         self._marks.clear()
         self._proposal = None
@@ -257,6 +266,48 @@ class FakeSession:
             raise GenerationError(f"this runtime cannot {what}: use one that can")
 
 
+class FakeRows:
+    """`contracts.Rows` over plain lists of tokens; `calls` lists what it was asked to decode."""
+
+    def __init__(self, runtime: FakeRuntime, most: int) -> None:
+        self._runtime, self._most = runtime, most
+        self._rows: list[list[int]] = []
+        self.calls: list[list[int]] = []
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """See `contracts.Rows.lengths`."""
+        return tuple(map(len, self._rows))
+
+    def join(self, states: Snapshot) -> int:
+        """See `contracts.Rows.join`."""
+        if len(self._rows) == self._most or not isinstance(states, FakeSnapshot):
+            raise GenerationError("there is no place for this row: let another leave first")
+        self._rows.append(list(states.histories[0]))
+        return len(self._rows) - 1
+
+    def leave(self, place: int) -> FakeSnapshot:
+        """See `contracts.Rows.leave`."""
+        taken, last = self._rows[place], self._rows.pop()
+        if place < len(self._rows):
+            self._rows[place] = last
+        return FakeSnapshot((tuple(taken),))
+
+    def decode(self, tokens: Sequence[int]) -> FloatArray:
+        """See `contracts.Rows.decode`."""
+        self._runtime.check_open()
+        self.calls.append(list(tokens))
+        check_rows(
+            [[token] for token in tokens],
+            self.lengths,
+            self._runtime.context_length,
+            self._runtime.config.vocab_size,
+        )
+        for row, token in zip(self._rows, tokens, strict=True):
+            row.append(token)
+        return np.stack([self._runtime.next_logits(tuple(row)) for row in self._rows])
+
+
 class FakeRuntime:
     """Opens `FakeSession`s; `sessions` lists them."""
 
@@ -286,6 +337,7 @@ class FakeRuntime:
             "fake", "nowhere", capabilities, driver=driver, arithmetic="float32"
         )
         self.sessions: list[FakeSession] = []
+        self.rows: list[FakeRows] = []
         self.closed = False
 
     @property
@@ -312,6 +364,12 @@ class FakeRuntime:
         capacity = check_session(batch_size, capacity, self.context_length)
         self.sessions.append(FakeSession(self, batch_size, capacity))
         return self.sessions[-1]
+
+    def open_rows(self, most: int) -> FakeRows:
+        """See `contracts.JoinsRows`."""
+        self.check_open()
+        self.rows.append(FakeRows(self, most))
+        return self.rows[-1]
 
     def close(self) -> None:
         """See `contracts.Runtime.close`."""

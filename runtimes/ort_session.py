@@ -171,8 +171,19 @@ class OrtSession:
         kv = (array[:, :, : max(lengths)] for array in self._kv)
         return NamedStates(lengths, {s.input: a.copy() for s, a in self._name(kv, conv)})
 
+    def advance(self, snapshot: Snapshot) -> None:
+        """Take over what this row became elsewhere; see `contracts.JoinableSession.advance`."""
+        held = zip(self.lengths, snapshot.lengths, strict=False)
+        if any(before > after for before, after in held):
+            raise GenerationError("this snapshot is shorter than what the session holds")
+        self._take_over(snapshot)
+
     def restore(self, snapshot: Snapshot) -> None:
         """Put back a snapshot of this session, exactly."""
+        self._take_over(snapshot)
+        self._forget()
+
+    def _take_over(self, snapshot: Snapshot) -> None:
         if not isinstance(snapshot, NamedStates) or not self._fits(snapshot):
             raise GenerationError("this snapshot is of another session; restore it there")
         longest = max(snapshot.lengths)
@@ -180,7 +191,7 @@ class OrtSession:
             raise ContextOverflowError(
                 f"the snapshot holds {longest} tokens, this session's capacity is {self.capacity}"
             )
-        self._forget()
+        self._proposal = None
         for spec, array in self._name(self._kv, self._conv[self._turn]):
             if spec.kind == "conv":
                 array[:] = snapshot.arrays[spec.input]

@@ -9,6 +9,8 @@ import lfm2_deploy
 NAMES = [
     "Bundle",
     "Completion",
+    "Engine",
+    "EngineLimits",
     "GenerationOptions",
     "LanguageModel",
     "Lfm2DeployError",

@@ -1,120 +1,58 @@
 """A model to embed in a program: thread-safe, cancellable, several requests at once.
 
-Enters: prompts and options, from any thread or event loop. Leaves: typed events.
+Enters: prompts and options, from any thread or event loop. Leaves: typed events
+(`lfm2_deploy.answers.events`). The model runs in a thread of its own; see `scheduler`.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import asyncio
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, TypeVar
 
-from lfm2_deploy.answers.events import Answer, Event
+from lfm2_deploy.answers.events import Answer
+from lfm2_deploy.api import LOADING, TRYING, load
 from lfm2_deploy.bundle import Bundle
+from lfm2_deploy.errors import ClosedError, GenerationError
 from lfm2_deploy.generate import LanguageModel, Prompt
 from lfm2_deploy.options import GenerationOptions
+from lfm2_deploy.serving.limits import EngineLimits, EngineState, LoadProgress
+from lfm2_deploy.serving.prompting import ToolChoice, Wish, prepare
+from lfm2_deploy.serving.scheduler import IdleEndError, Scheduler, Totals
+from lfm2_deploy.serving.streams import AsyncStream, Stream
 
-ToolChoice = Literal["auto", "none", "required"] | str  # or a function's name
+__all__ = ["Engine", "EngineLimits", "EngineState", "LoadProgress"]
 
-
-@dataclass(frozen=True, slots=True)
-class LoadProgress:
-    """How far loading has come.
-
-    Args:
-        stage: "hashing", "loading", "checking" or "ready".
-        done, total: of the stage, in its own units (bytes when hashing); total is 0 while unknown.
-    """
-
-    stage: str
-    done: int
-    total: int
-
-
-@dataclass(frozen=True, slots=True)
-class EngineLimits:
-    """What an engine takes on.
-
-    Args:
-        running: most answers that run at once; further ones wait.
-        waiting: most answers that wait; further ones are refused (`QueueFullError`).
-        kept: most conversations whose states are kept for what follows them.
-        idle_seconds: unload the model after so long without a request; None keeps it. The next
-            request loads it again.
-    """
-
-    running: int = 4
-    waiting: int = 32
-    kept: int = 4
-    idle_seconds: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class EngineState:
-    """What an engine does at the moment, and did so far.
-
-    Args:
-        loaded: the model is in memory.
-        running, waiting: answers.
-        prompt_tokens, reused_tokens, completion_tokens: since the engine was made.
-        answers: finished, by finish reason.
-        refused: for a full queue.
-    """
-
-    loaded: bool
-    running: int
-    waiting: int
-    prompt_tokens: int
-    reused_tokens: int
-    completion_tokens: int
-    answers: Mapping[str, int]
-    refused: int
-
-
-class Stream:
-    """The events of one request, in order; iterate it from any thread, once.
-
-    Use it as a context manager: leaving it cancels what still runs.
-    """
-
-    def __iter__(self) -> Iterator[Event]:
-        raise NotImplementedError
-
-    def __enter__(self) -> Stream:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.cancel()
-
-    def cancel(self) -> None:
-        """End every choice before its next token; their `Finished` events still come."""
-        raise NotImplementedError
-
-
-class AsyncStream:
-    """As `Stream`, for an event loop: `async for`, `async with`."""
-
-    def __aiter__(self) -> AsyncIterator[Event]:
-        raise NotImplementedError
-
-    async def __aenter__(self) -> AsyncStream:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self.cancel()
-
-    def cancel(self) -> None:
-        """See `Stream.cancel`."""
-        raise NotImplementedError
+_AnyStream = TypeVar("_AnyStream", Stream, AsyncStream)
+TellProgress = Callable[[LoadProgress], None]
 
 
 class Engine:
-    """A loaded model that any thread may use."""
+    """A loaded model that any thread may use.
+
+    Use it as a context manager, or `close` it.
+    """
 
     def __init__(self, model: LanguageModel, limits: EngineLimits | None = None) -> None:
-        """Serve a model that is loaded already."""
-        raise NotImplementedError
+        """Serve a model that is loaded already; it belongs to the engine from then on.
+
+        Raises:
+            GenerationError: limits ask for unloading, which only `load` can undo.
+        """
+        self._limits = limits or EngineLimits()
+        if self._limits.idle_seconds is not None:
+            raise GenerationError("idle_seconds needs an engine that can load again: Engine.load")
+        self._begin(lambda: model)
+        self._start()
+
+    def _begin(self, load_model: Callable[[], LanguageModel]) -> None:
+        self._load_model = load_model
+        self._lock = threading.Lock()
+        self._totals = Totals()
+        self._running: tuple[LanguageModel, Scheduler] | None = None
+        self._closed = False
 
     @classmethod
     def load(
@@ -126,15 +64,42 @@ class Engine:
         threads: int | None = None,
         canary: str | None = None,
         limits: EngineLimits | None = None,
-        progress: Callable[[LoadProgress], None] | None = None,
+        progress: TellProgress | None = None,
     ) -> Engine:
-        """Load a bundle; see `lfm2_deploy.load` for arguments and errors."""
-        raise NotImplementedError
+        """Load a bundle.
+
+        Args:
+            bundle, runtime, device, threads, canary: as `lfm2_deploy.load` takes them.
+            limits: what the engine takes on; `EngineLimits()` when None.
+            progress: told how far it has come, in this thread; at a later load by itself, too.
+
+        Raises:
+            BundleError, CanaryError, RuntimeUnavailableError: as `lfm2_deploy.load`.
+        """
+        tell = progress or (lambda _: None)
+        engine = cls.__new__(cls)
+        engine._limits = limits or EngineLimits()
+
+        def load_model() -> LanguageModel:
+            model = load(
+                bundle,
+                runtime=runtime,
+                device=device,
+                threads=threads,
+                canary=canary,
+                progress=lambda what, done, total: tell(_name_stage(what, done, total)),
+            )
+            tell(LoadProgress("ready", 1, 1))
+            return model
+
+        engine._begin(load_model)
+        engine._start()
+        return engine
 
     @classmethod
     async def aload(cls, bundle: str | Path | Bundle, **options: Any) -> Engine:
-        """As `load`, without blocking the event loop."""
-        raise NotImplementedError
+        """As `load`, in another thread, where `progress` is called, too."""
+        return await asyncio.to_thread(cls.load, bundle, **options)
 
     def stream(
         self,
@@ -161,41 +126,141 @@ class Engine:
         Raises:
             TemplateError, GenerationError: at once, before anything runs.
             QueueFullError: too many requests wait.
+            ClosedError: the engine was closed.
         """
-        raise NotImplementedError
+        asked = (tools, tool_choice, n, template_options, overrides)
+        return self._submit(Stream(), prompt, options, *asked)
 
     def astream(
-        self, prompt: Prompt, options: GenerationOptions | None = None, **more: Any
+        self,
+        prompt: Prompt,
+        options: GenerationOptions | None = None,
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        tool_choice: ToolChoice = "auto",
+        n: int = 1,
+        template_options: Mapping[str, Any] | None = None,
+        **overrides: Any,
     ) -> AsyncStream:
-        """As `stream`, for an event loop."""
-        raise NotImplementedError
+        """As `stream`, for the event loop that runs here.
+
+        A model that was unloaded is loaded here first, which takes its time; `awake` does it in
+        another thread.
+        """
+        asked = (tools, tool_choice, n, template_options, overrides)
+        return self._submit(AsyncStream(), prompt, options, *asked)
 
     def generate(
         self, prompt: Prompt, options: GenerationOptions | None = None, **more: Any
     ) -> Answer:
-        """Answer a prompt; see `stream`."""
-        raise NotImplementedError
+        """Wait for the answer to a prompt; see `stream` for arguments and errors."""
+        return self.stream(prompt, options, **more).answers()[0]
 
     async def agenerate(
         self, prompt: Prompt, options: GenerationOptions | None = None, **more: Any
     ) -> Answer:
-        """As `generate`, for an event loop."""
-        raise NotImplementedError
+        """As `generate`, for an event loop, which is never blocked."""
+        await self.awake()
+        answers = await self.astream(prompt, options, **more).answers()
+        return answers[0]
+
+    async def awake(self) -> None:
+        """Load the model in another thread, where it was unloaded."""
+        if self._running is None or self._running[1].has_ended:
+            await asyncio.to_thread(self._ensure)
 
     @property
     def model(self) -> LanguageModel:
-        """The model; loads it where it was unloaded."""
-        raise NotImplementedError
+        """The model; loads it where it was unloaded. Its sessions are the engine's."""
+        return self._ensure()[0]
+
+    @property
+    def limits(self) -> EngineLimits:
+        """What it takes on."""
+        return self._limits
 
     @property
     def state(self) -> EngineState:
         """What it does at the moment."""
-        raise NotImplementedError
+        running = self._running
+        loaded = running is not None and not running[1].has_ended
+        counts = running[1].counts if running is not None and loaded else (0, 0)
+        totals = self._totals
+        return EngineState(
+            loaded,
+            *counts,
+            totals.prompt_tokens,
+            totals.reused_tokens,
+            totals.completion_tokens,
+            dict(totals.answers),
+            totals.refused,
+        )
 
     def drain(self, timeout: float | None = None) -> bool:
-        """Take no more requests, and wait for those there are; whether all ended in time."""
-        raise NotImplementedError
+        """Take no more requests, and wait for those there are.
+
+        Args:
+            timeout: seconds at most; None waits as long as it takes.
+
+        Returns:
+            Whether all ended in time; those that did not go on.
+        """
+        running = self._running
+        return running is None or running[1].drain(timeout)
 
     def close(self) -> None:
-        """Cancel what runs, free the model."""
-        raise NotImplementedError
+        """Cancel what runs, and free the model; further requests are refused."""
+        with self._lock:
+            self._closed = True
+            running, self._running = self._running, None
+        if running is not None:
+            running[1].end()
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _submit(
+        self,
+        stream: _AnyStream,
+        prompt: Prompt,
+        options: GenerationOptions | None,
+        tools: Sequence[Mapping[str, Any]] | None,
+        tool_choice: ToolChoice,
+        n: int,
+        template_options: Mapping[str, Any] | None,
+        overrides: Mapping[str, Any],
+    ) -> _AnyStream:
+        while True:
+            model, scheduler = self._ensure()
+            chosen = (options or model.defaults).with_overrides(**overrides)
+            wish = Wish(prompt, chosen, tools, tool_choice, n, template_options or {})
+            stream.requests = prepare(model, wish, stream.deliver)
+            stream.wake = scheduler.wake
+            try:
+                scheduler.submit(stream.requests)
+            except IdleEndError:  # in the moment between; another one is started
+                continue
+            return stream
+
+    def _start(self) -> tuple[LanguageModel, Scheduler]:
+        model = self._load_model()
+        scheduler = Scheduler(model, self._limits, self._totals, model.runtime.close)
+        self._running = model, scheduler
+        return self._running
+
+    def _ensure(self) -> tuple[LanguageModel, Scheduler]:
+        """The model and its thread; both are made anew after they ended for want of work."""
+        with self._lock:
+            if self._closed:
+                raise ClosedError("the engine was closed: load the model again")
+            if self._running is None or self._running[1].ended_idle:
+                return self._start()
+            return self._running
+
+
+def _name_stage(what: str, done: int, total: int) -> LoadProgress:
+    stage = {LOADING: "loading", TRYING: "checking"}.get(what, "hashing")
+    return LoadProgress(stage, done, total)

@@ -60,7 +60,12 @@ def test_runtime_reports_where_it_runs_and_what_it_can_do(
     runtime: OrtRuntime, bundle: Bundle
 ) -> None:
     able = Capabilities(
-        appends_many=True, rewinds=True, max_batch_size=0, scores_all=True, max_proposal=16
+        appends_many=True,
+        rewinds=True,
+        max_batch_size=0,
+        scores_all=True,
+        max_proposal=16,
+        joins_rows=True,
     )
     told = RuntimeInfo("ort", "cpu", able, driver=runtime.info.driver, arithmetic="float32")
     assert runtime.info == told

@@ -1,0 +1,266 @@
+"""Requests of many threads -> one thread that runs the model.
+
+Enters: requests. Leaves: their events. Waiting requests join between tokens; a long prompt is
+appended in pieces, with a token for everybody in between; prompts that begin alike are read
+once. Knows nothing of how a model is loaded, or of who asks.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+
+from lfm2_deploy.answers.events import Answer
+from lfm2_deploy.branches import BranchPool, count_common
+from lfm2_deploy.contracts import FloatArray
+from lfm2_deploy.errors import ClosedError, QueueFullError
+from lfm2_deploy.generate import LanguageModel, choose_slice
+from lfm2_deploy.serving.limits import EngineLimits
+from lfm2_deploy.serving.request import Request, cancel_unstarted
+from lfm2_deploy.serving.row import Row
+from lfm2_deploy.serving.steps import Steps
+
+# Tokens of a prompt between two tokens of the answers beside it.
+_PIECE_BESIDE_ANSWERS = 128
+# A request waits for one whose prompt is being read, if they have so many tokens in common.
+_WORTH_WAITING = 64
+
+
+class IdleEndError(ClosedError):
+    """The scheduler ended because nobody asked anything for a while."""
+
+
+class Totals:
+    """What was done so far; read by any thread, written by the scheduler's."""
+
+    def __init__(self) -> None:
+        self.prompt_tokens = self.reused_tokens = self.completion_tokens = self.refused = 0
+        self.answers: Counter[str] = Counter()
+
+    def add(self, answer: Answer) -> None:
+        """Count a finished answer."""
+        self.prompt_tokens += answer.usage.prompt_tokens
+        self.reused_tokens += answer.usage.reused_tokens
+        self.completion_tokens += answer.usage.completion_tokens
+        self.answers[answer.finish_reason] += 1
+
+
+class Scheduler:
+    """Runs one model in a thread of its own."""
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        limits: EngineLimits,
+        totals: Totals,
+        on_end: Callable[[], None],
+    ) -> None:
+        """Start the thread.
+
+        Args:
+            model: nobody else may open sessions of it meanwhile, or close it.
+            limits: of rows, and of idleness.
+            totals: to count in.
+            on_end: called in the thread, last.
+        """
+        self._model, self._limits, self._totals, self._on_end = model, limits, totals, on_end
+        self._able = model.runtime.info.capabilities
+        self._pool = BranchPool(model.runtime, limits.running + limits.kept)
+        self._steps = Steps(model.runtime, limits.running, not limits.exact_rows)
+        self._rows: list[Row] = []
+        self._waiting: deque[Request] = deque()
+        self._changed = threading.Condition()
+        self._end: ClosedError | None = None
+        self._draining = False
+        self._thread = threading.Thread(target=self._run, name="lfm2-deploy engine", daemon=True)
+        self._thread.start()
+
+    @property
+    def counts(self) -> tuple[int, int]:
+        """Rows that run, and requests that wait."""
+        return len(self._rows), len(self._waiting)
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it takes nothing any more."""
+        return self._end is not None
+
+    @property
+    def ended_idle(self) -> bool:
+        """Whether it ended for want of work, so that another one may be started."""
+        return isinstance(self._end, IdleEndError)
+
+    def submit(self, requests: Sequence[Request]) -> None:
+        """Put requests into the queue, all or none.
+
+        Raises:
+            QueueFullError: too many wait already.
+            ClosedError: the scheduler ends; `IdleEndError` where another may be started.
+        """
+        with self._changed:
+            if self._end is not None:
+                raise self._end
+            if self._draining:
+                raise ClosedError("the engine is shutting down and takes no more requests")
+            room = self._limits.waiting + max(0, self._limits.running - len(self._rows))
+            if len(self._waiting) + len(requests) > room:
+                self._totals.refused += 1
+                raise QueueFullError(
+                    f"{len(self._rows)} answers run and {len(self._waiting)} wait, which is all "
+                    "that is taken on: try again later"
+                )
+            self._waiting.extend(requests)
+            self._changed.notify_all()
+
+    def wake(self) -> None:
+        """Look at requests again: one was cancelled."""
+        with self._changed:
+            self._changed.notify_all()
+
+    def drain(self, timeout: float | None) -> bool:
+        """Take no more requests, and wait for those there are; whether all ended in time."""
+        with self._changed:
+            self._draining = True
+            return self._changed.wait_for(lambda: not self._rows and not self._waiting, timeout)
+
+    def end(self) -> None:
+        """Cancel everything, and wait for the thread."""
+        with self._changed:
+            if self._end is None:
+                self._end = ClosedError("the engine was closed: load the model again")
+            for request in (*self._waiting, *(row.request for row in self._rows)):
+                request.cancelled.set()
+            self._changed.notify_all()
+        if threading.current_thread() is not self._thread:
+            self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            while self._wait_for_work():
+                self._admit()
+                self._drop_cancelled()
+                self._read_prompts()
+                self._answer()
+        except Exception as error:
+            self._fail_all(error)
+            raise
+        finally:
+            self._on_end()
+
+    def _wait_for_work(self) -> bool:
+        """Whether there is any; false when the thread is to end."""
+        with self._changed:
+            if self._rows or self._waiting:
+                return True
+            self._changed.notify_all()  # for `drain`
+            busy = self._changed.wait_for(
+                lambda: bool(self._waiting or self._end), self._limits.idle_seconds
+            )
+            if not busy:
+                self._end = IdleEndError("the model was unloaded: ask again to load it")
+            return self._end is None or bool(self._waiting)
+
+    def _admit(self) -> None:
+        while len(self._rows) < self._limits.running:
+            with self._changed:
+                if not self._waiting or self._should_wait(self._waiting[0]):
+                    return
+                request = self._waiting.popleft()
+            self._begin(request)
+
+    def _begin(self, request: Request) -> None:
+        try:
+            lease = self._pool.lease(request.ids)
+        except Exception as error:  # the reader is told whatever it is
+            request.deliver(error)
+            return
+        end_ids = self._model.runtime.config.eos_token_ids
+        row = Row(request, lease, self._model.tokenizer, self._able, end_ids)
+        self._rows.append(row)
+        if lease.start.logits is not None and not row.is_prompting:
+            self._choose(row, lease.start.logits[0])
+
+    def _should_wait(self, request: Request) -> bool:
+        """Whether a prompt that is being read begins as this one does: then it is read once."""
+        if not self._able.rewinds or request.cancelled.is_set():
+            return False
+        for row in self._rows:
+            if row.is_prompting:
+                common = count_common(row.request.ids, request.ids)
+                if common >= min(_WORTH_WAITING, len(request.ids)):
+                    return True
+        return False
+
+    def _drop_cancelled(self) -> None:
+        for row in tuple(self._rows):
+            if row.request.cancelled.is_set():
+                self._finish(row)
+        with self._changed:
+            gone = [request for request in self._waiting if request.cancelled.is_set()]
+            for request in gone:
+                self._waiting.remove(request)
+        for request in gone:
+            self._totals.add(cancel_unstarted(request))
+
+    def _read_prompts(self) -> None:
+        """A piece of the oldest prompt that is not read yet."""
+        row = next((row for row in self._rows if row.is_prompting), None)
+        if row is None:
+            return
+        size = choose_slice(self._able) or len(row.request.ids)
+        if any(other.last is not None for other in self._rows):
+            size = min(size, max(_PIECE_BESIDE_ANSWERS, self._able.chunk))
+
+        try:
+            logits = row.lease.branch.prefill([row.take_piece(size)])
+        except Exception as error:  # whatever a runtime may raise
+            self._fail(row, error)
+            return
+        if not row.is_prompting:
+            self._choose(row, logits[0])
+
+    def _answer(self) -> None:
+        """A token for every row whose prompt is read."""
+        rows = [row for row in self._rows if row.last is not None and not row.ended]
+        for row, outcome in self._steps.decode(rows):
+            if isinstance(outcome, Exception):
+                self._fail(row, outcome)
+            else:
+                self._choose(row, outcome)
+        for row in [row for row in self._rows if row.ended]:
+            self._finish(row)
+
+    def _choose(self, row: Row, logits: FloatArray) -> None:
+        try:
+            row.choose(logits)
+        except Exception as error:  # such as logits that are not finite
+            self._fail(row, error)
+
+    def _fail(self, row: Row, error: Exception) -> None:
+        """End a row with an error; others go on."""
+        self._rows.remove(row)
+        self._steps.leave(row, keep=False)
+        self._pool.drop(row.lease)
+        self._totals.answers["error"] += 1
+        row.request.deliver(error)
+
+    def _finish(self, row: Row) -> None:
+        self._rows.remove(row)
+        try:
+            self._steps.leave(row, keep=True)
+            self._pool.release(row.lease, row.request.ids)
+        except Exception:  # the answer is complete; only what might follow it is not kept
+            self._pool.drop(row.lease)
+        self._totals.add(row.finish())
+
+    def _fail_all(self, error: Exception) -> None:
+        """The thread ends by a fault of its own: nobody must wait for it forever."""
+        with self._changed:
+            self._end = ClosedError(f"the engine stopped: {error}; load the model again")
+            requests = [*(row.request for row in self._rows), *self._waiting]
+            self._rows.clear()
+            self._waiting.clear()
+            self._changed.notify_all()
+        for request in requests:
+            request.deliver(error)

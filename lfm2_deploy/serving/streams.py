@@ -1,0 +1,102 @@
+"""Events of one request, for a thread or an event loop that waits for them."""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+from collections.abc import AsyncIterator, Callable, Iterator
+
+from lfm2_deploy.answers.events import Answer, Event, Finished
+from lfm2_deploy.serving.request import Request
+
+
+class _Requests:
+    """The choices of one request, which end together."""
+
+    def __init__(self) -> None:
+        self.requests: tuple[Request, ...] = ()
+        self.wake: Callable[[], None] = lambda: None
+
+    def cancel(self) -> None:
+        """End every choice before its next token; their `Finished` events still come."""
+        for request in self.requests:
+            request.cancelled.set()
+        self.wake()
+
+
+class Stream(_Requests):
+    """The events of one request, in order; iterate it once, from any thread.
+
+    Leaving the loop, or the `with` block, cancels what still runs.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._events: queue.SimpleQueue[Event | Exception] = queue.SimpleQueue()
+
+    def deliver(self, event: Event | Exception) -> None:
+        """Take an event, from the thread that runs the model."""
+        self._events.put(event)
+
+    def __iter__(self) -> Iterator[Event]:
+        left = len(self.requests)
+        try:
+            while left:
+                event = self._events.get()
+                if isinstance(event, Exception):
+                    raise event
+                left -= isinstance(event, Finished)
+                yield event
+        finally:
+            self.cancel()
+
+    def __enter__(self) -> Stream:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.cancel()
+
+    def answers(self) -> list[Answer]:
+        """Wait for the end; every choice's answer, in order."""
+        found = [event.answer for event in self if isinstance(event, Finished)]
+        return sorted(found, key=lambda answer: answer.choice)
+
+
+class AsyncStream(_Requests):
+    """As `Stream`, for an event loop: `async for`, `async with`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._loop = asyncio.get_running_loop()
+        self._events: asyncio.Queue[Event | Exception] = asyncio.Queue()
+
+    def deliver(self, event: Event | Exception) -> None:
+        """Take an event, from the thread that runs the model."""
+        try:
+            self._loop.call_soon_threadsafe(self._events.put_nowait, event)
+        except RuntimeError:  # the loop was closed: nobody listens any more
+            for request in self.requests:
+                request.cancelled.set()
+
+    async def __aiter__(self) -> AsyncIterator[Event]:
+        left = len(self.requests)
+        try:
+            while left:
+                event = await self._events.get()
+                if isinstance(event, Exception):
+                    raise event
+                left -= isinstance(event, Finished)
+                yield event
+        finally:
+            self.cancel()
+
+    async def __aenter__(self) -> AsyncStream:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.cancel()
+
+    async def answers(self) -> list[Answer]:
+        """Wait for the end; every choice's answer, in order."""
+        found = [event.answer async for event in self if isinstance(event, Finished)]
+        return sorted(found, key=lambda answer: answer.choice)

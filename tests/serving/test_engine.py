@@ -1,0 +1,417 @@
+"""Several requests at once: each gets what it would get alone, or is told why not."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import lfm2_deploy
+from lfm2_deploy.answers.events import Answer, Finished, TextDelta
+from lfm2_deploy.contracts import Capabilities
+from lfm2_deploy.demo import DEMO_MODEL
+from lfm2_deploy.errors import (
+    ClosedError,
+    ContextOverflowError,
+    GenerationError,
+    QueueFullError,
+)
+from lfm2_deploy.serving.engine import Engine, EngineLimits, LoadProgress
+from lfm2_deploy.tokenizer import Tokenizer
+from runtimes.fake import hash_logits
+
+from .conftest import ABLE, VOCAB, Gate, MakeEngine, build_model, prefilled, runtime_of
+
+PROMPT = [1, 100, 101, 102]
+LONG = list(range(200, 600))
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    """20 s are for a machine that is busy with other things; a fault shows as an assertion."""
+    end = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < end, "it did not come to this"
+        time.sleep(0.002)
+
+
+def ask_together(engine: Engine, prompts: list[list[int]], **options: object) -> list[Answer]:
+    streams = [engine.stream(prompt, **options) for prompt in prompts]
+    return [stream.answers()[0] for stream in streams]
+
+
+def alone(tokenizer: Tokenizer, prompt: list[int], **options: object) -> tuple[int, ...]:
+    model = build_model(tokenizer, hash_logits(VOCAB))
+    return model.generate(prompt, **options).token_ids
+
+
+APART = replace(ABLE, joins_rows=False)
+ONE_BY_ONE = Capabilities(False, False, 1, False)
+
+
+@pytest.mark.parametrize("able", [ABLE, APART, ONE_BY_ONE])
+@pytest.mark.parametrize("exact", [False, True])
+def test_answers_at_once_are_those_alone(
+    make_engine: MakeEngine, tokenizer: Tokenizer, able: Capabilities, exact: bool
+) -> None:
+    engine = make_engine(able, running=3, exact_rows=exact)
+    prompts = [[1, 100 + i, *range(i)] for i in range(9)]
+    options = {"temperature": 1.0, "seed": 5}
+    answers = [
+        engine.stream(prompt, max_new_tokens=3 + 4 * i, **options)
+        for i, prompt in enumerate(prompts)
+    ]
+    for i, (prompt, stream) in enumerate(zip(prompts, answers, strict=True)):
+        expected = alone(tokenizer, prompt, max_new_tokens=3 + 4 * i, **options)
+        assert stream.answers()[0].token_ids == expected
+
+
+def test_request_joins_a_running_batch_between_tokens(make_engine: MakeEngine, gate: Gate) -> None:
+    engine = make_engine()
+    gate.shut()
+    first = engine.stream(PROMPT, max_new_tokens=30)
+    assert gate.reached.wait(20)
+    second = engine.stream([1, 7, 8], max_new_tokens=10)
+    gate.open.set()
+    assert len(first.answers()[0].token_ids) == 30
+    assert len(second.answers()[0].token_ids) == 10
+    (rows,) = runtime_of(engine).rows
+    together = [len(call) for call in rows.calls]
+    # Nine tokens of the second come from decoding; the first goes on alone.
+    assert together[:9] == [2] * 9
+    assert set(together[9:]) == {1}
+
+
+def test_rows_that_must_be_exact_never_join(make_engine: MakeEngine) -> None:
+    engine = make_engine(exact_rows=True)
+    ask_together(engine, [PROMPT, [1, 5], [1, 6]], max_new_tokens=5)
+    assert runtime_of(engine).rows == []
+
+
+def test_single_request_is_decoded_where_its_prompt_was_read(make_engine: MakeEngine) -> None:
+    engine = make_engine()
+    engine.generate(PROMPT, max_new_tokens=5)
+    assert runtime_of(engine).rows == []
+
+
+def test_long_prompt_lets_others_have_tokens_in_between(
+    make_engine: MakeEngine, gate: Gate
+) -> None:
+    engine = make_engine()
+    gate.shut()
+    first = engine.stream(PROMPT, max_new_tokens=50)
+    assert gate.reached.wait(20)
+    second = engine.stream(LONG, max_new_tokens=1)
+    gate.open.set()
+    first.answers(), second.answers()
+    assert [len(piece) for piece in prefilled(engine)] == [4, 128, 128, 128, 16]
+
+
+def test_prompts_that_begin_alike_are_read_once(make_engine: MakeEngine) -> None:
+    engine = make_engine()
+    shared = LONG[:300]
+    prompts = [[*shared, 1, 2, 3], [*shared, 4, 5], [*shared, 6]]
+    answers = ask_together(engine, prompts, max_new_tokens=4)
+    read = sum(map(len, prefilled(engine)))
+    # The first has no mark where the second parts from it; the second leaves one for the third.
+    assert read == 303 + 302 + 1
+    assert [a.usage.reused_tokens for a in answers] == [0, 0, 300]
+
+
+def test_several_answers_to_one_prompt_read_it_once(
+    make_engine: MakeEngine, tokenizer: Tokenizer
+) -> None:
+    engine = make_engine()
+    options = {"max_new_tokens": 6, "temperature": 1.0}
+    answers = engine.stream(PROMPT, n=3, seed=8, **options).answers()
+    assert prefilled(engine) == [PROMPT]
+    expected = [alone(tokenizer, PROMPT, seed=8 + i, **options) for i in range(3)]
+    assert [answer.token_ids for answer in answers] == expected
+    assert [answer.choice for answer in answers] == [0, 1, 2]
+
+
+def test_next_turn_after_a_shared_batch_reads_only_what_is_new(
+    make_engine: MakeEngine, tokenizer: Tokenizer
+) -> None:
+    engine = make_engine()
+    first, _ = ask_together(engine, [PROMPT, [1, 5]], max_new_tokens=12)
+    turn = [*PROMPT, *first.token_ids, 9, 9]
+    second = engine.generate(turn, max_new_tokens=3)
+    assert [first.token_ids[-1], 9, 9] in prefilled(engine)
+    assert second.token_ids == alone(tokenizer, turn, max_new_tokens=3)
+
+
+def test_regenerating_after_a_shared_batch_reads_nothing(make_engine: MakeEngine) -> None:
+    engine = make_engine()
+    first, _ = ask_together(engine, [PROMPT, [1, 5]], max_new_tokens=12)
+    before = len(prefilled(engine))
+    again = engine.generate(PROMPT, max_new_tokens=12)
+    assert again.token_ids == first.token_ids
+    assert again.usage.reused_tokens == len(PROMPT)
+    assert len(prefilled(engine)) == before
+
+
+def test_events_joined_are_the_answer(make_engine: MakeEngine) -> None:
+    events = list(make_engine().stream("It was", max_new_tokens=20, logprobs=2))
+    assert isinstance(events[-1], Finished)
+    answer = events[-1].answer
+    deltas = [event for event in events[:-1] if isinstance(event, TextDelta)]
+    assert "".join(delta.text for delta in deltas) == answer.text
+    assert [one.token_id for delta in deltas for one in delta.logprobs] == list(answer.token_ids)
+    assert answer.logprobs == tuple(one for delta in deltas for one in delta.logprobs)
+
+
+def test_stop_string_ends_only_its_own_answer(make_engine: MakeEngine) -> None:
+    engine = make_engine()
+    whole = engine.generate("It was", max_new_tokens=20)
+    stop = whole.text[8:11]
+    other = engine.stream("It is", max_new_tokens=20)
+    stopped = engine.generate("It was", max_new_tokens=20, stop=stop)
+    assert stopped.text == whole.text[: whole.text.index(stop)]
+    assert (stopped.finish_reason, stopped.stop) == ("stop", stop)
+    assert len(other.answers()[0].token_ids) == 20
+
+
+# What is refused.
+
+
+def test_full_queue_refuses_and_takes_requests_again_later(
+    make_engine: MakeEngine, gate: Gate
+) -> None:
+    engine = make_engine(running=1, waiting=2)
+    gate.shut()
+    streams = [engine.stream(PROMPT, max_new_tokens=2)]
+    assert gate.reached.wait(20)
+    streams += [engine.stream(PROMPT, max_new_tokens=2) for _ in range(2)]
+    with pytest.raises(QueueFullError, match="1 answers run and 2 wait"):
+        engine.stream(PROMPT)
+    assert (engine.state.running, engine.state.waiting, engine.state.refused) == (1, 2, 1)
+    gate.open.set()
+    assert [len(stream.answers()[0].token_ids) for stream in streams] == [2, 2, 2]
+    assert len(engine.generate(PROMPT, max_new_tokens=2).token_ids) == 2
+
+
+@pytest.mark.parametrize(
+    ("prompt", "options", "error"),
+    [
+        ([], {}, GenerationError),
+        ([VOCAB], {}, GenerationError),
+        (PROMPT, {"max_new_tokens": 5000}, ContextOverflowError),
+        (PROMPT, {"n": 0}, GenerationError),
+        ("text", {"tools": [{"name": "f"}]}, GenerationError),
+        (PROMPT, {"temperature": -1}, GenerationError),
+    ],
+)
+def test_request_that_cannot_run_is_refused_at_once(
+    make_engine: MakeEngine, prompt: object, options: dict[str, object], error: type[Exception]
+) -> None:
+    with pytest.raises(error):
+        make_engine().stream(prompt, **options)
+
+
+def test_closed_engine_refuses(make_engine: MakeEngine) -> None:
+    engine = make_engine()
+    engine.close()
+    with pytest.raises(ClosedError, match="closed"):
+        engine.generate(PROMPT)
+    assert engine.state.loaded is False
+
+
+def test_draining_engine_finishes_what_runs_and_refuses_more(
+    make_engine: MakeEngine, gate: Gate
+) -> None:
+    engine = make_engine()
+    gate.shut()
+    stream = engine.stream(PROMPT, max_new_tokens=3)
+    assert gate.reached.wait(20)
+    assert engine.drain(timeout=0.01) is False
+    with pytest.raises(ClosedError, match="shutting down"):
+        engine.stream(PROMPT)
+    gate.open.set()
+    assert engine.drain(timeout=20) is True
+    assert len(stream.answers()[0].token_ids) == 3
+
+
+@pytest.mark.parametrize("limits", [{"running": 0}, {"waiting": -1}, {"idle_seconds": 0.0}])
+def test_limits_out_of_range_are_refused(limits: dict[str, float]) -> None:
+    with pytest.raises(GenerationError, match=next(iter(limits))):
+        EngineLimits(**limits)
+
+
+# Cancelling and failing.
+
+
+def test_leaving_the_loop_cancels(make_engine: MakeEngine) -> None:
+    engine = make_engine()
+    for _ in engine.stream(PROMPT, max_new_tokens=1900):
+        break
+    wait_until(lambda: engine.state.running == 0)
+    assert engine.state.answers == {"cancelled": 1}
+
+
+def test_cancelled_answer_ends_with_what_there_is(make_engine: MakeEngine) -> None:
+    stream = make_engine().stream(PROMPT, max_new_tokens=1900)
+    answer = None
+    for event in stream:
+        if isinstance(event, Finished):
+            answer = event.answer
+        else:
+            stream.cancel()
+    assert answer is not None
+    assert answer.finish_reason == "cancelled"
+    assert 1 <= len(answer.token_ids) < 1900
+
+
+def test_request_cancelled_in_the_queue_never_runs(make_engine: MakeEngine, gate: Gate) -> None:
+    engine = make_engine(running=1)
+    gate.shut()
+    first = engine.stream(PROMPT, max_new_tokens=2)
+    assert gate.reached.wait(20)
+    second = engine.stream([1, 9], max_new_tokens=2)
+    second.cancel()
+    gate.open.set()
+    assert second.answers()[0].finish_reason == "cancelled"
+    first.answers()
+    assert [1, 9] not in prefilled(engine)
+
+
+def test_row_that_fails_leaves_others_alone(
+    make_engine: MakeEngine, tokenizer: Tokenizer, gate: Gate
+) -> None:
+    engine = make_engine()
+    gate.poisoned = lambda tokens: 666 in tokens and len(tokens) > 5
+    bad = engine.stream([1, 666, 3], max_new_tokens=20)
+    good = engine.stream([1, 5, 3], max_new_tokens=20)
+    with pytest.raises(GenerationError, match="not finite"):
+        bad.answers()
+    assert good.answers()[0].token_ids == alone(tokenizer, [1, 5, 3], max_new_tokens=20)
+    assert engine.state.answers == {"error": 1, "length": 1}
+
+
+def test_batch_that_fails_ends_its_rows_and_the_next_request_runs(
+    make_engine: MakeEngine, gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = make_engine()
+    runtime = runtime_of(engine)
+    opened = runtime.open_rows
+
+    def open_broken(most: int) -> object:
+        rows = opened(most)
+        monkeypatch.setattr(rows, "decode", lambda tokens: 1 / 0)
+        return rows
+
+    monkeypatch.setattr(runtime, "open_rows", open_broken)
+    gate.shut()
+    streams = [engine.stream([1, 5 + i], max_new_tokens=20) for i in range(2)]
+    gate.open.set()
+    for stream in streams:
+        with pytest.raises(ZeroDivisionError):
+            stream.answers()
+    monkeypatch.setattr(runtime, "open_rows", opened)
+    assert len(engine.generate(PROMPT, max_new_tokens=3).token_ids) == 3
+    assert engine.state.running == 0
+
+
+def test_sessions_stay_as_many_as_the_limits_allow(make_engine: MakeEngine) -> None:
+    engine = make_engine(running=2, kept=1)
+    for i in range(12):
+        ask_together(engine, [[1, i, 2], [1, i, 3], [1, i, 4]], max_new_tokens=2)
+    assert len(runtime_of(engine).sessions) <= 3
+
+
+# Event loops.
+
+
+def test_event_loop_reads_several_streams_and_is_never_blocked(make_engine: MakeEngine) -> None:
+    engine = make_engine()
+
+    async def read(prompt: list[int]) -> int:
+        return len([e async for e in engine.astream(prompt, max_new_tokens=10)])
+
+    async def work() -> list[int]:
+        return await asyncio.gather(*(read([1, i]) for i in range(6)))
+
+    assert all(count > 1 for count in asyncio.run(work()))
+
+
+def test_task_that_is_cancelled_cancels_its_answer(make_engine: MakeEngine) -> None:
+    engine = make_engine()
+
+    async def work() -> None:
+        task = asyncio.create_task(engine.agenerate(PROMPT, max_new_tokens=1900))
+        while engine.state.running == 0:
+            await asyncio.sleep(0.001)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(work())
+    wait_until(lambda: engine.state.running == 0)
+    assert engine.state.answers == {"cancelled": 1}
+
+
+def test_loop_that_was_closed_cancels_its_answer(make_engine: MakeEngine) -> None:
+    engine = make_engine()
+
+    async def leave() -> object:
+        return engine.astream(PROMPT, max_new_tokens=1900)
+
+    stream = asyncio.run(leave())
+    wait_until(lambda: engine.state.answers == {"cancelled": 1})
+    assert engine.state.running == 0
+    assert stream is not None
+
+
+# Loading, unloading.
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("engine") / "demo"
+    return lfm2_deploy.export(str(DEMO_MODEL), out, precision="int4").path
+
+
+def test_loading_tells_its_stages_in_order(bundle: Path) -> None:
+    told: list[LoadProgress] = []
+    with Engine.load(bundle, canary="always", progress=told.append) as engine:
+        assert engine.state.loaded
+    stages = list(dict.fromkeys(one.stage for one in told))
+    assert stages == ["hashing", "loading", "checking", "ready"]
+
+
+def test_idle_engine_unloads_and_loads_again_for_the_next_request(bundle: Path) -> None:
+    limits = EngineLimits(idle_seconds=0.05)
+    with Engine.load(bundle, limits=limits) as engine:
+        first = engine.generate("It was", max_new_tokens=5, temperature=0.0)
+        wait_until(lambda: not engine.state.loaded)
+        again = asyncio.run(engine.agenerate("It was", max_new_tokens=5, temperature=0.0))
+        assert again.token_ids == first.token_ids
+        assert engine.state.completion_tokens == 10
+
+
+def test_engine_of_a_loaded_model_cannot_promise_to_load_it_again(tokenizer: Tokenizer) -> None:
+    model = build_model(tokenizer, hash_logits(VOCAB))
+    with pytest.raises(GenerationError, match=r"Engine\.load"):
+        Engine(model, EngineLimits(idle_seconds=1.0))
+
+
+def test_threads_that_ask_at_once_get_their_own_answers(bundle: Path) -> None:
+    prompts = [f"Chapter {i}. It was" for i in range(12)]
+    options = {"max_new_tokens": 12, "temperature": 0.0}
+    with Engine.load(bundle, limits=EngineLimits(exact_rows=True)) as engine:
+        expected = [engine.generate(prompt, **options).token_ids for prompt in prompts]
+        found: dict[str, tuple[int, ...]] = {}
+
+        def ask(prompt: str) -> None:
+            found[prompt] = engine.generate(prompt, **options).token_ids
+
+        threads = [threading.Thread(target=ask, args=(prompt,)) for prompt in prompts]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert [found[prompt] for prompt in prompts] == expected
