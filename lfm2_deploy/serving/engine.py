@@ -144,11 +144,31 @@ class Engine:
     ) -> AsyncStream:
         """As `stream`, for the event loop that runs here.
 
-        A model that was unloaded is loaded here first, which takes its time; `awake` does it in
-        another thread.
+        The prompt is read here, and a model that was unloaded is loaded here, which takes its
+        time: `astart` does that in another thread.
         """
         asked = (tools, tool_choice, n, template_options, overrides)
         return self._submit(AsyncStream(), prompt, options, *asked)
+
+    async def astart(
+        self,
+        prompt: Prompt,
+        options: GenerationOptions | None = None,
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        tool_choice: ToolChoice = "auto",
+        n: int = 1,
+        template_options: Mapping[str, Any] | None = None,
+        **overrides: Any,
+    ) -> AsyncStream:
+        """As `astream`, and the event loop is never blocked."""
+        asked = (tools, tool_choice, n, template_options, overrides)
+        stream = AsyncStream()
+        try:
+            return await asyncio.to_thread(self._submit, stream, prompt, options, *asked)
+        except asyncio.CancelledError:  # the thread goes on, and may submit what nobody reads
+            stream.cancel()
+            raise
 
     def generate(
         self, prompt: Prompt, options: GenerationOptions | None = None, **more: Any
@@ -160,14 +180,8 @@ class Engine:
         self, prompt: Prompt, options: GenerationOptions | None = None, **more: Any
     ) -> Answer:
         """As `generate`, for an event loop, which is never blocked."""
-        await self.awake()
-        answers = await self.astream(prompt, options, **more).answers()
-        return answers[0]
-
-    async def awake(self) -> None:
-        """Load the model in another thread, where it was unloaded."""
-        if self._running is None or self._running[1].has_ended:
-            await asyncio.to_thread(self._ensure)
+        stream = await self.astart(prompt, options, **more)
+        return (await stream.answers())[0]
 
     @property
     def model(self) -> LanguageModel:
@@ -237,8 +251,7 @@ class Engine:
             model, scheduler = self._ensure()
             chosen = (options or model.defaults).with_overrides(**overrides)
             wish = Wish(prompt, chosen, tools, tool_choice, n, template_options or {})
-            stream.requests = prepare(model, wish, stream.deliver)
-            stream.wake = scheduler.wake
+            stream.begin(prepare(model, wish, stream.deliver), scheduler.wake)
             try:
                 scheduler.submit(stream.requests)
             except IdleEndError:  # in the moment between; another one is started

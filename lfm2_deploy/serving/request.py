@@ -16,7 +16,6 @@ from lfm2_deploy.answers.events import (
     Answer,
     AnswerReason,
     Event,
-    Finished,
     Part,
     ReasoningDelta,
     TextDelta,
@@ -59,12 +58,10 @@ class Request:
 
 
 def cancel_unstarted(request: Request) -> Answer:
-    """Deliver the end of a request that was cancelled in the queue."""
+    """The answer to a request that was cancelled in the queue."""
     waited = time.perf_counter() - request.asked_at
     usage = Usage(len(request.ids), 0, queue_seconds=waited)
-    answer = Answer("", "", (), "cancelled", usage, choice=request.choice)
-    request.deliver(Finished(answer))
-    return answer
+    return Answer("", "", (), "cancelled", usage, choice=request.choice)
 
 
 class Reply:
@@ -95,7 +92,7 @@ class Reply:
             self._tell(self._text.push(token_id))
 
     def finish(self, reason: AnswerReason, usage: Usage) -> Answer:
-        """End the answer: deliver what was held back, and the whole."""
+        """End the answer: deliver what was held back, and return the whole."""
         self._tell(self._text.flush())
         parser = self._request.parser
         if parser is not None:
@@ -104,7 +101,7 @@ class Reply:
             self._deliver([TextDelta("", choice=self._request.choice)])
         calls = () if parser is None else parser.tool_calls
         asked = self._request.options.logprobs is not None
-        answer = Answer(
+        return Answer(
             text="".join(self._plain) if parser is None else parser.text,
             reasoning="" if parser is None else parser.reasoning,
             tool_calls=calls,
@@ -115,8 +112,6 @@ class Reply:
             logprobs=tuple(self._logprobs) if asked else None,
             choice=self._request.choice,
         )
-        self._request.deliver(Finished(answer))
-        return answer
 
     def _tell(self, text: str) -> None:
         if not text:

@@ -97,7 +97,7 @@ class Row:
         self._reason = "stop" if self._reply.stopped else choice.finish_reason
 
     def finish(self) -> Answer:
-        """Deliver the end; one that has no reason to end was cancelled."""
+        """The whole answer; one that has no reason to end was cancelled."""
         now = time.perf_counter()
         answering_at = self._answering_at or now
         usage = Usage(

@@ -11,7 +11,7 @@ import threading
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 
-from lfm2_deploy.answers.events import Answer
+from lfm2_deploy.answers.events import Answer, Finished
 from lfm2_deploy.branches import BranchPool, count_common
 from lfm2_deploy.contracts import FloatArray
 from lfm2_deploy.errors import ClosedError, QueueFullError
@@ -201,7 +201,7 @@ class Scheduler:
             for request in gone:
                 self._waiting.remove(request)
         for request in gone:
-            self._totals.add(cancel_unstarted(request))
+            self._tell_end(request, cancel_unstarted(request))
 
     def _read_prompts(self) -> None:
         """A piece of the oldest prompt that is not read yet."""
@@ -252,7 +252,11 @@ class Scheduler:
             self._pool.release(row.lease, row.request.ids)
         except Exception:  # the answer is complete; only what might follow it is not kept
             self._pool.drop(row.lease)
-        self._totals.add(row.finish())
+        self._tell_end(row.request, row.finish())
+
+    def _tell_end(self, request: Request, answer: Answer) -> None:
+        self._totals.add(answer)  # first, so that who knows of the end finds it counted
+        request.deliver(Finished(answer))
 
     def _fail_all(self, error: Exception) -> None:
         """The thread ends by a fault of its own: nobody must wait for it forever."""

@@ -15,13 +15,26 @@ class _Requests:
 
     def __init__(self) -> None:
         self.requests: tuple[Request, ...] = ()
-        self.wake: Callable[[], None] = lambda: None
+        self._wake: Callable[[], None] = lambda: None
+        self._cancelled = False
+
+    def begin(self, requests: tuple[Request, ...], wake: Callable[[], None]) -> None:
+        """Say which requests these are; perhaps cancelled before there were any.
+
+        Args:
+            requests: one for each choice.
+            wake: has the thread that runs them look at them again.
+        """
+        self.requests, self._wake = requests, wake
+        if self._cancelled:
+            self.cancel()
 
     def cancel(self) -> None:
         """End every choice before its next token; their `Finished` events still come."""
+        self._cancelled = True
         for request in self.requests:
             request.cancelled.set()
-        self.wake()
+        self._wake()
 
 
 class Stream(_Requests):
@@ -76,7 +89,7 @@ class AsyncStream(_Requests):
             self._loop.call_soon_threadsafe(self._events.put_nowait, event)
         except RuntimeError:  # the loop was closed: nobody listens any more
             for request in self.requests:
-                request.cancelled.set()
+                request.cancelled.set()  # without `wake`: this is the thread that looks at them
 
     async def __aiter__(self) -> AsyncIterator[Event]:
         left = len(self.requests)

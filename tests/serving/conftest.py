@@ -63,7 +63,11 @@ def build_model(
     tokenizer: Tokenizer, logits: NextLogits, able: Capabilities = ABLE
 ) -> LanguageModel:
     runtime = FakeRuntime(
-        logits, vocab_size=VOCAB, context_length=CONTEXT, eos_token_ids=(VOCAB - 1,), capabilities=able
+        logits,
+        vocab_size=VOCAB,
+        context_length=CONTEXT,
+        eos_token_ids=(VOCAB - 1,),
+        capabilities=able,
     )
     template = ChatTemplate.from_folder(DEMO_MODEL, tokenizer.special_tokens)
     return LanguageModel(runtime, tokenizer, template)

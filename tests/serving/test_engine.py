@@ -354,6 +354,32 @@ def test_task_that_is_cancelled_cancels_its_answer(make_engine: MakeEngine) -> N
     assert engine.state.answers == {"cancelled": 1}
 
 
+def test_task_that_is_cancelled_while_its_prompt_is_read_leaves_nothing_running(
+    make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = make_engine()
+    reading, go_on = threading.Event(), threading.Event()
+    encode = engine.model.encode_prompt
+
+    def read_slowly(prompt: list[int]) -> list[int]:
+        reading.set()
+        assert go_on.wait(20)
+        return encode(prompt)
+
+    monkeypatch.setattr(engine.model, "encode_prompt", read_slowly)
+
+    async def work() -> None:
+        task = asyncio.create_task(engine.astart(PROMPT, max_new_tokens=1900))
+        await asyncio.to_thread(reading.wait, 20)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        go_on.set()
+
+    asyncio.run(work())
+    wait_until(lambda: engine.state.answers == {"cancelled": 1})
+
+
 def test_loop_that_was_closed_cancels_its_answer(make_engine: MakeEngine) -> None:
     engine = make_engine()
 
