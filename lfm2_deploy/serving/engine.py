@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -99,7 +100,12 @@ class Engine:
     @classmethod
     async def aload(cls, bundle: str | Path | Bundle, **options: Any) -> Engine:
         """As `load`, in another thread, where `progress` is called, too."""
-        return await asyncio.to_thread(cls.load, bundle, **options)
+        loading = asyncio.ensure_future(asyncio.to_thread(cls.load, bundle, **options))
+        try:
+            return await asyncio.shield(loading)
+        except asyncio.CancelledError:  # the thread goes on, and would leave an engine to nobody
+            loading.add_done_callback(_close_unwanted)
+            raise
 
     def stream(
         self,
@@ -108,6 +114,7 @@ class Engine:
         *,
         tools: Sequence[Mapping[str, Any]] | None = None,
         tool_choice: ToolChoice = "auto",
+        parallel_tool_calls: bool = True,
         n: int = 1,
         template_options: Mapping[str, Any] | None = None,
         **overrides: Any,
@@ -118,7 +125,9 @@ class Engine:
             prompt: text (raw continuation), OpenAI-style messages (a chat), or token ids.
             options: the model's defaults when None.
             tools: OpenAI tool objects or bare JSON schemas of functions, for a chat.
-            tool_choice: "auto", "none", "required", or the name of the one to call.
+            tool_choice: "auto", "none", "required", or the name of the one to call. The last two
+                force a call, by a grammar (llguidance).
+            parallel_tool_calls: "required" may be answered by several calls at once.
             n: how many answers; with a seed, choice i has seed + i.
             template_options: further variables of the chat template.
             **overrides: any field of `GenerationOptions` or `SamplingOptions`, such as `grammar`.
@@ -128,8 +137,8 @@ class Engine:
             QueueFullError: too many requests wait.
             ClosedError: the engine was closed.
         """
-        asked = (tools, tool_choice, n, template_options, overrides)
-        return self._submit(Stream(), prompt, options, *asked)
+        asked = (tools, tool_choice, parallel_tool_calls, n, template_options)
+        return self._submit(Stream(), prompt, options, overrides, *asked)
 
     def astream(
         self,
@@ -138,6 +147,7 @@ class Engine:
         *,
         tools: Sequence[Mapping[str, Any]] | None = None,
         tool_choice: ToolChoice = "auto",
+        parallel_tool_calls: bool = True,
         n: int = 1,
         template_options: Mapping[str, Any] | None = None,
         **overrides: Any,
@@ -147,8 +157,8 @@ class Engine:
         The prompt is read here, and a model that was unloaded is loaded here, which takes its
         time: `astart` does that in another thread.
         """
-        asked = (tools, tool_choice, n, template_options, overrides)
-        return self._submit(AsyncStream(), prompt, options, *asked)
+        asked = (tools, tool_choice, parallel_tool_calls, n, template_options)
+        return self._submit(AsyncStream(), prompt, options, overrides, *asked)
 
     async def astart(
         self,
@@ -157,15 +167,17 @@ class Engine:
         *,
         tools: Sequence[Mapping[str, Any]] | None = None,
         tool_choice: ToolChoice = "auto",
+        parallel_tool_calls: bool = True,
         n: int = 1,
         template_options: Mapping[str, Any] | None = None,
         **overrides: Any,
     ) -> AsyncStream:
         """As `astream`, and the event loop is never blocked."""
         stream = AsyncStream()
-        asked = (tools, tool_choice, n, template_options, overrides)
+        asked = (tools, tool_choice, parallel_tool_calls, n, template_options)
+        submit = partial(self._submit, stream, prompt, options, overrides, *asked)
         try:
-            return await asyncio.to_thread(lambda: self._submit(stream, prompt, options, *asked))
+            return await asyncio.to_thread(submit)
         except asyncio.CancelledError:  # the thread goes on, and may submit what nobody reads
             stream.cancel()
             raise
@@ -241,16 +253,13 @@ class Engine:
         stream: _AnyStream,
         prompt: Prompt,
         options: GenerationOptions | None,
-        tools: Sequence[Mapping[str, Any]] | None,
-        tool_choice: ToolChoice,
-        n: int,
-        template_options: Mapping[str, Any] | None,
         overrides: Mapping[str, Any],
+        *asked: Any,
     ) -> _AnyStream:
         while True:
             model, scheduler = self._ensure()
             chosen = (options or model.defaults).with_overrides(**overrides)
-            wish = Wish(prompt, chosen, tools, tool_choice, n, template_options or {})
+            wish = Wish(prompt, chosen, *asked)
             stream.begin(prepare(model, wish, stream.deliver), scheduler.wake)
             try:
                 scheduler.submit(stream.requests)
@@ -272,6 +281,11 @@ class Engine:
             if self._running is None or self._running[1].ended_idle:
                 return self._start()
             return self._running
+
+
+def _close_unwanted(loading: asyncio.Future[Engine]) -> None:
+    if not loading.cancelled() and loading.exception() is None:
+        loading.result().close()
 
 
 def _name_stage(what: str, done: int, total: int) -> LoadProgress:

@@ -100,12 +100,13 @@ class Reply:
         if self._untold:
             self._deliver([TextDelta("", choice=self._request.choice)])
         calls = () if parser is None else parser.tool_calls
+        whole = parser is not None and len(calls) > len(parser.broken_calls)
         asked = self._request.options.logprobs is not None
         return Answer(
             text="".join(self._plain) if parser is None else parser.text,
             reasoning="" if parser is None else parser.reasoning,
             tool_calls=calls,
-            finish_reason="tool_calls" if calls and reason == "stop" else reason,
+            finish_reason="tool_calls" if whole and reason == "stop" else reason,
             usage=usage,
             stop=self._text.stop,
             token_ids=tuple(self.token_ids),
