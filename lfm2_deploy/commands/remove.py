@@ -75,7 +75,7 @@ def _choose_all(store: ModelStore, yes: bool) -> list[str]:
     names = list(dict.fromkeys([*(model.name for model in models), *unfinished]))
     if not names or yes:
         return names
-    if not sys.stdin.isatty():
+    if not _can_ask():
         raise typer.BadParameter(
             f"--all would remove {len(names)} models, and nobody can be asked here: pass --yes"
         )
@@ -83,3 +83,7 @@ def _choose_all(store: ModelStore, yes: bool) -> list[str]:
     note(f"{', '.join(names)}: {size} in {store.root}")
     typer.confirm(f"Remove all {len(names)}?", abort=True, err=True)
     return names
+
+
+def _can_ask() -> bool:
+    return sys.stdin.isatty()
