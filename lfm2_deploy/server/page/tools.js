@@ -1,0 +1,90 @@
+// Tools that a model may call: two that run in this page, and those that a user describes.
+
+import { calculate } from "./calculator.js";
+
+/** Of the page's own tools: what the model is told, and what is done. */
+export const BUILT_IN = {
+  get_current_time: {
+    label: "Current time",
+    schema: {
+      name: "get_current_time",
+      description: "The current date and time.",
+      parameters: {
+        type: "object",
+        properties: { timezone: { type: "string", description: "An IANA name such as Europe/Paris; the user's own if left out." } },
+      },
+    },
+    run: ({ timezone }) => tellTime(timezone),
+  },
+  calculate: {
+    label: "Calculator",
+    schema: {
+      name: "calculate",
+      description: "The value of an arithmetic expression.",
+      parameters: {
+        type: "object",
+        properties: { expression: { type: "string", description: "Such as 2 * (3 + 4) ^ 2 or sqrt(2)." } },
+        required: ["expression"],
+      },
+    },
+    run: ({ expression }) => JSON.stringify({ value: calculate(String(expression ?? "")) }),
+  },
+};
+
+function tellTime(timezone) {
+  const zone = timezone || Intl.DateTimeFormat().resolvedOptions().timeZone;
+  const now = new Date();
+  const style = { dateStyle: "full", timeStyle: "long", timeZone: zone };
+  return JSON.stringify({ timezone: zone, time: new Intl.DateTimeFormat("en-GB", style).format(now), utc: now.toISOString() });
+}
+
+/**
+ * Run a tool of the page.
+ *
+ * @returns {string|null} its result, or what was wrong, for the model; null for another's tool.
+ */
+export function runTool(call, enabled) {
+  const tool = enabled.includes(call.name) && Object.hasOwn(BUILT_IN, call.name) ? BUILT_IN[call.name] : null;
+  if (!tool) return null;
+  try {
+    return tool.run(JSON.parse(call.arguments || "{}") ?? {});
+  } catch (error) {
+    return JSON.stringify({ error: error.message });
+  }
+}
+
+/**
+ * Read what a user pasted: one tool or an array, as OpenAI's objects or bare schemas of functions.
+ *
+ * @returns {{tools: Object[], error: string}}
+ */
+export function readTools(text) {
+  if (!text?.trim()) return { tools: [], error: "" };
+  let value;
+  try {
+    value = JSON.parse(text);
+  } catch (error) {
+    return { tools: [], error: `This is not JSON: ${error.message}` };
+  }
+  const functions = [value].flat().map((tool) => tool?.function ?? tool);
+  const nameless = functions.findIndex((tool) => typeof tool?.name !== "string" || !tool.name);
+  if (nameless >= 0) return { tools: [], error: `Tool ${nameless + 1} has no "name".` };
+  return { tools: functions.map(asTool), error: "" };
+}
+
+const asTool = (schema) => ({ type: "function", function: schema });
+
+/** @returns {Object[]} the tools that a conversation's settings name, for the server. */
+export function toolsOf(settings) {
+  const own = (settings.builtIn ?? []).filter((name) => Object.hasOwn(BUILT_IN, name));
+  return [...own.map((name) => asTool(BUILT_IN[name].schema)), ...readTools(settings.tools).tools];
+}
+
+/** @returns {string} arguments as a reader likes them; as they came where they are no JSON. */
+export function prettyArguments(text) {
+  try {
+    return JSON.stringify(JSON.parse(text || "{}"), null, 2);
+  } catch {
+    return text;
+  }
+}
