@@ -7,6 +7,7 @@ once. Knows nothing of how a model is loaded, or of who asks.
 
 from __future__ import annotations
 
+import atexit
 import threading
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
@@ -74,6 +75,8 @@ class Scheduler:
         self._end: ClosedError | None = None
         self._draining = False
         self._thread = threading.Thread(target=self._run, name="lfm2-deploy engine", daemon=True)
+        # A thread that is inside a backend while Python ends would bring the process down.
+        atexit.register(self.end)
         self._thread.start()
 
     @property
@@ -146,6 +149,7 @@ class Scheduler:
             self._fail_all(error)
             raise
         finally:
+            atexit.unregister(self.end)
             self._on_end()
 
     def _wait_for_work(self) -> bool:
