@@ -19,10 +19,12 @@ if TYPE_CHECKING:
     from lfm2_deploy.errors import Lfm2DeployError
     from lfm2_deploy.exporting import export
     from lfm2_deploy.generate import Completion, LanguageModel, TextChunk
+    from lfm2_deploy.grammar import Grammar
     from lfm2_deploy.options import GenerationOptions
     from lfm2_deploy.prefix_store import PrefixStore
     from lfm2_deploy.prompt_cache import PromptCache
     from lfm2_deploy.serving.engine import Engine, EngineLimits
+    from lfm2_deploy.store.model_store import ModelStore
 
 _HOMES = {
     "Bundle": "bundle",
@@ -30,8 +32,10 @@ _HOMES = {
     "Engine": "serving.engine",
     "EngineLimits": "serving.limits",
     "GenerationOptions": "options",
+    "Grammar": "grammar",
     "LanguageModel": "generate",
     "Lfm2DeployError": "errors",
+    "ModelStore": "store.model_store",
     "PrefixStore": "prefix_store",
     "PromptCache": "prompt_cache",
     "TextChunk": "generate",
@@ -49,8 +53,10 @@ __all__ = [
     "Engine",
     "EngineLimits",
     "GenerationOptions",
+    "Grammar",
     "LanguageModel",
     "Lfm2DeployError",
+    "ModelStore",
     "PrefixStore",
     "PromptCache",
     "TextChunk",

@@ -28,6 +28,8 @@ from lfm2_deploy.intact import ensure_intact
 from lfm2_deploy.json_file import read_json_object
 from lfm2_deploy.options import GenerationOptions
 from lfm2_deploy.registry import find_preparer, find_runtime, find_runtime_of
+from lfm2_deploy.store.locks import hold_model
+from lfm2_deploy.store.resolve import find_stored, resolve
 from lfm2_deploy.tokenizer import Tokenizer
 
 __all__ = [
@@ -62,7 +64,7 @@ def load(
     remembered.
 
     Args:
-        bundle: the folder, or the opened bundle.
+        bundle: the folder, its name in the store, or the opened bundle.
         runtime: which adapter runs it; None for the one it was made for.
         threads: threads of one operator; None lets the runtime choose.
         device: "cpu", "gpu" or "npu", where the runtime knows several, or one of several GPUs by
@@ -79,7 +81,7 @@ def load(
         RuntimeUnavailableError: the runtime is not installed, or there is no such device.
     """
     mode = choose_mode(canary)
-    opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
+    opened = _open(bundle)
     if not (opened.path / "tokenizer.json").is_file():
         raise BundleError(
             f"{opened.path} has no tokenizer.json, so it takes no text; "
@@ -106,8 +108,26 @@ def _load_runtime(
 ) -> Runtime:
     # Most runtimes have one device, and need not be told of it.
     choice = {} if device is None else {"device": str(device).lower()}
-    runtime: Runtime = find_runtime_of(bundle, name)(bundle, threads=threads, **choice)
+    held = hold_model(bundle.path)  # nobody removes it from the store while it is loaded
+    try:
+        runtime: Runtime = find_runtime_of(bundle, name)(bundle, threads=threads, **choice)
+    except BaseException:
+        held.release()
+        raise
+    held.follow(runtime)
     return runtime
+
+
+def _open(bundle: str | Path | Bundle) -> Bundle:
+    """A bundle that may be given by its folder, or by its name in the store."""
+    return bundle if isinstance(bundle, Bundle) else open_bundle(resolve(bundle))
+
+
+def _find_stored_subject(given: str | Path | Bundle) -> str | Path | Bundle:
+    """A subject of a comparison, with the folder in place of a name of the store."""
+    name, at, device = str(given).partition("@")
+    stored = None if isinstance(given, Bundle) else find_stored(name)
+    return given if stored is None else f"{stored}{at}{device}"
 
 
 def check(
@@ -120,7 +140,7 @@ def check(
     """Hash a bundle's files and run its canary now, whatever is remembered; remember what is found.
 
     Args:
-        bundle: the folder, or the opened bundle; it needs no tokenizer.
+        bundle: the folder, its name in the store, or the opened bundle; it needs no tokenizer.
         threads: threads of one operator; None lets the runtime choose.
         device: as `load` takes it.
         progress: told of the bytes that are hashed.
@@ -133,7 +153,7 @@ def check(
         CanaryError: the device does not get to the canary's end.
         RuntimeUnavailableError: the runtime is not installed, or there is no such device.
     """
-    opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
+    opened = _open(bundle)
     if not has_canary(opened):
         raise BundleError(f"{opened.path} has no canary to check: export the model again")
     ensure_intact(opened, progress, again=True)
@@ -151,7 +171,7 @@ def prepare(bundle: str | Path | Bundle, *, progress: Progress = ignore_progress
     itself; results are the same.
 
     Args:
-        bundle: the folder, or the opened bundle.
+        bundle: the folder, its name in the store, or the opened bundle.
         progress: told of each step.
 
     Returns:
@@ -162,7 +182,7 @@ def prepare(bundle: str | Path | Bundle, *, progress: Progress = ignore_progress
         DiskFullError: there is no room.
         RuntimeUnavailableError: its runtime keeps nothing prepared.
     """
-    opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
+    opened = _open(bundle)
     folder: Path = find_preparer(opened.manifest.runtime).prepare(opened, progress)
     return folder
 
@@ -193,7 +213,7 @@ def verify(
     """Compare a bundle with the torch reference on the checkpoint it was made from.
 
     Args:
-        bundle: the folder, or the opened bundle.
+        bundle: the folder, its name in the store, or the opened bundle.
         checkpoint: the weights.
         rows: token ids to score, each row from an empty state.
         greedy_tokens: how many tokens to generate greedily after the first row.
@@ -210,7 +230,7 @@ def verify(
         RuntimeUnavailableError: torch, or the bundle's runtime, is not installed.
         GenerationError: there are no rows, or the vocabularies differ.
     """
-    opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
+    opened = _open(bundle)
     ensure_intact(opened, progress)
     reference = find_runtime("reference")(checkpoint, progress)
     tested = _load_runtime(opened, None, threads, device)
@@ -232,8 +252,8 @@ def compare_models(
     """Say how far bundles, devices and implementations are from a reference.
 
     Args:
-        subjects: each a bundle or its folder, "FOLDER@DEVICE", "torch:MODEL" or
-            "transformers:MODEL"; a single one needs no list.
+        subjects: each a bundle, its folder or its name in the store, "FOLDER@DEVICE",
+            "torch:MODEL" or "transformers:MODEL"; a single one needs no list.
         reference: another of these, or "base:FILE" for a base file of llama.cpp; None for the
             checkpoint that the first bundle was made from, in torch float32, or, where the first
             is no bundle, the first itself.
@@ -258,6 +278,9 @@ def compare_models(
     busy = measure_load()  # before an export of ours, which is no other program
     if isinstance(subjects, str | Path | Bundle):
         subjects = [subjects]
+    subjects = [_find_stored_subject(given) for given in subjects]
+    if reference is not None:
+        reference = str(_find_stored_subject(reference))
     if not subjects:
         raise GenerationError("there is nothing to compare: name at least one bundle")
     choice = None if device is None else device.lower()

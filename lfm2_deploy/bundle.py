@@ -56,6 +56,8 @@ __all__ = [
     "Manifest",
     "StoredTensor",
     "check_destination",
+    "is_bundle",
+    "list_foreign",
     "open_bundle",
     "seal",
 ]
@@ -225,11 +227,11 @@ def check_destination(path: Path, overwrite: bool) -> None:
         raise BundleError(f"{path} is where you are or above it; choose a folder below")
     if not path.exists() or (path.is_dir() and not any(path.iterdir())):
         return
-    if not _is_bundle(path):
+    if not is_bundle(path):
         raise BundleError(f"{path} exists and is not a bundle; choose another folder")
     if not overwrite:
         raise BundleError(f"{path} already holds a bundle; pass --overwrite to replace it")
-    foreign = _list_foreign(path)
+    foreign = list_foreign(path)
     if foreign:
         raise BundleError(
             f"{path} also holds {foreign[0]}, which is not part of the bundle and would be lost; "
@@ -237,7 +239,7 @@ def check_destination(path: Path, overwrite: bool) -> None:
         )
 
 
-def _is_bundle(path: Path) -> bool:
+def is_bundle(path: Path) -> bool:
     """Whether a folder is one of ours, perhaps damaged or of another version."""
     try:
         raw = read_json_object(path / MANIFEST, BundleError, "")
@@ -247,7 +249,7 @@ def _is_bundle(path: Path) -> bool:
     return {"schema_version", "quantization"} <= raw.keys()
 
 
-def _list_foreign(path: Path) -> list[str]:
+def list_foreign(path: Path) -> list[str]:
     """Names in a bundle's folder that do not belong to it."""
     try:
         files = read_json_object(path / MANIFEST, BundleError, "").get("files")

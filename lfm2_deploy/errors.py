@@ -17,6 +17,7 @@ expected, and what to do next. The command line prints it and nothing else.
     ├── TemplateError            a chat template or its messages
     ├── EvaluationError          a task is unknown, broken, or its data cannot be had
     ├── StoreError               the local store of models
+    │   └── UnknownModelError        no folder and no model of that name (a BundleError, too)
     └── GenerationError          a request that cannot be generated
         ├── ContextOverflowError     more tokens than the context holds
         ├── GrammarError             a schema or grammar that cannot be followed
@@ -110,6 +111,10 @@ class ClosedError(GenerationError):
 
 class StoreError(Lfm2DeployError):
     """The local store of models cannot be used, or has no such model."""
+
+
+class UnknownModelError(StoreError, BundleError):
+    """There is no folder, and no model of the store, of that name."""
 
 
 class UnknownOptionError(ExportError, UsageError):

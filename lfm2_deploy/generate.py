@@ -12,11 +12,14 @@ from numbers import Integral
 from typing import Any, TypeAlias, TypeGuard, cast
 
 from lfm2_deploy.answer_text import AnswerText
+from lfm2_deploy.answers.special_text import encode_chat
 from lfm2_deploy.chat import ChatTemplate, Message
+from lfm2_deploy.constraints import Constraint
 from lfm2_deploy.contracts import Capabilities, Runtime, Session
 from lfm2_deploy.errors import GenerationError, TemplateError
 from lfm2_deploy.options import GenerationOptions
 from lfm2_deploy.prompt_cache import PromptCache
+from lfm2_deploy.registry import GRAMMAR_COMPILER
 from lfm2_deploy.sampling import TokenLogprobs
 from lfm2_deploy.tokenizer import Tokenizer
 from lfm2_deploy.tokens import (
@@ -235,17 +238,18 @@ class LanguageModel:
         ids = self.encode_prompt(prompt)
         check_rows([ids])
         check_room([len(ids)], chosen.max_new_tokens, self.runtime.context_length)
-        return self._stream_cached(ids, chosen, cancel, cache)
+        return self._stream_cached(ids, chosen, self.make_constraints(chosen, 1), cancel, cache)
 
     def _stream_cached(
         self,
         ids: Sequence[int],
         options: GenerationOptions,
+        constraints: Sequence[Constraint | None],
         cancel: CancelSignal | None,
         cache: PromptCache,
     ) -> Iterator[TextChunk]:
         with cache.reuse(ids) as (session, start):
-            generation = self._begin(session, [ids], options, cancel, start)
+            generation = self._begin(session, [ids], options, constraints, cancel, start)
             answer = _Answer(self.tokenizer, options, len(ids), start.held[0])
             yield from _stream_answers(generation, [answer])
 
@@ -275,16 +279,18 @@ class LanguageModel:
         Raises:
             TemplateError, GenerationError: see `encode_prompt`; or more prompts than the
                 runtime takes at once, an empty one, or an option out of range.
+            GrammarError, RuntimeUnavailableError: see `make_constraints`.
             ContextOverflowError: a prompt and the new tokens asked for do not fit.
         """
         chosen = (options or self.defaults).with_overrides(**overrides)
         rows = [self.encode_prompt(prompt) for prompt in prompts]
         check_rows(rows)
+        constraints = self.make_constraints(chosen, len(rows))
         if session is None:
             session = self._open(rows, chosen.max_new_tokens)
         else:
             session.reset()
-        generation = self._begin(session, rows, chosen, cancel)
+        generation = self._begin(session, rows, chosen, constraints, cancel)
         answers = [_Answer(self.tokenizer, chosen, len(row)) for row in rows]
         return _stream_answers(generation, answers)
 
@@ -293,6 +299,7 @@ class LanguageModel:
         session: Session,
         rows: Sequence[Sequence[int]],
         options: GenerationOptions,
+        constraints: Sequence[Constraint | None],
         cancel: CancelSignal | None,
         start: Start | None = None,
     ) -> TokenGeneration:
@@ -308,10 +315,33 @@ class LanguageModel:
             # A proposal holds the last token besides the guesses.
             most_guesses=max(0, min(options.prompt_lookup_num_tokens, able.max_proposal - 1)),
             appends_many=able.appends_many,
+            constraints=constraints,
         )
 
-    def make_constraint(self, options: GenerationOptions) -> None:
-        return None
+    def make_constraints(self, options: GenerationOptions, count: int) -> list[Constraint | None]:
+        """What keeps each of several answers within `options.grammar`, which is compiled once.
+
+        Args:
+            options: with a grammar, or without: then there is nothing to keep to.
+            count: how many answers.
+
+        Raises:
+            GrammarError: the grammar is not understood, too large, or no text follows it.
+            RuntimeUnavailableError: llguidance is not installed.
+            GenerationError: `logit_bias` names a token that the model has not.
+        """
+        width = self.runtime.config.vocab_size
+        for token_id, _ in options.sampling.logit_bias:
+            if token_id >= width:
+                raise GenerationError(
+                    f"logit_bias names token {token_id}, and the model's vocabulary ends at "
+                    f"{width - 1}: use ids of this very model"
+                )
+        if options.grammar is None:
+            return [None] * count
+        end_ids = {*self.runtime.config.eos_token_ids, *options.eos_token_ids}
+        first = GRAMMAR_COMPILER.load()(options.grammar, self.tokenizer, end_ids)
+        return [first, *(first.copy() for _ in range(count - 1))]
 
     def _encode_chat(
         self,
@@ -324,9 +354,9 @@ class LanguageModel:
                 "this model has no chat template, so it takes no messages: pass plain text, "
                 "or put the model's chat_template.jinja beside its tokenizer.json"
             )
-        text = self.chat_template.render(messages, tools=tools, **template_options)
-        # The template prints the start token; the tokenizer must not put a second one.
-        return self.tokenizer.encode(text, add_special_tokens=False)
+        return encode_chat(
+            self.tokenizer, self.chat_template, messages, tools=tools, options=template_options
+        )
 
     def _open(self, rows: Sequence[Sequence[int]], max_new_tokens: int | None) -> Session:
         most = self.runtime.info.capabilities.max_batch_size

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from lfm2_deploy.errors import GenerationError
+from lfm2_deploy.grammar import Grammar
 from lfm2_deploy.sampling import SamplingOptions, is_count
 
 
@@ -30,6 +31,8 @@ class GenerationOptions:
         prompt_lookup_num_tokens: most tokens to look ahead where text repeats what came
             before (Hugging Face's name); the answer is the same, and may come faster. 0 is off.
         skip_special_tokens: leave tokens such as <|tool_call_start|> out of the text.
+        grammar: what the answer must follow; it is whole unless `max_new_tokens`, a stop string
+            or a stop token cuts it.
 
     Raises:
         GenerationError: a value is out of range.
@@ -44,6 +47,7 @@ class GenerationOptions:
     logprobs: int | None = None
     prompt_lookup_num_tokens: int = 0
     skip_special_tokens: bool = True
+    grammar: Grammar | None = None
 
     def __post_init__(self) -> None:
         limit = self.max_new_tokens
@@ -61,6 +65,10 @@ class GenerationOptions:
         for name in ("stop_token_ids", "eos_token_ids"):
             if not _is_tuple_of(getattr(self, name), is_count):
                 raise GenerationError(f"{name} is {getattr(self, name)!r}, expected token ids")
+        if self.grammar is not None and not isinstance(self.grammar, Grammar):
+            raise GenerationError(
+                f"grammar is {self.grammar!r}, expected a Grammar, such as Grammar.json()"
+            )
 
     @classmethod
     def from_generation_config(cls, raw: Mapping[str, Any]) -> GenerationOptions:
@@ -91,7 +99,8 @@ class GenerationOptions:
 
         Args:
             **changes: any field of `GenerationOptions` or `SamplingOptions`. None keeps
-                what is here; `stop` and the id lists may also be one value or a list.
+                what is here; `stop` and the id lists may also be one value or a list, and
+                `logit_bias` a mapping.
 
         Raises:
             GenerationError: a name is unknown or a value out of range.
@@ -105,6 +114,8 @@ class GenerationOptions:
         given = {name: value for name, value in changes.items() if value is not None}
         for name in given.keys() & {"stop", "stop_token_ids", "eos_token_ids"}:
             given[name] = _as_tuple(given[name])
+        if isinstance(bias := given.get("logit_bias"), Mapping):
+            given["logit_bias"] = tuple(bias.items())
         sampling = given.pop("sampling", self.sampling)
         sampling = replace(sampling, **{n: given.pop(n) for n in of_sampling & given.keys()})
         return replace(self, sampling=sampling, **given)

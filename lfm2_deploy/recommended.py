@@ -30,6 +30,11 @@ _BY_MODEL: Mapping[str, Mapping[str, float]] = {
 }
 
 
+def list_names() -> list[str]:
+    """Liquid AI's text models that are known here, as the last part of their Hub ids."""
+    return list(_BY_MODEL)
+
+
 def complete_generation_config(model: str, found: Mapping[str, Any]) -> dict[str, Any]:
     """Add the model card's settings to a generation_config.json without any.
 

@@ -25,6 +25,7 @@ _OPENVINO = "pip install 'lfm2-deploy[openvino]' (in a clone: '.[openvino]')"
 _OPENVINO_EXPORT = "pip install 'lfm2-deploy[export,openvino]' (in a clone: '.[export,openvino]')"
 _QNN = "pip install 'lfm2-deploy[qnn]' (in a clone: '.[qnn]')"
 _EVAL = "pip install 'lfm2-deploy[eval]' (in a clone: '.[eval]')"
+_SERVE = "pip install 'lfm2-deploy[serve]' (in a clone: '.[serve]')"
 _TRACING = ("torch", "onnx", "onnx_ir", "onnxscript")
 
 RUNTIMES: Mapping[str, Entry] = {
@@ -44,6 +45,15 @@ RUNTIMES: Mapping[str, Entry] = {
     "reference": Entry(
         "runtimes.reference", "load", ("torch",), _EXPORT, "the torch reference in float32"
     ),
+}
+# What `--device` takes of each of our runtimes on any computer, for completion; one of several
+# devices of a kind also has a number or a name.
+DEVICES: Mapping[str, tuple[str, ...]] = {
+    "ort": ("cpu",),
+    "openvino": ("npu", "gpu", "cpu"),
+    "qnn": ("npu", "emulator", "cpu"),
+    "webgpu": ("gpu", "high-performance", "low-power", "cpu"),
+    "directml": ("gpu", "cpu"),
 }
 # Not for bundles: what `compare` and `eval` hold them against.
 STREAMED_REFERENCE = Entry(
@@ -163,6 +173,10 @@ NPU_COMPILER_FINDER = Entry(
 OPENVINO_DEVICES = Entry(
     "runtimes.ov_doctor", "examine_devices", ("openvino",), _OPENVINO, "OpenVINO's devices"
 )
+# Keeps answers within a `Grammar`.
+GRAMMAR_COMPILER = Entry(
+    "lfm2_deploy.guidance", "compile_grammar", ("llguidance",), _SERVE, "following a grammar"
+)
 # lm-evaluation-harness: loading tasks, running them, and listing all there are.
 TASK_LOADER, EVALUATOR, TASK_NAMES = (
     Entry("lfm2_deploy.evaluation.harness", function, ("lm_eval",), _EVAL, "eval")
@@ -176,6 +190,7 @@ CLUSTER_RECIPE = Entry(
 )
 # Pure arithmetic: it needs nothing that running does not.
 PLANNER = Entry("exporters.quantize.plan", "plan_tensors", (), _RUN, "planning")
+ROUNDING_METHODS = Entry("exporters.quantize.methods", "METHODS", (), _RUN, "rounding")
 EXPORTER = Entry("exporters.pipeline", "export_checkpoint", _TRACING, _EXPORT, "exporting")
 EXPORT_OPTIONS = Entry("exporters.options", "ExportOptions", _TRACING, _EXPORT, "exporting")
 

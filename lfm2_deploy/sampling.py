@@ -2,16 +2,23 @@
 
 Enters: float32 logits [V] of one row. Leaves: a token id, and the model's
 log-probabilities where asked for. The filters are pure functions and run in the order
-of transformers' `generate`. Knows nothing of batches, sessions or text.
+of transformers' `generate`: bias, repetition penalty, [frequency and presence penalties,]
+temperature, top_k, top_p, min_p. What transformers has not stands where vLLM has it: right
+after the repetition penalty. Whatever forbids tokens comes before all of them, so that the
+filters choose among what is allowed; since bias and penalties treat each token by itself,
+that is the same as after these, where transformers has it. Knows nothing of batches,
+sessions or text.
 
 Source: transformers 5.24, `generation/logits_process.py` and
-`GenerationMixin._get_logits_processor`.
+`GenerationMixin._get_logits_processor`; vLLM, `v1/sample/sampler.py`; OpenAI's API reference,
+`presence_penalty`, `frequency_penalty` and `logit_bias` of chat completions.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,12 +37,16 @@ class SamplingOptions:
     """How to choose a token; the names are Hugging Face's, and the default is greedy.
 
     Args:
-        temperature: divides the logits; 0 takes the likeliest token, and then only
-            `repetition_penalty` of the other options matters.
+        temperature: divides the logits; 0 takes the likeliest token, and then only penalties
+            and `logit_bias` of the other options matter.
         top_k: keep the k likeliest tokens and their ties; 0 keeps all.
         top_p: keep the fewest tokens whose probabilities reach p; 1 keeps all.
         min_p: keep tokens at least this fraction as likely as the likeliest; 0 keeps all.
         repetition_penalty: weakens tokens already in prompt or answer; 1 leaves them.
+        presence_penalty: taken off the logits of tokens already in the answer; 0 is off.
+        frequency_penalty: the same, for each time they are in the answer; 0 is off.
+        logit_bias: (token id, number) pairs, each added to that token's logit; -100 as good as
+            forbids a token.
         seed: of the random numbers; None draws a fresh one.
 
     Raises:
@@ -48,6 +59,9 @@ class SamplingOptions:
     min_p: float = 0.0
     repetition_penalty: float = 1.0
     seed: int | None = None
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
 
     def __post_init__(self) -> None:
         for name, low, high, expected in (
@@ -55,15 +69,17 @@ class SamplingOptions:
             ("top_p", 1e-9, 1.0, "a number above 0 and up to 1 (off)"),
             ("min_p", 0.0, 1.0, "a number from 0 (off) to 1"),
             ("repetition_penalty", 1e-9, 1e9, "a number above 0 and up to 1e9; 1 is off"),
+            ("presence_penalty", -2.0, 2.0, "a number from -2 to 2; 0 is off"),
+            ("frequency_penalty", -2.0, 2.0, "a number from -2 to 2; 0 is off"),
         ):
             value = getattr(self, name)
-            real = isinstance(value, int | float) and not isinstance(value, bool)
-            if not real or not low <= value <= high:
+            if not _is_number(value, low, high):
                 raise GenerationError(f"{name} is {value!r}, expected {expected}")
         if not is_count(self.top_k):
             raise GenerationError(f"top_k is {self.top_k!r}, expected an integer from 0 (off)")
         if self.seed is not None and not is_count(self.seed):
             raise GenerationError(f"seed is {self.seed!r}, expected an integer from 0, or None")
+        _check_bias(self.logit_bias)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +115,7 @@ class Sampler:
         self._options = options
         self._random = np.random.default_rng(options.seed)
         self._seen = np.unique(np.asarray(prompt, dtype=np.int64))
+        self._counts: Counter[int] = Counter()
 
     def sample(self, logits: FloatArray) -> int:
         """Choose a token and remember it as seen.
@@ -114,7 +131,7 @@ class Sampler:
                 f"the model's logits are not finite (their maximum is {logits.max()}); its "
                 "precision may be too low for this device: try another target or precision"
             )
-        kept = filter_logits(logits, self._options, self._seen)
+        kept = filter_logits(logits, self._options, self._seen, self._counts)
         token_id = int(kept.argmax()) if self._options.temperature == 0 else self._draw(kept)
         self._remember(token_id)
         return token_id
@@ -127,24 +144,37 @@ class Sampler:
         return int(ids[min(place, len(ids) - 1)])
 
     def _remember(self, token_id: int) -> None:
+        self._counts[token_id] += 1
         place = int(np.searchsorted(self._seen, token_id))
         if place == len(self._seen) or self._seen[place] != token_id:
             self._seen = np.insert(self._seen, place, token_id)
 
 
-def filter_logits(logits: FloatArray, options: SamplingOptions, seen: IdArray) -> FloatArray:
-    """Apply penalty, temperature and filters, in that order.
+def filter_logits(
+    logits: FloatArray,
+    options: SamplingOptions,
+    seen: IdArray,
+    counts: Mapping[int, int] | None = None,
+) -> FloatArray:
+    """Apply bias, penalties, temperature and filters, in that order.
 
     Args:
         logits: float32 [V]; not changed.
-        options: those that are off cost nothing; temperature 0 applies the penalty alone.
+        options: those that are off cost nothing; temperature 0 applies bias and penalties alone.
         seen: int64 [n] distinct ids of prompt and answer so far.
+        counts: id -> how often it is in the answer so far.
 
     Returns:
         float32 [V]; tokens filtered out are -inf. May be `logits` itself.
     """
+    if options.logit_bias:
+        logits = apply_bias(logits, options.logit_bias)
     if options.repetition_penalty != 1:
         logits = apply_repetition_penalty(logits, seen, options.repetition_penalty)
+    if counts and (options.frequency_penalty or options.presence_penalty):
+        logits = apply_count_penalties(
+            logits, counts, options.frequency_penalty, options.presence_penalty
+        )
     if options.temperature == 0:
         return logits
     if options.temperature != 1:
@@ -156,6 +186,37 @@ def filter_logits(logits: FloatArray, options: SamplingOptions, seen: IdArray) -
     if options.min_p:
         logits = keep_min_p(logits, options.min_p)
     return logits
+
+
+def apply_bias(logits: FloatArray, bias: Sequence[tuple[int, float]]) -> FloatArray:
+    """Add to the logits of single tokens.
+
+    Args:
+        logits: float32 [V].
+        bias: (id, number) pairs of distinct ids; those from V on are ignored.
+    """
+    biased = logits.copy()
+    for token_id, value in bias:
+        if token_id < len(logits):
+            biased[token_id] += np.float32(value)
+    return biased
+
+
+def apply_count_penalties(
+    logits: FloatArray, counts: Mapping[int, int], frequency: float, presence: float
+) -> FloatArray:
+    """Take `count * frequency + presence` off the logits of tokens of the answer.
+
+    Args:
+        logits: float32 [V].
+        counts: id -> how often it is in the answer, at least once; ids are below V.
+        frequency, presence: above 0 discourage, below 0 encourage.
+    """
+    ids = np.fromiter(counts.keys(), np.int64, len(counts))
+    times = np.fromiter(counts.values(), np.float32, len(counts))
+    penalized = logits.copy()
+    penalized[ids] -= times * np.float32(frequency) + np.float32(presence)
+    return penalized
 
 
 def apply_repetition_penalty(logits: FloatArray, seen: IdArray, penalty: float) -> FloatArray:
@@ -248,3 +309,25 @@ def _likeliest(logits: FloatArray, count: int) -> IdArray:
 def is_count(value: object) -> bool:
     """Whether a value is an integer from 0 (and not a bool)."""
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _is_number(value: object, low: float, high: float) -> bool:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return low <= value <= high
+
+
+def _check_bias(bias: object) -> None:
+    pairs = bias if isinstance(bias, tuple) else (None,)
+    for pair in pairs:
+        if (
+            not isinstance(pair, tuple)
+            or len(pair) != 2
+            or not is_count(pair[0])
+            or not _is_number(pair[1], -100.0, 100.0)
+        ):
+            raise GenerationError(
+                f"logit_bias is {bias!r}, expected token ids with numbers from -100 to 100"
+            )
+    if len({pair[0] for pair in pairs}) != len(pairs):
+        raise GenerationError(f"logit_bias is {bias!r}, expected each token id once")

@@ -87,6 +87,16 @@ class Tokenizer:
         added = self._backend.get_added_tokens_decoder()
         return frozenset(token_id for token_id, token in added.items() if token.special)
 
+    @cached_property
+    def added_tokens(self) -> dict[str, int]:
+        """Text -> id of the tokens that are found in a text before all others, special or not."""
+        added = self._backend.get_added_tokens_decoder()
+        return {token.content: int(token_id) for token_id, token in added.items()}
+
+    def to_json(self) -> str:
+        """The text of a tokenizer.json, for other libraries that read one."""
+        return str(self._backend.to_str())
+
     def token_id(self, token: str) -> int | None:
         """The id of a token such as "<|im_end|>"; None when there is no such token."""
         found = self._backend.token_to_id(token)
@@ -157,7 +167,7 @@ class TextStream:
         Args:
             tokenizer: whose ids will come.
             skip_special_tokens: leave tokens such as <|im_end|> out.
-            kept: those that are not left out in any case.
+            kept: special tokens that stay in the text in any case.
         """
         self._tokenizer = tokenizer
         self._skipped = tokenizer.special_ids - kept if skip_special_tokens else frozenset()

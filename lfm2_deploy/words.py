@@ -19,5 +19,6 @@ def quote_path(path: Path) -> str:
 
 def suggest(name: str, names: Iterable[str]) -> str:
     """What is said of names like one that does not exist: "; did you mean gptq?", or ""."""
-    near = get_close_matches(name.lower(), list(names), _MOST_SUGGESTED, 0.6)
-    return f"; did you mean {' or '.join(near)}?" if near else ""
+    known = {other.lower(): other for other in names}
+    near = get_close_matches(name.lower(), list(known), _MOST_SUGGESTED, 0.6)
+    return f"; did you mean {' or '.join(known[other] for other in near)}?" if near else ""

@@ -25,6 +25,8 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 os.environ.setdefault("LFM2_DEPLOY_CANARY", "off")
 # What a test finds is not for the next one.
 os.environ.setdefault("LFM2_DEPLOY_REMEMBER", "0")
+# Nor are the models that whoever runs the tests has; this folder is never made.
+os.environ["LFM2_DEPLOY_STORE"] = str(Path(__file__).parent / "no-store")
 
 import numpy as np
 import pytest

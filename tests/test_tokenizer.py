@@ -201,6 +201,14 @@ def test_special_token_inside_a_character_does_not_break_it(tokenizer: Tokenizer
     assert stream_all(tokenizer, [first, IM_END, *others]) == ["", "", "", "漢", ""]
 
 
+def test_special_token_that_is_kept_stays_in_the_text(tokenizer: Tokenizer) -> None:
+    text = "<|tool_call_start|>[f()]<|tool_call_end|>"
+    ids = tokenizer.encode(text + "<|im_end|>", add_special_tokens=False)
+    kept = frozenset({ids[0]})
+    stream = TextStream(tokenizer, kept=kept)
+    assert "".join(stream.push(token_id) for token_id in ids) == "<|tool_call_start|>[f()]"
+
+
 @pytest.mark.parametrize("length", [1, 2, 3])
 def test_unfinished_character_is_flushed_as_one_replacement(
     tokenizer: Tokenizer, length: int

@@ -7,6 +7,8 @@ which is imported only here, and reads HF_TOKEN and HF_HUB_OFFLINE itself.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from glob import escape
 from pathlib import Path
 
 from lfm2_deploy.checkpoint.folder import (
@@ -84,6 +86,72 @@ def describe_hub(model: str, revision: str | None) -> tuple[Lfm2Config, Origin]:
     return config, Origin(kind="hub", name=model, revision=folder.name)
 
 
+def fetch_known(model: str, revision: str | None, names: Sequence[str]) -> tuple[Path, str]:
+    """Download those of these small files that a repository has.
+
+    Args:
+        model: `owner/name`.
+        revision: branch, tag or commit; the default branch when None.
+        names: files' names.
+
+    Returns:
+        The folder they lie in, in the cache, and the commit's hash.
+
+    Raises:
+        SourceError: the repository is not found, gated or unreachable.
+    """
+    folder = _download(model, revision, tuple(map(escape, names)))
+    if not any((folder / name).is_file() for name in names):
+        _require_hub(model, revision, shown=revision)
+    return folder, folder.name
+
+
+def fetch_files(
+    model: str, commit: str, sizes: Mapping[str, int], folder: Path, progress: Progress
+) -> None:
+    """Download files into a folder; what an interrupted call left there is gone on with.
+
+    `snapshot_download` begins a file anew that a process did not finish, and so this does not use
+    it: of a bundle, nearly all bytes are one file's.
+
+    Args:
+        model: `owner/name`.
+        commit: its hash, as all of a folder must be of one.
+        sizes: name -> bytes of each file.
+        folder: where to; files that are not whole yet end in ".part".
+        progress: told when the download starts and ends.
+
+    Raises:
+        SourceError: the Hub is unreachable, a file is not there, or the disk is full.
+    """
+    from huggingface_hub import hf_hub_url
+    from huggingface_hub.file_download import http_get
+    from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
+
+    what = f"download {model}"
+    progress(what, 0, 0)
+    for name, size in sizes.items():
+        if (folder / name).is_file():
+            continue
+        part = folder / f"{name}.part"
+        try:
+            with part.open("ab") as stream:
+                if stream.tell() > size:
+                    stream.truncate(0)
+                if size:
+                    http_get(
+                        hf_hub_url(model, name, revision=commit),
+                        stream,
+                        resume_size=stream.tell(),
+                        headers=build_hf_headers(),
+                        expected_size=size,
+                    )
+        except Exception as error:  # as in `_download`
+            raise SourceError(_explain(model, None, error)) from error
+        part.replace(folder / name)
+    progress(what, 1, 1)
+
+
 def _download(model: str, revision: str | None, patterns: tuple[str, ...]) -> Path:
     try:
         import huggingface_hub
@@ -149,7 +217,7 @@ def _explain(model: str, revision: str | None, error: Exception) -> str:
             )
         case errors.RevisionNotFoundError():
             return f"{model} has no revision {revision!r}; see {page}/commits for those it has"
-        case errors.LocalEntryNotFoundError():
+        case errors.LocalEntryNotFoundError() | errors.OfflineModeIsEnabled():
             return _explain_incomplete(model, revision)
         case errors.HFValidationError():
             return f"{model!r} is not a valid Hub id: expected 'owner/name'"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from lfm2_deploy.commands import completers
 from lfm2_deploy.commands.console import (
     format_bytes,
     format_seconds,
@@ -19,7 +20,14 @@ from lfm2_deploy.commands.console import (
     print_title,
     show_progress,
 )
-from lfm2_deploy.commands.options import AsJson, Canary, Device, Threads, name_own_option
+from lfm2_deploy.commands.options import (
+    AsJson,
+    Canary,
+    Device,
+    Threads,
+    find_bundle,
+    name_own_option,
+)
 from lfm2_deploy.errors import GenerationError
 
 if TYPE_CHECKING:
@@ -32,7 +40,13 @@ _QUIET = 0.25
 
 def bench(
     bundles: Annotated[
-        list[Path], typer.Argument(metavar="BUNDLE...", help="Folders that `export` made.")
+        list[Path],
+        typer.Argument(
+            metavar="BUNDLE...",
+            parser=find_bundle,
+            help="Folders that `export` made, or names of models in the store.",
+            autocompletion=completers.complete_bundles,
+        ),
     ],
     contexts: Annotated[
         str, typer.Option(metavar="N,N", help="Prompt lengths to try, in tokens.")
@@ -41,7 +55,7 @@ def bench(
         int, typer.Option(min=1, metavar="N", help="Tokens to decode after each prompt.")
     ] = 64,
     rounds: Annotated[
-        int, typer.Option(min=1, metavar="N", help="How often; medians are told.")
+        int, typer.Option(min=1, metavar="N", help="How often each is measured; medians are told.")
     ] = 3,
     threads: Threads = None,
     device: Device = None,
@@ -53,13 +67,19 @@ def bench(
 ) -> None:
     """Measure loading, first token, prefill, decode and memory.
 
-    Each bundle runs in a process of its own. Beside its decoding stands what this
-    machine's memory allows: bandwidth over the bytes read for each token.
+    Prefill is reading a prompt, decode writing an answer, both in tokens a second. Each
+    bundle runs in a process of its own. Beside its decoding stands what this machine's
+    memory allows: bandwidth over the bytes read for each token.
 
     \b
     Examples:
       lfm2-deploy bench ./LFM2-350M-cpu-int4
       lfm2-deploy bench ./a ./b --contexts 256,8192 --plot speed.png --json
+
+    \b
+    See also:
+      lfm2-deploy plan MODEL          the same bound, before there is a bundle
+      lfm2-deploy prepare BUNDLE      load faster, share memory
     """
     from lfm2_deploy.bundle import open_bundle
 

@@ -41,7 +41,8 @@ def chat(
     bundle: options.BundlePath,
     *,
     system: Annotated[
-        str | None, typer.Option(metavar="TEXT", help="The system's message.")
+        str | None,
+        typer.Option(metavar="TEXT", help="A message that tells the model how to behave."),
     ] = None,
     overrides: dict[str, Any],
     prompt_cache: options.PromptCacheFolder = None,
@@ -51,14 +52,21 @@ def chat(
 ) -> None:
     """Talk with a model.
 
-    Ctrl-C stops a running answer, Ctrl-D leaves; /help lists what else there is.
-    Where stdin is no terminal, each of its lines is a message.
+    Ctrl-C stops a running answer, Ctrl-D leaves; /help lists what else there is, such
+    as /undo, /edit, /regenerate and /save. Where stdin is no terminal, each of its
+    lines is a message. Unless told otherwise, tokens are chosen as the model's
+    generation_config.json says.
 
     \b
     Examples:
       lfm2-deploy chat ./LFM2-350M-cpu-int4
       lfm2-deploy chat ./LFM2-350M-cpu-int4 --system "Answer in one sentence."
       echo "Name three rivers." | lfm2-deploy chat ./LFM2-350M-cpu-int4
+
+    \b
+    See also:
+      lfm2-deploy export MODEL        make a BUNDLE
+      lfm2-deploy generate BUNDLE     continue text; for scripts, with --json
     """
     model = options.load_model(bundle, threads, device, canary, has_option=True)
     options.warn_of_speculation(model, overrides)

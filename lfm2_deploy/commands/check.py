@@ -36,18 +36,24 @@ _STYLES = {"passed": "bold green", "doubtful": "bold yellow", "failed": "bold re
 def check(
     bundle: BundlePath, threads: Threads = None, device: Device = None, as_json: AsJson = False
 ) -> None:
-    """Hash a bundle's files and run its canary: does this device compute what it must?
+    """Check a bundle's files, and that this device computes it rightly.
 
-    A canary is a few short prompts with logits that torch gave for them at export, on
-    the weights as the bundle stores them. `load`, `generate` and `chat` hash once, and
-    run it once for each device and driver; this command does both now and shows all
-    figures, for a bug report. The exit code is 1 unless it passes. How much a precision
-    costs in quality is another question, which `verify` answers.
+    Files are hashed, and the canary is run: a few short prompts with logits that torch
+    gave for them at export, on the weights as the bundle stores them. `load`,
+    `generate` and `chat` hash once, and run it once for each device and driver; this
+    command does both now and shows all figures, for a bug report. The exit code is 1
+    unless it passes. How much a precision costs in quality is another question, which
+    `verify` answers.
 
     \b
     Examples:
       lfm2-deploy check ./LFM2-350M-npu-int4
       lfm2-deploy check ./LFM2-350M-webgpu-int4 --device gpu --json
+
+    \b
+    See also:
+      lfm2-deploy verify BUNDLE       what a precision costs in quality
+      lfm2-deploy doctor              devices and drivers of this computer
     """
     with show_progress() as progress:
         progress("loading", 0, 0)

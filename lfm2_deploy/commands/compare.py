@@ -13,6 +13,7 @@ from typing import Annotated
 
 import typer
 
+from lfm2_deploy.commands import completers
 from lfm2_deploy.commands.console import note, print_json, show_progress
 from lfm2_deploy.commands.failures import ERROR
 from lfm2_deploy.commands.options import AsJson, Device, Threads
@@ -36,8 +37,9 @@ def compare(
         list[str],
         typer.Argument(
             metavar="SUBJECT...",
-            help="Bundles' folders, FOLDER@DEVICE (as --device takes it), torch:MODEL, "
-            "transformers:MODEL.",
+            help="Bundles' folders or names in the store, FOLDER@DEVICE (as --device takes it), "
+            "torch:MODEL, transformers:MODEL.",
+            autocompletion=completers.complete_subjects,
         ),
     ],
     reference: Annotated[
@@ -47,6 +49,7 @@ def compare(
             help="Hold them against this, or against base:FILE, a base file of llama.cpp. A "
             "bundle's FOLDER runs where it was made for, whatever --device says.",
             show_default="what the first bundle was made from, in torch",
+            autocompletion=completers.complete_subjects,
         ),
     ] = None,
     precision: Annotated[
@@ -54,11 +57,17 @@ def compare(
         typer.Option(
             metavar="P,P",
             help="Of a MODEL as export takes it, make and compare bundles in these precisions.",
+            autocompletion=completers.complete_precision_list,
         ),
     ] = None,
     target: Annotated[
         str | None,
-        typer.Option(metavar="T,T", help="Likewise, for these targets.", show_default="cpu"),
+        typer.Option(
+            metavar="T,T",
+            help="Likewise, for these targets.",
+            show_default="cpu",
+            autocompletion=completers.complete_target_list,
+        ),
     ] = None,
     adapter: Annotated[
         Path | None, typer.Option(metavar="DIR", help="The LoRA adapter merged into the bundle.")
@@ -67,7 +76,7 @@ def compare(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Compare on this text.",
+            help="Compare on this text (UTF-8).",
             show_default="speeches and scripture",
             rich_help_panel=_WHAT,
         ),
@@ -153,6 +162,11 @@ def compare(
       lfm2-deploy compare ./my-bundle@gpu ./my-bundle@cpu --html report.html
       lfm2-deploy compare ./LFM2-350M-cpu-int4 --quick --max-kld 0.05
       lfm2-deploy compare ./LFM2-350M-cpu-int4 --reference base:f16.kld
+
+    \b
+    See also:
+      lfm2-deploy verify BUNDLE       one bundle, passed or failed
+      lfm2-deploy eval BUNDLE         benchmarks that others publish
     """
     for option, file in (("--html", html), ("--save-base", save_base)):
         if file is not None and file.is_dir():

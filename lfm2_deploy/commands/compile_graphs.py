@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
+from lfm2_deploy.commands import completers
 from lfm2_deploy.commands.console import (
     format_bytes,
     note,
@@ -18,7 +19,7 @@ from lfm2_deploy.commands.console import (
     print_title,
     show_progress,
 )
-from lfm2_deploy.commands.options import AsJson
+from lfm2_deploy.commands.options import AsJson, find_bundle
 from lfm2_deploy.static_graphs import DECODE, EXPERT_ROWS, EXPERTS, NPU_PLATFORMS, PREFILL
 
 if TYPE_CHECKING:
@@ -28,25 +29,31 @@ if TYPE_CHECKING:
 def compile_graphs(
     bundle: Annotated[
         Path | None,
-        typer.Argument(metavar="BUNDLE", help="The folder that `export --target npu` made."),
+        typer.Argument(
+            metavar="BUNDLE",
+            parser=find_bundle,
+            help="The folder that `export --target npu` made, or the name of a model in the store.",
+            autocompletion=completers.complete_bundles,
+        ),
     ] = None,
     platform: Annotated[
         list[str] | None,
         typer.Option(
             metavar="NUMBER",
-            help="3720, 4000 or 5010; may be given several times.",
+            help="NPU to compile for: 3720, 4000 or 5010; may be given several times.",
             show_default="all three",
+            autocompletion=completers.complete_npu_platforms,
         ),
     ] = None,
     every: Annotated[
-        bool, typer.Option("--every", help="Every expert, not one of each layer for all.")
+        bool, typer.Option("--every", help="Compile every expert, not one of each layer for all.")
     ] = False,
     set_up: Annotated[
         bool, typer.Option("--set-up", help="On Linux: download the compiler first (87 MB).")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Compile an NPU bundle with Intel's compiler, on a machine without an NPU.
+    """Try Intel's NPU compiler on a bundle; no NPU is needed.
 
     Tells for each graph whether the compiler takes it, how large it becomes, and how
     long its cost model expects one call to take: an estimate of the compiler's, never a
@@ -61,6 +68,11 @@ def compile_graphs(
     Examples:
       lfm2-deploy compile --set-up
       lfm2-deploy compile ./LFM2-350M-npu-int4 --platform 4000
+
+    \b
+    See also:
+      lfm2-deploy export MODEL --target npu --compile     keep what the compiler made
+      lfm2-deploy lint BUNDLE                             rules, where there is no compiler
     """
     if bundle is None and not set_up:
         raise typer.BadParameter("name a bundle to compile, or --set-up")

@@ -77,7 +77,7 @@ def demo(
     threads: Threads = None,
     as_json: AsJson = False,
 ) -> None:
-    """Try everything on a small model that comes with this package.
+    """Try everything on a small model that comes with this package, offline.
 
     It is exported, run and compared with torch; no network is needed. It knows
     speeches, the Bible and Jane Austen, and little of them: what it writes
@@ -87,6 +87,13 @@ def demo(
     Examples:
       lfm2-deploy demo
       lfm2-deploy demo "In the beginning God" --precision int8
+      lfm2-deploy demo --out ./demo-bundle
+
+    \b
+    See also:
+      lfm2-deploy chat ./demo-bundle            talk with what --out made
+      lfm2-deploy plan LiquidAI/LFM2-350M       will a real model fit here?
+      lfm2-deploy doctor                        what else this computer can run
     """
     steps = _Steps()
     bundle, reused, why = _prepare(out, precision, fresh, steps)

@@ -51,18 +51,24 @@ _PLUGIN_SECONDS = 60.0
 
 def doctor(
     online: Annotated[
-        bool, typer.Option("--online", help="Also ask whether the Hub can be reached.")
+        bool, typer.Option("--online", help="Also ask whether the Hugging Face Hub can be reached.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Say what this computer has, what works on it, and what is missing.
 
-    Every device is really tried with a tiny graph, which takes some seconds.
+    Every device is really tried with a tiny graph, which takes some seconds. What is
+    missing is told with the command that brings it. A good first part of a bug report.
 
     \b
     Examples:
       lfm2-deploy doctor
       lfm2-deploy doctor --online --json
+
+    \b
+    See also:
+      lfm2-deploy export MODEL --target auto     a bundle for what was found
+      lfm2-deploy check BUNDLE                   a bundle on a device
     """
     report = _examine(online)
     if as_json:

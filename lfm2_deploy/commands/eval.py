@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from lfm2_deploy.commands import completers
 from lfm2_deploy.commands.console import (
     note,
     print_facts,
@@ -19,7 +20,7 @@ from lfm2_deploy.commands.console import (
     print_title,
     show_progress,
 )
-from lfm2_deploy.commands.options import AsJson, Device, Threads, load_model
+from lfm2_deploy.commands.options import AsJson, Device, Threads, find_bundle, load_model
 
 if TYPE_CHECKING:
     from lfm2_deploy.bundle import Bundle
@@ -31,15 +32,30 @@ _ARROWS = {True: " ↑", False: " ↓", None: ""}
 
 def evaluate(
     bundle: Annotated[
-        Path | None, typer.Argument(metavar="BUNDLE", help="The folder that `export` made.")
+        Path | None,
+        typer.Argument(
+            metavar="BUNDLE",
+            parser=find_bundle,
+            help="The folder that `export` made, or the name of a model in the store.",
+            autocompletion=completers.complete_bundles,
+        ),
     ] = None,
     tasks: Annotated[
         list[str] | None,
-        typer.Option(metavar="A,B", help="Tasks, groups or tags to run; * stands for any letters."),
+        typer.Option(
+            metavar="A,B",
+            help="Tasks, groups or tags to run; * stands for any letters.",
+            autocompletion=completers.complete_tasks,
+        ),
     ] = None,
     limit: Annotated[
         int | None,
-        typer.Option(min=1, metavar="N", help="Ask only the first N questions of each task."),
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Ask only the first N questions of each task.",
+            show_default="all",
+        ),
     ] = None,
     few_shot: Annotated[
         int | None,
@@ -85,6 +101,10 @@ def evaluate(
       lfm2-deploy eval --list
       lfm2-deploy eval ./LFM2-350M-cpu-int4 --tasks 'lfm2_demo_*'
       lfm2-deploy eval ./LFM2-350M-cpu-int4 --tasks arc_easy,hellaswag --limit 200
+
+    \b
+    See also:
+      lfm2-deploy compare BUNDLE      token by token against the original
     """
     asked = [name.strip() for words in tasks or () for name in words.split(",") if name.strip()]
     folder = None if task_folder is None else task_folder.expanduser()

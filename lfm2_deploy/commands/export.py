@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from lfm2_deploy.commands import completers
 from lfm2_deploy.commands.console import (
     format_bytes,
     note,
@@ -24,16 +24,17 @@ from lfm2_deploy.commands.console import (
 )
 from lfm2_deploy.commands.options import AsJson, Precision
 from lfm2_deploy.commands.sizes import parse_size
+from lfm2_deploy.store.names import name_bundle
 
 if TYPE_CHECKING:
     from lfm2_deploy.auto import Choice
     from lfm2_deploy.bundle import Bundle
 
 _NPU = "For --target npu and qnn"
+_ROUNDING = "How weights are rounded"
+_EARLIER = "Where something is there already"
 # The platforms to compile for where none is named: Lunar Lake, Snapdragon X.
 _PLATFORMS = {"npu": "4000", "qnn": "60"}
-# What makes a name awkward to type, such as the "@" of a synthetic model's seed.
-_AWKWARD = re.compile(r"[^\w.-]+")
 
 
 def export(
@@ -43,6 +44,7 @@ def export(
             metavar="MODEL",
             help="A checkpoint's folder, a Hub id such as LiquidAI/LFM2-350M, "
             "or synthetic:NAME for random weights.",
+            autocompletion=completers.complete_models,
         ),
     ],
     out: Annotated[
@@ -56,6 +58,7 @@ def export(
         typer.Option(
             metavar="NAME",
             help="Where it will run; `doctor` lists targets. auto: what this computer runs.",
+            autocompletion=completers.complete_targets_or_auto,
         ),
     ] = "cpu",
     precision: Annotated[
@@ -68,15 +71,15 @@ def export(
         int | None,
         typer.Option(
             metavar="N",
-            help="Most tokens of a conversation.",
-            show_default="the model's, at most 32768; npu, qnn: 1024",
+            help="Longest conversation, in tokens: prompt and answers.",
+            show_default="the model's, at most 32768, and 1024 for npu and qnn",
         ),
     ] = None,
     chunk: Annotated[
         int | None,
         typer.Option(
             metavar="N",
-            help="Tokens of a prompt that one call takes.",
+            help="Tokens of a prompt that one call of the graph takes.",
             show_default="npu: 128, qnn: 64",
             rich_help_panel=_NPU,
         ),
@@ -87,6 +90,7 @@ def export(
             metavar="DEVICE",
             help="Where experts run beside an NPU: npu, gpu or cpu.",
             show_default="npu",
+            autocompletion=completers.complete_expert_devices,
             rich_help_panel=_NPU,
         ),
     ] = None,
@@ -104,6 +108,7 @@ def export(
             metavar="NUMBER",
             help="With --compile, several times if wanted: npu: 3720, 4000, 5010; qnn: 60, 88.",
             show_default="npu: 4000, qnn: 60",
+            autocompletion=completers.complete_npu_platforms,
             rich_help_panel=_NPU,
         ),
     ] = None,
@@ -114,6 +119,8 @@ def export(
             help="How int8 and int4 weights are rounded: rtn, search, or calibrated on a text and "
             "more exact: awq, gptq, awq+gptq.",
             show_default="search",
+            autocompletion=completers.complete_methods,
+            rich_help_panel=_ROUNDING,
         ),
     ] = None,
     calibrate: Annotated[
@@ -123,6 +130,7 @@ def export(
             help="A text to calibrate on: weights, where --quantize does, and the ranges of "
             "activations, where they are rounded (qnn).",
             show_default="one that is built in",
+            rich_help_panel=_ROUNDING,
         ),
     ] = None,
     max_size: Annotated[
@@ -131,6 +139,7 @@ def export(
             metavar="SIZE",
             help="Most that the bundle may take, such as 700MB: sensitive layers, found by "
             "measurement, get more bits within it.",
+            rich_help_panel=_ROUNDING,
         ),
     ] = None,
     revision: Annotated[
@@ -144,10 +153,16 @@ def export(
         typer.Option(
             "--overwrite",
             help="Replace a bundle that is already there, or what an interrupted export rounded.",
+            rich_help_panel=_EARLIER,
         ),
     ] = False,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on where an interrupted export ended.")
+        bool,
+        typer.Option(
+            "--resume",
+            help="Go on where an interrupted export ended.",
+            rich_help_panel=_EARLIER,
+        ),
     ] = False,
     cluster: Annotated[
         str | None,
@@ -168,6 +183,11 @@ def export(
 ) -> None:
     """Make a bundle: one folder with all that running a model needs.
 
+    It holds the graphs of a target, the weights in a precision, the tokenizer, the
+    chat template and sampling settings. Folders come in, or models from the Hub,
+    which are downloaded as they are read. A bundle appears when it is whole; what an
+    interrupted export finished is kept for --resume.
+
     \b
     Examples:
       lfm2-deploy export LiquidAI/LFM2-350M
@@ -175,13 +195,20 @@ def export(
       lfm2-deploy export LiquidAI/LFM2-350M --target npu --context 2048 --compile
       lfm2-deploy export LiquidAI/LFM2-350M --target auto
       lfm2-deploy export LiquidAI/LFM2-350M --quantize gptq --calibrate mine.txt --max-size 260MB
+
+    \b
+    See also:
+      lfm2-deploy plan MODEL          what it will take, before
+      lfm2-deploy chat BUNDLE         talk with it
+      lfm2-deploy verify BUNDLE       is it still the model?
+      lfm2-deploy inspect BUNDLE      what is in it, and why
     """
     if platform and not compile_now:
         raise typer.BadParameter("--platform says for what to compile: add --compile")
     max_size_bytes = 0 if max_size is None else parse_size(max_size, "700MB")
     chosen = _choose_target(model, target.lower(), precision, context, revision)
     name = chosen if isinstance(chosen, str) else chosen.target
-    place = out or Path(_choose_name(model, adapter, name, precision))
+    place = out or Path(name_bundle(model, adapter, name, precision))
     started = time.monotonic()
     if overwrite and not resume:
         _tell_what_is_discarded(place)
@@ -252,15 +279,6 @@ def _tell_what_is_discarded(place: Path) -> None:
     layers = count_rounded(place)
     if layers:
         note(f"--overwrite without --resume: discarding {layers} layers that were rounded before")
-
-
-def _choose_name(model: str, adapter: Path | None, target: str, precision: str) -> str:
-    """`LiquidAI/LFM2-350M` -> `LFM2-350M-cpu-int4`."""
-    folder = Path(model).expanduser()
-    base = folder.resolve().name if folder.is_dir() else model.rpartition("/")[2]
-    base = base.removeprefix("synthetic:")
-    parts = [base, adapter.resolve().name if adapter else "", target, precision]
-    return _AWKWARD.sub("-", "-".join(part for part in parts if part))
 
 
 def _report(bundle: Bundle, seconds: float, as_json: bool, choice: Choice | None) -> None:

@@ -13,16 +13,16 @@ The environment variable LFM2_DEPLOY_TRACEBACK=1 adds Python's traceback to erro
 from __future__ import annotations
 
 import os
-import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import typer
 from rich.text import Text
-from typer.core import TyperCommand, TyperGroup
 
+from lfm2_deploy.commands import shells
 from lfm2_deploy.commands.console import notes, printable
+from lfm2_deploy.commands.help import HelpGroup
 from lfm2_deploy.errors import Lfm2DeployError, UsageError
 
 PROGRAM = "lfm2-deploy"
@@ -30,19 +30,7 @@ ERROR, USAGE, BUG, INTERRUPTED, BROKEN_PIPE = 1, 2, 3, 130, 141
 _TRACEBACK = "LFM2_DEPLOY_TRACEBACK"
 
 
-# How typer writes defaults that are described rather than given: [default: (the model's)].
-_DESCRIBED = re.compile(r"(\[default:\s+)\(([^\]]*)\)\]")
-
-
-class Command(TyperCommand):
-    """A command whose help tells described defaults without parentheses around them."""
-
-    def get_help(self, ctx: typer.Context) -> str:  # type: ignore[override]
-        """The text of --help."""
-        return _DESCRIBED.sub(r"\1\2]", super().get_help(ctx))
-
-
-class CommandGroup(TyperGroup):
+class CommandGroup(HelpGroup):
     """The command line, whose failures are reported in the way this module describes."""
 
     def main(
@@ -59,12 +47,14 @@ class CommandGroup(TyperGroup):
         Args:
             args: the words after the program's name; those of this process when None.
             prog_name: how usage lines name the program.
-            complete_var: not used; there is no shell completion.
+            complete_var: not used; the variable's name is `shells.SWITCH`.
             standalone_mode: exit with the code instead of returning it.
             windows_expand_args: not used; a prompt's `*` and `?` are left alone.
             **extra: settings of the context.
         """
         words = list(sys.argv[1:] if args is None else args)
+        if shells.is_asked():
+            sys.exit(shells.answer(self, prog_name or PROGRAM))
 
         def work() -> None:
             with self.make_context(prog_name or PROGRAM, words, **extra) as context:

@@ -77,7 +77,7 @@ def generate(
     *,
     prompts_file: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Take prompts from a file, one a line."),
+        typer.Option(metavar="FILE", help="Take prompts from a text file, one a line."),
     ] = None,
     chat: Annotated[
         bool, typer.Option("--chat", help="Ask as a user's message instead of continuing text.")
@@ -88,25 +88,39 @@ def generate(
     overrides: dict[str, Any],
     logprobs: Annotated[
         int | None,
-        typer.Option(min=0, metavar="N", help="Tell each token's odds, and the N likeliest."),
+        typer.Option(
+            min=0, metavar="N", help="Tell each token's log probability, and the N likeliest."
+        ),
     ] = None,
     prompt_cache: options.PromptCacheFolder = None,
     threads: options.Threads = None,
     device: options.Device = None,
     canary: options.Canary = None,
     stream: Annotated[bool, typer.Option(help="Show one prompt's text as it comes.")] = True,
-    stats: Annotated[bool, typer.Option("--stats", help="Tell the speed, on stderr.")] = False,
+    stats: Annotated[
+        bool,
+        typer.Option(
+            "--stats", help="Tell time to the first token and tokens a second, on stderr."
+        ),
+    ] = False,
     as_json: options.AsJson = False,
 ) -> None:
     """Continue a text, or several at once.
 
-    Unless told otherwise, tokens are chosen as the model's generation_config.json says.
+    Text goes to stdout as it comes. Unless told otherwise, tokens are chosen as the
+    model's generation_config.json says. Several prompts run as one batch.
 
     \b
     Examples:
       lfm2-deploy generate ./LFM2-350M-cpu-int4 "The capital of France is"
       lfm2-deploy generate ./LFM2-350M-cpu-int4 --chat "Name three rivers." --stats
       cat letter.txt | lfm2-deploy generate ./LFM2-350M-cpu-int4 - --json
+      lfm2-deploy generate ./LFM2-350M-cpu-int4 --prompts-file prompts.txt --greedy
+
+    \b
+    See also:
+      lfm2-deploy chat BUNDLE         a conversation
+      lfm2-deploy bench BUNDLE        speed, measured well
     """
     prompts = _gather_prompts(prompt or [], prompts_file, chat, system)
     model = options.load_model(bundle, threads, device, canary, has_option=True)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from lfm2_deploy.commands import completers
 from lfm2_deploy.commands.console import note, print_json, show_progress
 from lfm2_deploy.commands.options import AsJson
 from lfm2_deploy.errors import BundleError
@@ -21,6 +22,7 @@ def inspect(
         typer.Argument(
             metavar="BUNDLE|MODEL",
             help="A bundle, or a model as `export` takes it: folder, Hub id, synthetic:NAME.",
+            autocompletion=completers.complete_bundles_and_models,
         ),
     ],
     tensors: Annotated[
@@ -40,11 +42,23 @@ def inspect(
 ) -> None:
     """Say what a bundle or a model is made of.
 
+    Of a bundle: target, precision, files, states, how weights were rounded and what it
+    cost. Of a model: its shape and layers; only config.json is read.
+
     \b
     Examples:
       lfm2-deploy inspect ./LFM2-350M-cpu-int4 --check
       lfm2-deploy inspect synthetic:LFM2-8B-A1B
+      lfm2-deploy inspect ./LFM2-350M-cpu-int4 --plot rounding.svg
+
+    \b
+    See also:
+      lfm2-deploy check BUNDLE        does this device compute it rightly?
+      lfm2-deploy plan MODEL          what a model will take
     """
+    from lfm2_deploy.store.resolve import find_stored
+
+    what = str(find_stored(what) or what)
     if (Path(what).expanduser() / "manifest.json").is_file():
         _inspect_bundle(Path(what).expanduser(), tensors, check, as_json, plot)
         return

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.text import Text
 
+from lfm2_deploy.commands import completers
 from lfm2_deploy.commands.console import note, output, print_json, print_title, printable
 from lfm2_deploy.commands.failures import ERROR
 from lfm2_deploy.commands.options import AsJson
@@ -55,6 +56,7 @@ def lint(
         typer.Argument(
             metavar="BUNDLE|FILE|DIR",
             help="A bundle, an .onnx or .xml file, or a folder of such files.",
+            autocompletion=completers.complete_bundles,
         ),
     ],
     target: Annotated[
@@ -63,6 +65,7 @@ def lint(
             metavar="NAME",
             help="directml, webgpu, npu, igpu, openvino-cpu, cpu or qnn.",
             show_default="the bundle's own",
+            autocompletion=completers.complete_linted_targets,
         ),
     ] = None,
     remarks: Annotated[
@@ -70,7 +73,10 @@ def lint(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Name every node that a target would refuse, run elsewhere or get silently wrong.
+    """Find what a target would refuse, run elsewhere or get wrong.
+
+    It names every such node of a bundle's graphs, or of other tools' ONNX and OpenVINO
+    files, with the reason and what to do.
 
     Graphs are read, not run: the rules come from tables of kernels and from the
     sources of ONNX Runtime and OpenVINO, and each finding says which. The exit code
@@ -80,9 +86,17 @@ def lint(
     Examples:
       lfm2-deploy lint ./LFM2-350M-cpu-int4 --target directml
       lfm2-deploy lint ./somebody-elses/model.onnx --target webgpu --remarks
+      lfm2-deploy lint ./LFM2-350M-npu-int4 --json
+
+    \b
+    See also:
+      lfm2-deploy compile BUNDLE      Intel's own compiler's word
+      lfm2-deploy check BUNDLE        on the device itself
     """
     from lfm2_deploy.registry import find_lint
+    from lfm2_deploy.store.resolve import find_stored
 
+    what = find_stored(what) or what
     subject = find_subject(what.expanduser(), target)
     linter: Linter = find_lint(subject.target)
     report = linter.lint(_choose_files(subject, linter))

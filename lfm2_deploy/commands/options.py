@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from lfm2_deploy.commands import completers
 from lfm2_deploy.commands.console import note, show_progress
 from lfm2_deploy.errors import Lfm2DeployError
 
@@ -26,18 +27,40 @@ _DEFAULT_LENGTH = 512
 # As far as ONNX Runtime's sessions can take back; fewer are tried where more do not pay.
 _LOOK_AHEAD = 15
 _CHOOSING = "How to choose tokens"
+_WHERE = "Where it runs"
 _ENDING = "When to stop"
+_MODELS = "the model's"
 
 # As `exporters.quantize.plan` has it, which `--help` must not wait for.
 Precision = Literal["fp32", "fp16", "int8", "int4"]
 
+
+def find_bundle(text: str) -> Path:
+    """The folder of what a user calls a bundle: a path, or a name in the store."""
+    from lfm2_deploy.store.resolve import resolve
+
+    return resolve(text)
+
+
 BundlePath = Annotated[
-    Path, typer.Argument(metavar="BUNDLE", help="The folder that `export` made.")
+    Path,
+    typer.Argument(
+        metavar="BUNDLE",
+        parser=find_bundle,
+        help="The folder that `export` made, or the name of a model in the store.",
+        autocompletion=completers.complete_bundles,
+    ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 Threads = Annotated[
     int | None,
-    typer.Option(min=1, metavar="N", help="Threads to run on.", show_default="one a core"),
+    typer.Option(
+        min=1,
+        metavar="N",
+        help="Threads to run on.",
+        show_default="one a core",
+        rich_help_panel=_WHERE,
+    ),
 ]
 Device = Annotated[
     str | None,
@@ -46,6 +69,8 @@ Device = Annotated[
         help="Run on npu, gpu or cpu, or on one of several GPUs (gpu.1, dml.1, nvidia; webgpu: "
         "low-power), and nowhere else.",
         show_default="where the bundle was made for",
+        autocompletion=completers.complete_devices,
+        rich_help_panel=_WHERE,
     ),
 ]
 Canary = Annotated[
@@ -55,7 +80,8 @@ Canary = Annotated[
         case_sensitive=False,
         help="Check that the device computes what it must: auto (once for each driver), always, "
         "off.",
-        show_default="auto",
+        show_default="LFM2_DEPLOY_CANARY, or auto",
+        rich_help_panel=_WHERE,
     ),
 ]
 MaxNewTokens = Annotated[
@@ -89,13 +115,19 @@ ShowSpecialTokens = Annotated[
 Temperature = Annotated[
     float | None,
     typer.Option(
-        metavar="T", help="Higher is more varied; 0 is greedy.", rich_help_panel=_CHOOSING
+        metavar="T",
+        help="Higher is more varied; 0 is greedy.",
+        show_default=_MODELS,
+        rich_help_panel=_CHOOSING,
     ),
 ]
 TopK = Annotated[
     int | None,
     typer.Option(
-        metavar="K", help="Choose among the K likeliest; 0 is off.", rich_help_panel=_CHOOSING
+        metavar="K",
+        help="Choose among the K likeliest; 0 is off.",
+        show_default=_MODELS,
+        rich_help_panel=_CHOOSING,
     ),
 ]
 TopP = Annotated[
@@ -103,6 +135,7 @@ TopP = Annotated[
     typer.Option(
         metavar="P",
         help="Choose among the fewest that reach this probability; 1 is off.",
+        show_default=_MODELS,
         rich_help_panel=_CHOOSING,
     ),
 ]
@@ -111,18 +144,27 @@ MinP = Annotated[
     typer.Option(
         metavar="P",
         help="Leave out those less likely than P times the likeliest; 0 is off.",
+        show_default=_MODELS,
         rich_help_panel=_CHOOSING,
     ),
 ]
 RepetitionPenalty = Annotated[
     float | None,
     typer.Option(
-        metavar="F", help="Above 1 discourages repeating; 1 is off.", rich_help_panel=_CHOOSING
+        metavar="F",
+        help="Above 1 discourages repeating; 1 is off.",
+        show_default=_MODELS,
+        rich_help_panel=_CHOOSING,
     ),
 ]
 Seed = Annotated[
     int | None,
-    typer.Option(metavar="N", help="Makes random choices repeatable.", rich_help_panel=_CHOOSING),
+    typer.Option(
+        metavar="N",
+        help="Makes random choices repeatable.",
+        show_default="another each time",
+        rich_help_panel=_CHOOSING,
+    ),
 ]
 Greedy = Annotated[
     bool,

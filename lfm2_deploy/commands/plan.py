@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
+from lfm2_deploy.commands import completers
 from lfm2_deploy.commands.console import (
     format_bytes,
     note,
@@ -80,38 +81,69 @@ class Setting:
 def plan(
     model: Annotated[
         str,
-        typer.Argument(metavar="MODEL", help="A checkpoint's folder, a Hub id, or synthetic:NAME."),
+        typer.Argument(
+            metavar="MODEL",
+            help="A checkpoint's folder, a Hub id, or synthetic:NAME.",
+            autocompletion=completers.complete_models,
+        ),
     ],
-    target: Annotated[str, typer.Option(metavar="NAME", help="Where it will run.")] = "cpu",
+    target: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="What it will be exported for; `doctor` lists targets.",
+            autocompletion=completers.complete_targets,
+        ),
+    ] = "cpu",
     precision: Annotated[
         Precision | None,
-        typer.Option(metavar="NAME", help="Tell more of this one.", show_default="the best"),
+        typer.Option(
+            metavar="NAME",
+            help="Tell more of this one: fp32, fp16, int8 or int4.",
+            show_default="the best",
+        ),
     ] = None,
     ram: Annotated[
         str | None,
-        typer.Option(metavar="SIZE", help="Memory, as 32GB or 16GiB.", show_default="this one's"),
+        typer.Option(
+            metavar="SIZE",
+            help="Memory to plan for, as 32GB or 16GiB.",
+            show_default="this computer's",
+        ),
     ] = None,
     context: Annotated[
         int | None,
-        typer.Option(min=1, metavar="N", help="Tokens of the conversation.", show_default="32768"),
+        typer.Option(
+            min=1, metavar="N", help="Length of the conversation, in tokens.", show_default="32768"
+        ),
     ] = None,
     bandwidth: Annotated[
         float | None,
-        typer.Option(min=0.1, metavar="GB/S", help="Of memory.", show_default="measured here"),
+        typer.Option(
+            min=0.1, metavar="GB/S", help="Speed of memory.", show_default="measured here"
+        ),
     ] = None,
     revision: Annotated[
         str | None, typer.Option(metavar="REF", help="Branch, tag or commit of a Hub model.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Say what a model will take: disk, memory, speed at best, and what fits.
+    """Say what a model will take here: disk, memory, and speed at best.
 
-    Of a model on the Hub, only config.json is downloaded.
+    One line for each precision, with the longest conversation that fits. It is
+    arithmetic: of a model on the Hub, only config.json is downloaded. "Speed at
+    best" is what memory allows: its bandwidth over the bytes read for each token.
 
     \b
     Examples:
       lfm2-deploy plan LiquidAI/LFM2-24B-A2B --ram 32GB --context 32768
       lfm2-deploy plan ./my-finetune --precision int8 --bandwidth 100
+      lfm2-deploy plan synthetic:LFM2-8B-A1B
+
+    \b
+    See also:
+      lfm2-deploy export MODEL        make the bundle
+      lfm2-deploy bench BUNDLE        what speed it really has
     """
     from lfm2_deploy.checkpoint import describe_model
     from lfm2_deploy.registry import find_entry

@@ -25,7 +25,7 @@ def prepare(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Keep weights on disk in the order this processor reads them.
+    """Keep weights on disk as this processor reads them, to load faster.
 
     They are then mapped from disk instead of copied into memory of their own: the system
     may take that memory back, and two programs share it. The copy takes about twice the
@@ -35,6 +35,10 @@ def prepare(
     Examples:
       lfm2-deploy prepare ./LFM2-8B-A1B-cpu-int4
       lfm2-deploy prepare ./LFM2-8B-A1B-cpu-int4 --remove
+
+    \b
+    See also:
+      lfm2-deploy bench BUNDLE        loading and memory, before and after
     """
     from lfm2_deploy.api import prepare as make
     from lfm2_deploy.bundle import open_bundle

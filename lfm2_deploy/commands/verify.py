@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.text import Text
 
+from lfm2_deploy.commands import completers
 from lfm2_deploy.commands.console import (
     output,
     print_facts,
@@ -44,14 +45,21 @@ def verify(
     bundle: BundlePath,
     against: Annotated[
         str | None,
-        typer.Option(metavar="MODEL", help="Compare with this model.", show_default="its origin"),
+        typer.Option(
+            metavar="MODEL",
+            help="Compare with this model: a folder or Hub id.",
+            show_default="its origin",
+            autocompletion=completers.complete_models,
+        ),
     ] = None,
     adapter: Annotated[
         Path | None, typer.Option(metavar="DIR", help="The LoRA adapter merged into the bundle.")
     ] = None,
     text: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Compare on this text.", show_default="a page of Austen"),
+        typer.Option(
+            metavar="FILE", help="Compare on this text (UTF-8).", show_default="a page of Austen"
+        ),
     ] = None,
     tokens: Annotated[
         int, typer.Option(min=1, metavar="N", help="Compare on at most so many tokens.")
@@ -64,7 +72,7 @@ def verify(
         typer.Option(
             min=0.0,
             metavar="X",
-            help="Pass up to this KL divergence.",
+            help="Pass up to this KL divergence, in nats.",
             show_default="by precision",
         ),
     ] = None,
@@ -84,6 +92,11 @@ def verify(
     Examples:
       lfm2-deploy verify ./LFM2-350M-cpu-int4
       lfm2-deploy verify ./my-bundle --against ./my-finetune --text letter.txt
+
+    \b
+    See also:
+      lfm2-deploy compare BUNDLE...   several bundles and devices, with plots
+      lfm2-deploy check BUNDLE        does this device compute what it must?
     """
     with show_progress() as progress:
         progress("starting", 0, 0)

@@ -162,10 +162,10 @@ class Engine:
         **overrides: Any,
     ) -> AsyncStream:
         """As `astream`, and the event loop is never blocked."""
-        asked = (tools, tool_choice, n, template_options, overrides)
         stream = AsyncStream()
+        asked = (tools, tool_choice, n, template_options, overrides)
         try:
-            return await asyncio.to_thread(self._submit, stream, prompt, options, *asked)
+            return await asyncio.to_thread(lambda: self._submit(stream, prompt, options, *asked))
         except asyncio.CancelledError:  # the thread goes on, and may submit what nobody reads
             stream.cancel()
             raise

@@ -1,28 +1,32 @@
 """A prompt and wishes -> requests that the scheduler can run.
 
-Enters: text, messages or token ids; tools; options. Leaves: `Request`s without a reader. Knows
-nothing of queues.
+Enters: text, messages or token ids; tools; options. Leaves: `Request`s. Knows nothing of queues.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, TypeAlias, cast
+from typing import Any, TypeAlias, cast
 
+from lfm2_deploy.answers.marks import CALL_END, CALL_START, THINK_END, THINK_START
+from lfm2_deploy.answers.messages import prepare_messages
 from lfm2_deploy.answers.parser import AnswerParser, markers
+from lfm2_deploy.answers.tool_grammar import Thinking, build_tool_grammar
+from lfm2_deploy.answers.tools import ChosenTools, choose_tools, normalize_tools
 from lfm2_deploy.chat import Message
-from lfm2_deploy.errors import GenerationError
+from lfm2_deploy.errors import GenerationError, RequestError
 from lfm2_deploy.generate import LanguageModel, Prompt
+from lfm2_deploy.grammar import Grammar
 from lfm2_deploy.options import GenerationOptions
 from lfm2_deploy.serving.request import Deliver, Request
+from lfm2_deploy.tokenizer import Tokenizer
 from lfm2_deploy.tokens import check_room, check_rows
 
-# "auto", "none", "required", or a function's name.
-ToolChoice: TypeAlias = Literal["auto", "none", "required"] | str
+# "auto", "none", "required", a function's name, or one of OpenAI's objects.
+ToolChoice: TypeAlias = str | Mapping[str, Any]
 
 # The prompt of a model that reasons first may open its reasoning itself.
-_OPENING = "<think>"
 _LAST_TOKENS = 8
 _MOST_CHOICES = 64
 
@@ -43,6 +47,25 @@ class Wish:
     template_options: Mapping[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    """A wish as the model takes it.
+
+    Args:
+        ids: the prompt.
+        options: with a grammar where a call is forced.
+        tools: those that may be called, for a chat that has any.
+        is_chat: the answer may hold reasoning and calls.
+        opened: the prompt ends inside the model's reasoning.
+    """
+
+    ids: tuple[int, ...]
+    options: GenerationOptions
+    tools: tuple[dict[str, Any], ...] | None = None
+    is_chat: bool = False
+    opened: bool = False
+
+
 def prepare(model: LanguageModel, wish: Wish, deliver: Deliver) -> tuple[Request, ...]:
     """Check a wish, and make one request for each answer.
 
@@ -53,54 +76,74 @@ def prepare(model: LanguageModel, wish: Wish, deliver: Deliver) -> tuple[Request
 
     Raises:
         TemplateError, GenerationError: it cannot be carried out.
+        RuntimeUnavailableError: a grammar is wanted, and llguidance is not installed.
     """
     if not 1 <= wish.n <= _MOST_CHOICES:
         raise GenerationError(f"n is {wish.n}, expected an integer from 1 to {_MOST_CHOICES}")
-    is_chat = not isinstance(wish.prompt, str) and not _is_ids(wish.prompt)
-    if wish.tools and not is_chat:
-        raise GenerationError("tools need a chat: give messages, not a text or token ids")
-    ids = tuple(_encode(model, wish, is_chat))
-    check_rows([ids])
-    check_room([len(ids)], wish.options.max_new_tokens, model.runtime.context_length)
-    return tuple(_make(model, wish, deliver, ids, is_chat, choice) for choice in range(wish.n))
-
-
-def _encode(model: LanguageModel, wish: Wish, is_chat: bool) -> list[int]:
-    if not is_chat:
-        return model.encode_prompt(wish.prompt)
-    messages = cast("Sequence[Message]", wish.prompt)
-    return model.encode_prompt(messages, tools=wish.tools, **wish.template_options)
-
-
-def _make(
-    model: LanguageModel,
-    wish: Wish,
-    deliver: Deliver,
-    ids: tuple[int, ...],
-    is_chat: bool,
-    choice: int,
-) -> Request:
-    options = wish.options
-    if options.sampling.seed is not None and choice:
-        sampling = replace(options.sampling, seed=options.sampling.seed + choice)
-        options = replace(options, sampling=sampling)
-    parser = None
-    if is_chat:
-        opened = model.tokenizer.decode(ids[-_LAST_TOKENS:], skip_special_tokens=False)
-        parser = AnswerParser(
-            tools=wish.tools,
-            starts_in_reasoning=opened.rstrip().endswith(_OPENING),
+    reading = _read(model, wish)
+    check_rows([reading.ids])
+    context = model.runtime.context_length
+    check_room([len(reading.ids)], reading.options.max_new_tokens, context)
+    constraints = model.make_constraints(reading.options, wish.n)
+    kept = markers(model.tokenizer) if reading.is_chat else frozenset()
+    return tuple(
+        Request(
+            reading.ids,
+            _vary_seed(reading.options, choice),
+            deliver,
+            constraint=constraint,
+            parser=_make_parser(reading, choice),
+            kept=kept,
             choice=choice,
         )
-    return Request(
-        ids,
-        options,
-        deliver,
-        constraint=model.make_constraint(options),
-        parser=parser,
-        kept=markers(model.tokenizer) if is_chat else frozenset(),
-        choice=choice,
+        for choice, constraint in enumerate(constraints)
     )
+
+
+def _read(model: LanguageModel, wish: Wish) -> _Reading:
+    if isinstance(wish.prompt, str) or _is_ids(wish.prompt):
+        if wish.tools:
+            raise GenerationError("tools need a chat: give messages, not a text or token ids")
+        return _Reading(tuple(model.encode_prompt(wish.prompt)), wish.options)
+    messages = cast("Sequence[Message]", wish.prompt)
+    template = model.chat_template
+    knows_calls = template is None or "tool_calls" in template.source
+    prepared = prepare_messages(messages, knows_calls=knows_calls)
+    chosen = choose_tools(normalize_tools(wish.tools or ()), wish.tool_choice)
+    shown = list(chosen.shown) or None
+    ids = tuple(model.encode_prompt(prepared, tools=shown, **wish.template_options))
+    ending = model.tokenizer.decode(ids[-_LAST_TOKENS:], skip_special_tokens=False)
+    opened = ending.rstrip().endswith(THINK_START)
+    options = _force_call(model.tokenizer, wish.options, chosen, opened)
+    return _Reading(ids, options, chosen.shown or None, True, opened)
+
+
+def _force_call(
+    tokenizer: Tokenizer, options: GenerationOptions, chosen: ChosenTools, opened: bool
+) -> GenerationOptions:
+    """Options with the grammar of the calls that are wanted, where any are."""
+    if not chosen.forced:
+        return options
+    if options.grammar is not None:
+        raise RequestError("a call of a tool and a grammar are wanted: leave one of them out")
+    marks = (CALL_START, CALL_END, THINK_START, THINK_END)
+    special = {mark for mark in marks if tokenizer.token_id(mark) in tokenizer.special_ids}
+    thinking: Thinking = "inside" if opened else "no"
+    lark = build_tool_grammar(chosen.forced, special_marks=special, thinking=thinking)
+    return replace(options, grammar=Grammar.lark(lark))
+
+
+def _make_parser(reading: _Reading, choice: int) -> AnswerParser | None:
+    if not reading.is_chat:
+        return None
+    return AnswerParser(tools=reading.tools, starts_in_reasoning=reading.opened, choice=choice)
+
+
+def _vary_seed(options: GenerationOptions, choice: int) -> GenerationOptions:
+    seed = options.sampling.seed
+    if seed is None or not choice:
+        return options
+    return replace(options, sampling=replace(options.sampling, seed=seed + choice))
 
 
 def _is_ids(prompt: object) -> bool:

@@ -16,7 +16,6 @@ from typing import get_args
 import pytest
 
 from exporters.quantize.plan import PRECISIONS
-from lfm2_deploy.commands.export import _choose_name
 from lfm2_deploy.commands.options import Precision
 from lfm2_deploy.demo import DEMO_MODEL
 from lfm2_deploy.unfinished import find_kept, find_unfinished
@@ -115,20 +114,6 @@ def test_interrupt_tells_how_to_go_on(program: Sequence[str], tmp_path: Path) ->
     assert all(line.endswith(" ...") for line in stages)
     assert "the same command with --resume goes on" in last
     assert not place.exists()
-
-
-@pytest.mark.parametrize(
-    ("model", "adapter", "name"),
-    [
-        ("LiquidAI/LFM2-350M", None, "LFM2-350M-cpu-int4"),
-        ("synthetic:tiny-moe@7", None, "tiny-moe-7-cpu-int4"),
-        (str(DEMO_MODEL), Path("some/lora"), f"{DEMO_MODEL.name}-lora-cpu-int4"),
-    ],
-)
-def test_default_name_tells_model_target_and_precision(
-    model: str, adapter: Path | None, name: str
-) -> None:
-    assert _choose_name(model, adapter, "cpu", "int4") == name
 
 
 def test_precisions_are_those_of_the_exporter() -> None:

@@ -1,0 +1,120 @@
+"""`lfm2-deploy pull`: a model comes into the store."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from lfm2_deploy.commands.console import (
+    format_bytes,
+    note,
+    print_facts,
+    print_json,
+    print_title,
+    show_progress,
+)
+from lfm2_deploy.commands.list_models import describe_model
+from lfm2_deploy.commands.options import AsJson, Precision
+
+if TYPE_CHECKING:
+    from lfm2_deploy.store.shelf import StoredModel
+
+
+def pull(
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL",
+            help="A Hub id, of a checkpoint or a bundle; the folder of either; synthetic:NAME; "
+            "or demo, which comes with this package.",
+        ),
+    ],
+    name: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="What to call it.", show_default="MODEL-TARGET-PRECISION"
+        ),
+    ] = None,
+    target: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Where it will run; `doctor` lists targets. auto: what this computer runs.",
+            show_default="cpu, or the bundle's",
+        ),
+    ] = None,
+    precision: Annotated[
+        Precision | None,
+        typer.Option(
+            metavar="NAME",
+            help="How weights are stored: fp32, fp16, int8 or int4.",
+            show_default="int4, or the bundle's",
+        ),
+    ] = None,
+    revision: Annotated[
+        str | None, typer.Option(metavar="REF", help="Branch, tag or commit of a Hub model.")
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace a model of that name.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Bring a model into the store, where every command finds it by its name.
+
+    A checkpoint is downloaded and exported; a bundle is only downloaded or copied, and
+    every file is hashed. One that is there already is not fetched again. When a pull was
+    interrupted, the same command goes on. The store is among your user data, or where
+    the environment variable LFM2_DEPLOY_STORE says.
+
+    \b
+    Examples:
+      lfm2-deploy pull LiquidAI/LFM2-350M
+      lfm2-deploy pull LiquidAI/LFM2-350M --target npu --precision int8
+      lfm2-deploy pull ./my-bundle --name mine
+      lfm2-deploy chat LFM2-350M-cpu-int4
+    """
+    started = time.monotonic()
+    with _tell_how_to_go_on(), show_progress() as progress:
+        progress("starting", 0, 0)
+        from lfm2_deploy.store.place import find_store
+        from lfm2_deploy.store.pull import Wanted
+        from lfm2_deploy.store.pull import pull as run
+        from lfm2_deploy.store.shelf import describe
+
+        wanted = Wanted(model, name, target, precision, revision, overwrite)
+        found, came = run(find_store(), wanted, progress)
+        stored = describe(find_store(), found)
+    if as_json:
+        print_json({**describe_model(stored), "pulled": came})
+        return
+    _print(stored, came, time.monotonic() - started)
+
+
+@contextmanager
+def _tell_how_to_go_on() -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        note("stopped; the same command goes on where this one was")
+        raise
+
+
+def _print(model: StoredModel, came: bool, seconds: float) -> None:
+    print_title(model.name, f"pulled in {seconds:.1f} s" if came else "in the store already")
+    print_facts(
+        {
+            "from": model.source,
+            "path": str(model.path),
+            "size": format_bytes(model.size_bytes),
+            "precision": model.precision,
+            "target": model.target,
+        }
+    )
+    if (model.path / "tokenizer.json").is_file():
+        note(f"next: lfm2-deploy chat {model.name}")
+    else:
+        note(f"next: lfm2-deploy inspect {model.name} (it has no tokenizer, so it takes no text)")

@@ -1,0 +1,85 @@
+"""`lfm2-deploy remove`: models leave the store."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from lfm2_deploy.commands.console import format_bytes, note, print_json
+from lfm2_deploy.commands.failures import ERROR, print_error
+from lfm2_deploy.commands.options import AsJson
+from lfm2_deploy.errors import StoreError
+
+if TYPE_CHECKING:
+    from lfm2_deploy.store.model_store import ModelStore
+
+
+def remove(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="NAME...", help="Names, as `list` shows them."),
+    ] = None,
+    every: Annotated[
+        bool, typer.Option("--all", help="Remove every model; asks before it does.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Remove models from the store, or what unfinished pulls have of them.
+
+    A model that a running program has loaded, or that is being pulled, stays, and the
+    exit code is 1.
+
+    \b
+    Examples:
+      lfm2-deploy remove LFM2-350M-cpu-int4
+      lfm2-deploy remove --all --yes
+    """
+    from lfm2_deploy.store.model_store import ModelStore
+
+    store = ModelStore()
+    if bool(names) == every:
+        raise typer.BadParameter("name the models to remove, or pass --all")
+    chosen = _choose_all(store, yes) if every else list(dict.fromkeys(names or ()))
+    if not every:
+        _require_known(store, chosen)
+    removed, failed = {}, {}
+    for name in chosen:
+        try:
+            removed[name] = store.remove(name)
+        except StoreError as error:
+            failed[name] = str(error)
+    if as_json:
+        print_json({"removed": removed, "failed": failed})
+    for name, size in removed.items():
+        note(f"removed {name} ({format_bytes(size)})")
+    for why in failed.values():
+        print_error(why)
+    if failed:
+        raise typer.Exit(ERROR)
+
+
+def _require_known(store: ModelStore, names: list[str]) -> None:
+    """Remove nothing where one of several names is mistyped."""
+    unfinished = store.list_unfinished()
+    for name in names:
+        if name not in unfinished:
+            store.get(name)
+
+
+def _choose_all(store: ModelStore, yes: bool) -> list[str]:
+    """Every name, after the user agreed."""
+    models, unfinished = store.list(), store.list_unfinished()
+    names = list(dict.fromkeys([*(model.name for model in models), *unfinished]))
+    if not names or yes:
+        return names
+    if not sys.stdin.isatty():
+        raise typer.BadParameter(
+            f"--all would remove {len(names)} models, and nobody can be asked here: pass --yes"
+        )
+    size = format_bytes(sum(model.size_bytes for model in models))
+    note(f"{', '.join(names)}: {size} in {store.root}")
+    typer.confirm(f"Remove all {len(names)}?", abort=True, err=True)
+    return names

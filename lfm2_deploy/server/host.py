@@ -1,0 +1,193 @@
+"""Runs an app under uvicorn, and ends it well.
+
+On the first signal new requests are refused and running answers get a grace period; what is left
+then is cut, with an end that says so. On the second everything ends at once. Connections that send
+no request, and connections beyond a number, are closed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from asyncio import Transport
+from collections.abc import Callable
+from contextlib import suppress
+from types import FrameType
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from lfm2_deploy.errors import Lfm2DeployError
+from lfm2_deploy.server.hub import Hub
+
+_KEEP_ALIVE_SECONDS = 30
+# From a connection's begin to the end of its first request's headers.
+_HEADER_SECONDS = 15.0
+_MOST_HEADER_BYTES = 32 * 2**10
+_MOST_CONNECTIONS = 256
+# For answers that were cut to write their last lines.
+_LAST_SECONDS = 3.0
+_POLL_SECONDS = 0.05
+
+
+class PatientProtocol(H11Protocol):
+    """HTTP/1.1 that waits for headers only so long, and has a bounded number of connections."""
+
+    def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
+        """See `asyncio.Protocol`."""
+        super().connection_made(transport)
+        self._header_timer: asyncio.TimerHandle | None = None
+        if len(self.connections) > _MOST_CONNECTIONS:
+            transport.close()
+            return
+        self._await_headers()
+
+    def data_received(self, data: bytes) -> None:
+        """See `asyncio.Protocol`."""
+        before = self.cycle
+        super().data_received(data)
+        if self.cycle is not before:
+            self._stop_waiting()
+        elif before is not None and before.response_complete and self._header_timer is None:
+            # The keep-alive timer ended with the first byte of a further request.
+            self._await_headers()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """See `asyncio.Protocol`."""
+        self._stop_waiting()
+        super().connection_lost(exc)
+
+    def _await_headers(self) -> None:
+        self._header_timer = self.loop.call_later(_HEADER_SECONDS, self.transport.close)
+
+    def _stop_waiting(self) -> None:
+        if self._header_timer is not None:
+            self._header_timer.cancel()
+            self._header_timer = None
+
+
+class Host(uvicorn.Server):
+    """One app on one socket."""
+
+    def __init__(self, app: FastAPI, *, grace_seconds: float = 30.0) -> None:
+        """Prepare to run.
+
+        Args:
+            app: of `make_app`.
+            grace_seconds: for running answers, once the server is to end.
+        """
+        super().__init__(
+            uvicorn.Config(
+                app,
+                http=PatientProtocol,
+                ws="none",
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                # A client's word on who it is, or on which scheme it came by, is not taken.
+                proxy_headers=False,
+                timeout_keep_alive=_KEEP_ALIVE_SECONDS,
+                timeout_graceful_shutdown=int(_LAST_SECONDS),
+                h11_max_incomplete_event_size=_MOST_HEADER_BYTES,
+            )
+        )
+        self._hub: Hub = app.state.hub
+        self._grace = grace_seconds
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._signals = 0
+
+    @property
+    def was_forced(self) -> bool:
+        """A second signal came."""
+        return self.force_exit
+
+    def run_on(
+        self, listener: socket.socket, at_start: Callable[[asyncio.AbstractEventLoop], Any]
+    ) -> None:
+        """Serve until a signal comes, or `stop` is called.
+
+        Args:
+            listener: bound; see `listen`.
+            at_start: called once requests are taken.
+        """
+
+        async def serve() -> None:
+            self._loop = asyncio.get_running_loop()
+            self._loop.call_soon(at_start, self._loop)
+            await self.serve(sockets=[listener])
+
+        asyncio.run(serve())
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """A signal has come; ours are not raised again, so that the exit code is 0."""
+        self._signals += 1
+        if self._signals > 1:
+            self.should_exit = self.force_exit = True
+            self._hub.cancel_all()
+        else:
+            self.stop()
+
+    def stop(self) -> None:
+        """End as at a first signal; from any thread."""
+        if self._loop is None:
+            self.should_exit = True
+            return
+        with suppress(RuntimeError):  # it has ended
+            self._loop.call_soon_threadsafe(self._begin_end)
+
+    def _begin_end(self) -> None:
+        self._hub.drain()
+        self._ending = asyncio.get_running_loop().create_task(self._end())
+
+    async def _end(self) -> None:
+        if not await self._wait_idle(self._grace):
+            self._hub.cancel_all()
+            await self._wait_idle(_LAST_SECONDS)
+        self.should_exit = True
+
+    async def _wait_idle(self, seconds: float) -> bool:
+        """Whether every request was answered in time."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + seconds
+        while self._hub.active and loop.time() < deadline:
+            await asyncio.sleep(_POLL_SECONDS)
+        return not self._hub.active
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A bound socket.
+
+    Args:
+        host: an address or name of this computer.
+        port: 0 for any that is free.
+
+    Raises:
+        Lfm2DeployError: the address cannot be listened at.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        # On Windows it would let two programs share a port.
+        if hasattr(socket, "SO_EXCLUSIVEADDRUSE"):
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_EXCLUSIVEADDRUSE, 1)
+        else:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        raise Lfm2DeployError(
+            f"cannot listen at {host} port {port} ({error.strerror or error}): choose another "
+            "--port, or 0 for any that is free"
+        ) from error
+    return listener
+
+
+def make_url(host: str, listener: socket.socket) -> str:
+    """The address to open in a browser on this computer."""
+    port = listener.getsockname()[1]
+    if host in ("0.0.0.0", "::", ""):
+        return f"http://127.0.0.1:{port}" if host != "::" else f"http://[::1]:{port}"
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

@@ -1,0 +1,135 @@
+"""Who may come in: names of the host, origins of web pages, keys.
+
+Three doors, in this order, before anything of a request is read. The host's name is checked
+because a web page can have its own name point at this computer (DNS rebinding), the origin because
+a browser sends requests of any page; the key last.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import ipaddress
+from collections.abc import Mapping
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from lfm2_deploy.server.errors import ApiError
+from lfm2_deploy.server.settings import Settings
+
+_SAFE = {"GET", "HEAD", "OPTIONS"}
+# Not the page, which asks for a key itself, nor health, which is for whoever starts the server.
+_LOCKED_PATHS = ("/v1/", "/metrics")
+ANY = "*"
+# default-src covers scripts, styles, fonts, images and connections.
+_PAGE_POLICY = (
+    "default-src 'self'; object-src 'none'; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'"
+)
+HEADERS: Mapping[str, str] = {
+    "content-security-policy": _PAGE_POLICY,
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cross-origin-resource-policy": "same-origin",
+}
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address can be reached from this computer only."""
+    if host.lower() == "localhost":
+        return True
+    address = _read_address(host)
+    return address is not None and address.is_loopback
+
+
+class Doors:
+    """ASGI middleware that lets in who may come in."""
+
+    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+        self._app = app
+        self._settings = settings
+        self._keys = [_digest(key) for key in settings.api_keys]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See ASGI."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        try:
+            headers = Headers(scope=scope)
+            self._check_host(headers)
+            self._check_origin(scope, headers)
+            self._check_key(scope, headers)
+        except ApiError as error:
+            await error.respond()(scope, receive, send)
+            return
+        await self._app(scope, receive, send)
+
+    def _check_host(self, headers: Headers) -> None:
+        settings, given = self._settings, headers.get("host", "")
+        name = split_host(given)
+        if ANY in settings.hosts or name in {host.lower() for host in settings.hosts}:
+            return
+        if is_loopback(name) or name == settings.host.lower():
+            return
+        # A rebound name is a name: where other computers may come, an address is good.
+        if not is_loopback(settings.host) and _read_address(name) is not None:
+            return
+        raise ApiError(
+            403,
+            f"the host {given[:80]!r} is none of this server's names: start it with "
+            "--allow-host NAME",
+            code="host_not_allowed",
+        )
+
+    def _check_origin(self, scope: Scope, headers: Headers) -> None:
+        origin = headers.get("origin")
+        if origin is None or scope["method"] in _SAFE:
+            return
+        if ANY in self._settings.origins or origin in self._settings.origins:
+            return
+        if origin.lower() == f"{scope['scheme']}://{headers.get('host', '')}".lower():
+            return
+        raise ApiError(
+            403,
+            f"web pages of {origin[:80]!r} may not use this server: start it with "
+            "--allow-origin ORIGIN",
+            code="origin_not_allowed",
+        )
+
+    def _check_key(self, scope: Scope, headers: Headers) -> None:
+        # Mounted in another app, a path begins with where.
+        path = scope["path"].removeprefix(scope.get("root_path", ""))
+        if not self._keys or not path.startswith(_LOCKED_PATHS):
+            return
+        if scope["method"] == "OPTIONS":  # browsers ask without a key whether they may ask
+            return
+        scheme, _, key = headers.get("authorization", "").partition(" ")
+        given = _digest(key.strip() if scheme.lower() == "bearer" else "")
+        # Every key is compared, so that time tells nothing.
+        if not sum(hmac.compare_digest(given, known) for known in self._keys):
+            raise ApiError(
+                401,
+                "this server needs a key: send the header Authorization: Bearer KEY",
+                code="invalid_api_key",
+                headers={"WWW-Authenticate": "Bearer"},
+            )
+
+
+def split_host(header: str) -> str:
+    """The name in a `Host` header, without its port and brackets, in lower case."""
+    if header.startswith("["):
+        return header[1:].partition("]")[0].lower()
+    return header.partition(":")[0].lower().rstrip(".")
+
+
+def _read_address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        return ipaddress.ip_address(host)
+    except ValueError:
+        return None
+
+
+def _digest(key: str) -> bytes:
+    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()

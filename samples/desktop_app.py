@@ -1,0 +1,40 @@
+"""A window to ask a model in, which stays responsive: python samples/desktop_app.py BUNDLE."""
+
+from concurrent.futures import Future
+from multiprocessing.pool import ThreadPool
+from sys import argv
+
+import PySide6.QtWidgets as qt  # noqa: N813
+from PySide6.QtCore import Qt, Signal
+
+from lfm2_deploy import Engine
+
+
+class Chat(qt.QSplitter):  # a column; works on one thread, whose signals Qt brings to its own
+    moved, said, pool, engine, stream = Signal(object), Signal(str), ThreadPool(1), None, Future()
+
+    def start(self, work, argument):
+        self.stream.cancel()
+        self.pool.apply_async(work, [argument], error_callback=lambda e: self.said.emit(f"[{e}]\n"))
+
+    def load(self, name):
+        old, self.engine = self.engine, Engine.load(argv[1], device=name, progress=self.moved.emit)
+        if old:
+            old.close()
+
+    def ask(self, question):
+        with self.engine.stream([{"role": "user", "content": question}]) as self.stream:
+            for event in self.stream:
+                self.said.emit(getattr(event, "text", "\n"))
+
+
+app, ui = qt.QApplication(argv), Chat(Qt.Vertical, windowTitle=argv[1], minimumWidth=640)
+devices = qt.QComboBox(ui, currentTextChanged=lambda name: ui.start(ui.load, name))
+text = qt.QPlainTextEdit(ui, textInteractionFlags=Qt.NoTextInteraction, minimumHeight=400)
+line = qt.QLineEdit(ui, returnPressed=lambda: ui.start(ui.ask, line.text()))
+bar, stop = qt.QProgressBar(ui), qt.QPushButton("Stop", ui, clicked=lambda: ui.stream.cancel())
+ui.moved.connect(lambda at: bar.setValue(100 * at.done // (at.total or 1)))
+ui.said.connect(text.insertPlainText)
+devices.addItems(["cpu", "gpu", "npu"])
+ui.show()
+app.exec()

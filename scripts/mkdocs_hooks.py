@@ -1,0 +1,50 @@
+"""What mkdocs does besides: pages that lie in the root, and search without a network.
+
+Contributing, Architecture and Changelog lie where GitHub looks for them. Links in them are written
+for the root; on the site their pages stand beside those of docs/. The plugin `offline` has every
+page fetch a script from unpkg.com; assets/worker.js does what it does.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
+from mkdocs.utils import get_relative_url
+
+ROOT = Path(__file__).parents[1]
+PAGES = ("ARCHITECTURE.md", "CHANGELOG.md", "CONTRIBUTING.md")
+_FETCHED, _OWN = "https://unpkg.com/iframe-worker/shim", "assets/worker.js"
+_LINK = re.compile(r"\]\(((?:docs/)?[\w./-]+\.md)(#[\w-]+)?\)")
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Add the root's pages, in lower case as the others."""
+    for name in PAGES:
+        text = (ROOT / name).read_text(encoding="utf-8")
+        files.append(File.generated(config, name.lower(), content=rewrite_links(text)))
+    return files
+
+
+def on_post_page(output: str, *, page: Page, config: MkDocsConfig) -> str:
+    """Let a page take the script from the site."""
+    return output.replace(_FETCHED, get_relative_url(_OWN, page.url))
+
+
+def on_post_template(output_content: str, *, template_name: str, config: MkDocsConfig) -> str:
+    """The same for 404.html, whose paths begin at the root."""
+    return output_content.replace(_FETCHED, f"/{_OWN}")
+
+
+def rewrite_links(text: str) -> str:
+    """Links to docs/ and to the root's pages, as seen from docs/."""
+
+    def point(match: re.Match[str]) -> str:
+        target = match[1].removeprefix("docs/")
+        moved = target.lower() if target in PAGES else target
+        return f"]({'index.md' if target == 'README.md' else moved}{match[2] or ''})"
+
+    return _LINK.sub(point, text)

@@ -1,0 +1,150 @@
+"""The window of samples/desktop_app.py: without a screen, and on a virtual one."""
+
+from __future__ import annotations
+
+import os
+import runpy
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+pytest.importorskip("PySide6", reason="not run: PySide6 is not installed")
+os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
+try:
+    from PySide6.QtCore import QTimer
+    from PySide6.QtWidgets import QApplication
+except ImportError as error:  # a library of the system's that Qt needs
+    pytest.skip(f"not run: Qt does not load ({error})", allow_module_level=True)
+
+from lfm2_deploy.serving import engine as engine_module
+
+SAMPLE = Path(__file__).parents[2] / "samples" / "desktop_app.py"
+# Long for the demo model, which takes a tenth of that.
+PATIENCE_SECONDS = 30.0
+# What is slow is slow for so long. A thread that waits for it is told from one that does not by
+# a quarter of that, which leaves room for a machine that is busy with something else.
+SLOW_SECONDS, NOTICED_SECONDS = 1.0, 0.25
+
+Window = SimpleNamespace
+
+
+@pytest.fixture(scope="module")
+def window(bundle: Path) -> Iterator[Window]:
+    """What the sample puts on the screen, by its own names; its first load has ended."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", [str(SAMPLE), str(bundle)])
+        patch.setattr(QApplication, "exec", lambda self: 0)
+        window = SimpleNamespace(**runpy.run_path(str(SAMPLE)))
+    wait(window, lambda: window.bar.value() == 100)
+    yield window
+    window.ui.pool.terminate()
+    window.ui.engine.close()
+    window.ui.close()
+
+
+def wait(window: Window, until: Callable[[], bool]) -> float:
+    """Let the window work until something holds; return the longest time it did not."""
+    beats = [time.perf_counter()]
+    heart = QTimer(interval=5, timeout=lambda: beats.append(time.perf_counter()))
+    heart.start()
+    end = beats[0] + PATIENCE_SECONDS
+    while not until():
+        assert time.perf_counter() < end, f"still waiting: {window.text.toPlainText()!r}"
+        window.app.processEvents()
+        time.sleep(0.001)
+    heart.stop()
+    beats.append(time.perf_counter())
+    return max(after - before for before, after in zip(beats, beats[1:], strict=False))
+
+
+def ask(window: Window, question: str) -> None:
+    window.text.clear()
+    window.line.setText(question)
+    window.line.returnPressed.emit()
+
+
+def choose(window: Window, device: str) -> None:
+    window.text.clear()
+    window.bar.reset()
+    window.devices.setCurrentText(device)
+
+
+def test_question_is_answered_in_pieces(window: Window) -> None:
+    pieces: list[str] = []
+    window.ui.said.connect(pieces.append)
+    ask(window, "Who goes there?")
+    wait(window, lambda: window.text.toPlainText().endswith("\n"))
+    assert len(pieces) > 3
+    assert window.text.toPlainText() == "".join(pieces)
+
+
+def test_slow_load_leaves_window_responsive(
+    window: Window, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load = engine_module.load
+
+    def load_slowly(*words: Any, **options: Any) -> Any:
+        time.sleep(SLOW_SECONDS)
+        return load(*words, **options)
+
+    monkeypatch.setattr(engine_module, "load", load_slowly)
+    before = window.ui.engine
+    window.bar.reset()
+    window.devices.currentTextChanged.emit("cpu")
+    assert wait(window, lambda: window.bar.value() == 100) < NOTICED_SECONDS
+    wait(window, lambda: window.ui.engine is not before)
+
+
+def test_stop_ends_answer_and_window_stays_responsive(
+    window: Window, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = window.ui.engine
+    stream = engine.stream
+    endless = {"ignore_eos": True, "max_new_tokens": 900}
+    monkeypatch.setattr(engine, "stream", lambda messages: stream(messages, **endless))
+    ask(window, "Who goes there?")
+    longest = wait(window, lambda: len(window.text.toPlainText()) > 800)
+    window.stop.click()
+    wait(window, lambda: window.text.toPlainText().endswith("\n") and not engine.state.running)
+    assert longest < NOTICED_SECONDS
+    assert engine.state.answers["cancelled"] == 1
+    place = window.text.verticalScrollBar()
+    assert place.value() == place.maximum() > 0
+
+
+def test_device_that_is_not_there_is_one_line_and_engine_stays(window: Window) -> None:
+    before = window.ui.engine
+    choose(window, "gpu")
+    wait(window, lambda: window.text.toPlainText() != "")
+    assert "cannot run on 'gpu'" in window.text.toPlainText()
+    assert window.text.toPlainText().count("\n") == 1
+    assert window.ui.engine is before
+    ask(window, "Who goes there?")
+    wait(window, lambda: window.text.toPlainText().endswith("\n"))
+    assert len(window.text.toPlainText().split()) > 3
+
+
+@pytest.mark.skipif(
+    not shutil.which("Xvfb") or not shutil.which("xdotool"),
+    reason="not run: there is no Xvfb or no xdotool here",
+)
+def test_window_on_a_screen_shows_and_closes(bundle: Path, tmp_path: Path) -> None:
+    read, write = os.pipe()
+    with subprocess.Popen(["Xvfb", "-displayfd", str(write)], pass_fds=[write]) as screen:
+        os.close(write)
+        with os.fdopen(read) as number:
+            display = f":{number.readline().strip()}"
+        desktop = {**os.environ, "DISPLAY": display, "QT_QPA_PLATFORM": "xcb"}
+        command = [sys.executable, str(SAMPLE), str(bundle)]
+        with subprocess.Popen(command, env=desktop) as program:
+            name = ["search", "--sync", "--onlyvisible", "--name", bundle.name]
+            subprocess.run(["xdotool", *name, "windowquit"], env=desktop, check=True, timeout=60)
+            assert program.wait(timeout=PATIENCE_SECONDS) == 0
+        screen.terminate()

@@ -1,0 +1,116 @@
+"""Hosts, origins, keys."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from lfm2_deploy.server.security import is_loopback, split_host
+
+CHAT = "/v1/chat/completions"
+BODY = {"messages": [{"role": "user", "content": "Hi"}]}
+
+
+@pytest.mark.parametrize(
+    ("host", "settings", "status"),
+    [
+        ("127.0.0.1:8080", {}, 200),
+        ("localhost", {}, 200),
+        ("LOCALHOST.:1", {}, 200),
+        ("[::1]:8080", {}, 200),
+        ("evil.example", {}, 403),
+        ("127.0.0.1.evil.example", {}, 403),
+        ("localhost.evil.example", {}, 403),
+        ("192.168.1.5", {}, 403),
+        ("192.168.1.5", {"host": "0.0.0.0"}, 200),
+        ("evil.example", {"host": "0.0.0.0"}, 403),
+        ("mine.local", {"host": "0.0.0.0", "hosts": ("mine.local",)}, 200),
+        ("any.example", {"hosts": ("*",)}, 200),
+    ],
+)
+def test_host_decides_who_is_answered(
+    client: Callable[..., Any], host: str, settings: dict[str, Any], status: int
+) -> None:
+    made = client(**settings)
+    assert made.get("/v1/models", headers={"host": host}).status_code == status
+    assert made.post(CHAT, json=BODY, headers={"host": host}).status_code == status
+
+
+@pytest.mark.parametrize(
+    ("origin", "allowed", "status"),
+    [
+        ("http://127.0.0.1", (), 200),  # the page itself
+        ("http://127.0.0.1:9999", (), 403),
+        ("https://127.0.0.1", (), 403),
+        ("https://evil.example", (), 403),
+        ("null", (), 403),
+        ("https://good.example", ("https://good.example",), 200),
+        ("https://good.example.evil", ("https://good.example",), 403),
+        ("https://any.example", ("*",), 200),
+    ],
+)
+def test_web_pages_may_call_only_where_allowed(
+    client: Callable[..., Any], origin: str, allowed: tuple[str, ...], status: int
+) -> None:
+    made = client(origins=allowed)
+    reply = made.post(CHAT, json=BODY, headers={"origin": origin})
+    assert reply.status_code == status
+    assert bool(made.engine.calls) == (status == 200)
+
+
+def test_preflight_is_answered_for_allowed_pages_only(client: Callable[..., Any]) -> None:
+    asks = {
+        "origin": "https://good.example",
+        "access-control-request-method": "POST",
+        "access-control-request-headers": "authorization, content-type",
+    }
+    allowed = client(origins=("https://good.example",), api_keys=("k",))
+    reply = allowed.options(CHAT, headers=asks)
+    assert reply.headers["access-control-allow-origin"] == "https://good.example"
+    other = allowed.options(CHAT, headers={**asks, "origin": "https://evil.example"})
+    assert "access-control-allow-origin" not in other.headers
+    assert "access-control-allow-origin" not in client().options(CHAT, headers=asks).headers
+
+
+def test_key_is_asked_for_where_there_is_one(client: Callable[..., Any]) -> None:
+    made = client(api_keys=("first", "second"))
+    for path in ("/v1/models", "/metrics", "/v1/engine"):
+        assert made.get(path).status_code == 401
+        assert made.get(path, headers={"authorization": "Bearer third"}).status_code == 401
+        assert made.get(path, headers={"authorization": "Basic first"}).status_code == 401
+        for key in ("first", "second"):
+            reply = made.get(path, headers={"authorization": f"Bearer {key}"})
+            assert reply.status_code == 200
+    reply = made.post(CHAT, json=BODY)
+    assert reply.status_code == 401
+    assert reply.headers["www-authenticate"] == "Bearer"
+    assert reply.json()["error"]["code"] == "invalid_api_key"
+    assert made.engine.calls == []
+    assert made.get("/health").status_code == 200
+
+
+def test_odd_bytes_in_a_key_are_only_wrong(client: Callable[..., Any]) -> None:
+    headers = {"authorization": b"Bearer \xff\xfe"}
+    assert client(api_keys=("k",)).get("/v1/models", headers=headers).status_code == 401
+
+
+def test_every_reply_has_strict_headers(client: Callable[..., Any]) -> None:
+    for reply in (client().get("/v1/models"), client().get("/no")):
+        assert reply.headers["content-security-policy"].startswith("default-src 'self'")
+        assert reply.headers["x-content-type-options"] == "nosniff"
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [("localhost", True), ("127.1.2.3", True), ("::1", True), ("0.0.0.0", False), ("a", False)],
+)
+def test_loopback_is_known(host: str, expected: bool) -> None:
+    assert is_loopback(host) is expected
+
+
+def test_host_header_is_split() -> None:
+    assert split_host("[::1]:80") == "::1"
+    assert split_host("Name.Example:80") == "name.example"
+    assert split_host("") == ""
