@@ -37,6 +37,13 @@ class Person:
         if not address.startswith("blob:"):  # a download made in the page
             self.addresses.append(address)
 
+    def forget(self) -> None:
+        """Be as new, for another test."""
+        self.page.goto(f"{self.url}icon.svg")  # of the same origin, and without scripts
+        self.page.evaluate("localStorage.clear(); sessionStorage.clear()")
+        self.errors.clear()
+        self.addresses.clear()
+
     def open(self) -> None:
         """Go to the page and wait until it knows the model."""
         self.page.goto(self.url)
