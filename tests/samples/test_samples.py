@@ -82,14 +82,13 @@ def run_sample(name: str, *words: str) -> str:
 
 @contextmanager
 def run_server(*command: str) -> Iterator[str]:
-    """A server on a free port, which it tells on stderr; its address."""
+    """A server on a free port; its address, which it tells."""
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
-    with subprocess.Popen(
-        [sys.executable, *command], stderr=subprocess.PIPE, text=True, env=environment
-    ) as server:
-        assert server.stderr is not None
+    both = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    with subprocess.Popen([sys.executable, *command], **both, text=True, env=environment) as server:
+        assert server.stdout is not None
         said = ""
-        for line in server.stderr:
+        for line in server.stdout:
             said += line
             if found := re.search(r"http://127\.0\.0\.1:[1-9]\d*", line):
                 break
@@ -100,7 +99,7 @@ def run_server(*command: str) -> Iterator[str]:
             yield found[0]
         finally:
             server.terminate()
-            server.stderr.read()
+            server.stdout.read()
 
 
 def wait_for(url: str) -> None:
