@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import pytest
 
 from lfm2_deploy.api import export
 from lfm2_deploy.bundle import Bundle
+from lfm2_deploy.contracts import FloatArray
 from lfm2_deploy.demo import DEMO_MODEL
 from lfm2_deploy.generate import LanguageModel
 from lfm2_deploy.serving.engine import Engine, EngineLimits
@@ -89,7 +90,7 @@ def test_several_prompts_as_text_and_as_ids_agree(demo: Running, bundle: Bundle)
 
 
 def test_client_that_leaves_frees_its_place(demo: Running) -> None:
-    body = {"messages": ASK, "stream": True, "ignore_eos": True, "stop_token_ids": []}
+    body = {"messages": ASK, "stream": True, "ignore_eos": True}
     with (
         demo.http as http,
         http.stream("POST", "/v1/chat/completions", json=body) as reply,
@@ -125,7 +126,13 @@ def test_answer_follows_a_schema(demo: Running) -> None:
 
 def test_full_queue_is_told_with_a_time_to_wait() -> None:
     tokenizer, template = read_demo()
-    runtime = FakeRuntime(hash_logits(VOCAB), vocab_size=VOCAB, context_length=4096)
+    hashed = hash_logits(VOCAB)
+
+    def think(history: Sequence[int]) -> FloatArray:
+        time.sleep(0.005)  # so that the answer lasts as long as this test
+        return hashed(history)
+
+    runtime = FakeRuntime(think, vocab_size=VOCAB, context_length=4096)
     model = LanguageModel(runtime, tokenizer, template)
     limits = EngineLimits(running=1, waiting=0)
     body = {"prompt": "x", "stream": True, "ignore_eos": True, "temperature": 1}
