@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,6 @@ import pytest
 
 from lfm2_deploy.api import export
 from lfm2_deploy.bundle import Bundle
-from lfm2_deploy.contracts import FloatArray
 from lfm2_deploy.demo import DEMO_MODEL
 from lfm2_deploy.generate import LanguageModel
 from lfm2_deploy.serving.engine import Engine, EngineLimits
@@ -126,13 +125,7 @@ def test_answer_follows_a_schema(demo: Running) -> None:
 
 def test_full_queue_is_told_with_a_time_to_wait() -> None:
     tokenizer, template = read_demo()
-    hashed = hash_logits(VOCAB)
-
-    def think(history: Sequence[int]) -> FloatArray:
-        time.sleep(0.005)  # so that the answer lasts as long as this test
-        return hashed(history)
-
-    runtime = FakeRuntime(think, vocab_size=VOCAB, context_length=4096)
+    runtime = FakeRuntime(hash_logits(VOCAB), vocab_size=VOCAB, context_length=100_000)
     model = LanguageModel(runtime, tokenizer, template)
     limits = EngineLimits(running=1, waiting=0)
     body = {"prompt": "x", "stream": True, "ignore_eos": True, "temperature": 1}
@@ -142,7 +135,8 @@ def test_full_queue_is_told_with_a_time_to_wait() -> None:
         server.http as http,
         http.stream("POST", "/v1/completions", json=body) as reply,
     ):
-        next(reply.iter_lines())
+        lines = reply.iter_lines()
+        next(lines)
         wait_for(lambda: engine.state.running == 1)
         refused = httpx.post(f"{server.url}/v1/completions", json=body)
         assert refused.status_code == 429
