@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -89,7 +90,7 @@ def wait(window: Window, until: Callable[[], bool]) -> float:
         time.sleep(0.001)
     heart.stop()
     beats.append(time.perf_counter())
-    return max(after - before for before, after in zip(beats, beats[1:], strict=False))
+    return max(after - before for before, after in pairwise(beats))
 
 
 def ask(window: Window, question: str) -> None:
