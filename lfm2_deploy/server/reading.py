@@ -201,12 +201,7 @@ def _make(kind: str, source: Any) -> Any:
         return None
     from lfm2_deploy.grammar import Grammar
 
-    if kind == "json":
-        return Grammar.json()
-    make = getattr(Grammar, kind, None)
-    if make is None:
-        raise refuse(f"grammars in {kind} are not supported: use lark", "response_format")
-    return make(source)
+    return Grammar.json() if kind == "json" else getattr(Grammar, kind)(source)
 
 
 def _choose_limit(limit: int | None, older: int | None, settings: Settings) -> int | None:

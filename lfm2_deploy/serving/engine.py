@@ -36,6 +36,8 @@ class Engine:
     Use it as a context manager, or `close` it.
     """
 
+    _scheduler: Scheduler | None
+
     def __init__(self, model: LanguageModel, limits: EngineLimits | None = None) -> None:
         """Serve a model that is loaded already; it belongs to the engine from then on.
 
@@ -45,14 +47,14 @@ class Engine:
         self._limits = limits or EngineLimits()
         if self._limits.idle_seconds is not None:
             raise GenerationError("idle_seconds needs an engine that can load again: Engine.load")
-        self._begin(lambda: model)
-        self._start()
+        self._begin(_refuse_to_load)
+        self._scheduler = Scheduler(model, self._limits, self._totals)
 
     def _begin(self, load_model: Callable[[], LanguageModel]) -> None:
         self._load_model = load_model
         self._lock = threading.Lock()
         self._totals = Totals()
-        self._running: tuple[LanguageModel, Scheduler] | None = None
+        self._scheduler = None
         self._closed = False
 
     @classmethod
@@ -208,9 +210,9 @@ class Engine:
     @property
     def state(self) -> EngineState:
         """What it does at the moment."""
-        running = self._running
-        loaded = running is not None and not running[1].has_ended
-        counts = running[1].counts if running is not None and loaded else (0, 0)
+        scheduler = self._scheduler
+        loaded = scheduler is not None and not scheduler.has_ended
+        counts = scheduler.counts if scheduler is not None and loaded else (0, 0)
         totals = self._totals
         return EngineState(
             loaded,
@@ -231,16 +233,16 @@ class Engine:
         Returns:
             Whether all ended in time; those that did not go on.
         """
-        running = self._running
-        return running is None or running[1].drain(timeout)
+        scheduler = self._scheduler
+        return scheduler is None or scheduler.drain(timeout)
 
     def close(self) -> None:
         """Cancel what runs, and free the model; further requests are refused."""
         with self._lock:
             self._closed = True
-            running, self._running = self._running, None
-        if running is not None:
-            running[1].end()
+            scheduler, self._scheduler = self._scheduler, None
+        if scheduler is not None:
+            scheduler.end()
 
     def __enter__(self) -> Engine:
         return self
@@ -267,20 +269,27 @@ class Engine:
                 continue
             return stream
 
-    def _start(self) -> tuple[LanguageModel, Scheduler]:
-        model = self._load_model()
-        scheduler = Scheduler(model, self._limits, self._totals, model.runtime.close)
-        self._running = model, scheduler
-        return self._running
+    def _start(self) -> Scheduler:
+        self._scheduler = Scheduler(self._load_model(), self._limits, self._totals)
+        return self._scheduler
 
     def _ensure(self) -> tuple[LanguageModel, Scheduler]:
         """The model and its thread; both are made anew after they ended for want of work."""
         with self._lock:
             if self._closed:
                 raise ClosedError("the engine was closed: load the model again")
-            if self._running is None or self._running[1].ended_idle:
-                return self._start()
-            return self._running
+            scheduler = self._scheduler
+            if scheduler is None or scheduler.ended_idle:
+                scheduler = self._start()
+            model = scheduler.model
+        if model is None:  # it ended in this moment, or by a fault
+            scheduler.require()
+            return self._ensure()
+        return model, scheduler
+
+
+def _refuse_to_load() -> LanguageModel:
+    raise ClosedError("this engine was given its model, and cannot load it again")
 
 
 def _close_unwanted(loading: asyncio.Future[Engine]) -> None:

@@ -19,6 +19,7 @@ from lfm2_deploy.errors import GenerationError, RequestError
 from lfm2_deploy.generate import LanguageModel, Prompt
 from lfm2_deploy.grammar import Grammar
 from lfm2_deploy.options import GenerationOptions
+from lfm2_deploy.serving.after_reasoning import AfterReasoning
 from lfm2_deploy.serving.request import Deliver, Request
 from lfm2_deploy.tokenizer import Tokenizer
 from lfm2_deploy.tokens import check_room, check_rows
@@ -82,6 +83,8 @@ def prepare(model: LanguageModel, wish: Wish, deliver: Deliver) -> tuple[Request
     context = model.runtime.context_length
     check_room([len(reading.ids)], reading.options.max_new_tokens, context)
     constraints = model.make_constraints(reading.options, wish.n)
+    if reading.opened and wish.options.grammar is not None:
+        constraints = [one and AfterReasoning(one, model.tokenizer) for one in constraints]
     kept = markers(model.tokenizer) if reading.is_chat else frozenset()
     return tuple(
         Request(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import atexit
 import threading
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from lfm2_deploy.answers.events import Answer, Finished
 from lfm2_deploy.branches import BranchPool, count_common
@@ -48,24 +48,26 @@ class Totals:
 
 
 class Scheduler:
-    """Runs one model in a thread of its own."""
+    """Runs one model in a thread of its own.
+
+    `model` is the model, and None after the end.
+    """
 
     def __init__(
         self,
         model: LanguageModel,
         limits: EngineLimits,
         totals: Totals,
-        on_end: Callable[[], None],
     ) -> None:
         """Start the thread.
 
         Args:
-            model: nobody else may open sessions of it meanwhile, or close it.
+            model: belongs to the thread from then on, which closes and forgets it at its end.
             limits: of rows, and of idleness.
             totals: to count in.
-            on_end: called in the thread, last.
         """
-        self._model, self._limits, self._totals, self._on_end = model, limits, totals, on_end
+        self._model, self._limits, self._totals = model, limits, totals
+        self.model: LanguageModel | None = model
         self._able = model.runtime.info.capabilities
         self._pool = BranchPool(model.runtime, limits.running + limits.kept)
         self._steps = Steps(model.runtime, limits.running, not limits.exact_rows)
@@ -93,6 +95,15 @@ class Scheduler:
     def ended_idle(self) -> bool:
         """Whether it ended for want of work, so that another one may be started."""
         return isinstance(self._end, IdleEndError)
+
+    def require(self) -> None:
+        """See that it runs, or ended for want of work only.
+
+        Raises:
+            ClosedError: it was closed, or ended by a fault.
+        """
+        if self._end is not None and not isinstance(self._end, IdleEndError):
+            raise self._end
 
     def submit(self, requests: Sequence[Request]) -> None:
         """Put requests into the queue, all or none.
@@ -145,12 +156,17 @@ class Scheduler:
                 self._drop_cancelled()
                 self._read_prompts()
                 self._answer()
-        except Exception as error:
+        except Exception as error:  # who waits is told, and who asks later
             self._fail_all(error)
-            raise
         finally:
             atexit.unregister(self.end)
-            self._on_end()
+            self._free()
+
+    def _free(self) -> None:
+        """Close the model and forget it: its memory is free when nobody else holds it."""
+        self._model.runtime.close()
+        self.model = None
+        del self._model, self._pool, self._steps
 
     def _wait_for_work(self) -> bool:
         """Whether there is any; false when the thread is to end."""

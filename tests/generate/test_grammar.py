@@ -11,6 +11,7 @@ from typing import Any
 import jsonschema
 import numpy as np
 import pytest
+from llguidance import LLTokenizer
 
 from lfm2_deploy import load
 from lfm2_deploy.bundle import Bundle
@@ -209,6 +210,13 @@ def test_logprobs_are_the_models_own_whatever_is_allowed(tokenizer: Tokenizer) -
     assert bound.logprobs is not None
     assert bound.logprobs[0].top == free.logprobs[0].top
     assert bound.token_ids != free.token_ids
+
+
+def test_llguidance_takes_each_token_for_the_bytes_that_it_decodes_to(tokenizer: Tokenizer) -> None:
+    # Byte 0xFF is in no UTF-8 text; llguidance marks special tokens by it.
+    theirs = LLTokenizer(tokenizer.to_json(), n_vocab=tokenizer.vocab_size)
+    other = [i for i in range(VOCAB) if theirs.decode_bytes([i]) != tokenizer.token_bytes(i)]
+    assert [tokenizer.token_bytes(i) for i in other] == [b"\xff"]
 
 
 def test_special_tokens_are_no_text(tokenizer: Tokenizer) -> None:

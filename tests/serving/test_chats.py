@@ -111,6 +111,18 @@ def test_reasoning_that_the_prompt_opened_is_told_apart(tokenizer: Tokenizer) ->
     assert (answer.reasoning, answer.text) == ("It is far.", "Far away.")
 
 
+def test_schema_is_followed_after_the_reasoning_that_the_prompt_opened(
+    tokenizer: Tokenizer,
+) -> None:
+    reasoning = "Yes or no? I think so.</think>"
+    model = answering(tokenizer, reasoning, opening="<think>\n")
+    with Engine(model) as engine:
+        _, answer = collect(engine, grammar=Grammar.regex("yes|no"), max_new_tokens=40)
+    assert answer.reasoning == "Yes or no? I think so."
+    assert answer.text in ("yes", "no")
+    assert answer.finish_reason == "stop"
+
+
 def test_plain_text_is_never_parsed(tokenizer: Tokenizer) -> None:
     model = answering(tokenizer, "<think>x</think>y")
     prompt = model.encode_prompt(HELLO)
