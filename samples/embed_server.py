@@ -10,8 +10,7 @@ import uvicorn
 from fastapi import FastAPI
 from fastapi.responses import StreamingResponse
 
-from lfm2_deploy import Engine
-from lfm2_deploy.answers.events import TextDelta
+from lfm2_deploy import Engine, TextDelta
 from lfm2_deploy.server.app import make_app
 
 bundle, port = sys.argv[1], int((sys.argv[2:] or ["8000"])[0])
@@ -26,7 +25,7 @@ async def write_haiku(about: str) -> StreamingResponse:
 
     async def stream() -> AsyncIterator[str]:
         # Whoever leaves cancels the answer.
-        async with engine.astream(messages, max_new_tokens=60, temperature=0.8) as events:
+        async with await engine.astart(messages, max_new_tokens=60, temperature=0.8) as events:
             async for event in events:
                 if isinstance(event, TextDelta):
                     yield event.text

@@ -2,8 +2,7 @@
 
 import sys
 
-from lfm2_deploy import Engine
-from lfm2_deploy.answers.events import Finished, TextDelta
+from lfm2_deploy import Engine, Finished, TextDelta
 
 bundle, question = sys.argv[1:]
 with Engine.load(bundle) as engine:
