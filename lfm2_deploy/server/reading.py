@@ -52,6 +52,7 @@ def read_chat(body: ChatRequest, settings: Settings) -> Asked:
         overrides=overrides,
         tools=_dump_tools(body.tools),
         tool_choice=choice.function.name if isinstance(choice, NamedTool) else choice or "auto",
+        parallel_tool_calls=body.parallel_tool_calls is not False,
         n=body.n or 1,
         template_options=_read_variables(body.chat_template_kwargs),
     )
@@ -98,6 +99,7 @@ def read_response(
         overrides=overrides,
         tools=tools or None,
         tool_choice=choice if isinstance(choice, str) else choice.name if choice else "auto",
+        parallel_tool_calls=body.parallel_tool_calls is not False,
         template_options=_read_variables(body.chat_template_kwargs),
     )
 
