@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import threading
+import time
 from collections import Counter, deque
 from collections.abc import Sequence
 
@@ -22,8 +23,8 @@ from lfm2_deploy.serving.request import Request, cancel_unstarted
 from lfm2_deploy.serving.row import Row
 from lfm2_deploy.serving.steps import Steps
 
-# Tokens of a prompt between two tokens of the answers beside it.
-_PIECE_BESIDE_ANSWERS = 128
+# A prompt is read in pieces between two tokens of the answers beside it, which wait so long.
+_MOST_BESIDE, _LEAST_BESIDE, _SECONDS_BESIDE = 128, 16, 0.25
 # A request waits for one whose prompt is being read, if they have so many tokens in common.
 _WORTH_WAITING = 64
 
@@ -45,6 +46,17 @@ class Totals:
         self.reused_tokens += answer.usage.reused_tokens
         self.completion_tokens += answer.usage.completion_tokens
         self.answers[answer.finish_reason] += 1
+
+
+def choose_piece(seconds_per_token: float, chunk: int) -> int:
+    """How many tokens of a prompt to read while answers wait.
+
+    Args:
+        seconds_per_token: what one took lately; 0 where that is not known.
+        chunk: of a runtime with fixed shapes, which takes as long for fewer; else 0.
+    """
+    fit = int(_SECONDS_BESIDE / seconds_per_token) if seconds_per_token > 0 else _MOST_BESIDE
+    return max(chunk, _LEAST_BESIDE, min(fit, _MOST_BESIDE))
 
 
 class Scheduler:
@@ -71,6 +83,7 @@ class Scheduler:
         self._able = model.runtime.info.capabilities
         self._pool = BranchPool(model.runtime, limits.running + limits.kept)
         self._steps = Steps(model.runtime, limits.running, not limits.exact_rows)
+        self._seconds_per_token = 0.0  # of the last piece of a prompt
         self._rows: list[Row] = []
         self._waiting: deque[Request] = deque()
         self._changed = threading.Condition()
@@ -230,13 +243,15 @@ class Scheduler:
             return
         size = choose_slice(self._able) or len(row.request.ids)
         if any(other.last is not None for other in self._rows):
-            size = min(size, max(_PIECE_BESIDE_ANSWERS, self._able.chunk))
-
+            size = min(size, choose_piece(self._seconds_per_token, self._able.chunk))
+        piece = row.take_piece(size)
+        started = time.perf_counter()
         try:
-            logits = row.lease.branch.prefill([row.take_piece(size)])
+            logits = row.lease.branch.prefill([piece])
         except Exception as error:  # whatever a runtime may raise
             self._fail(row, error)
             return
+        self._seconds_per_token = (time.perf_counter() - started) / len(piece)
         if not row.is_prompting:
             self._choose(row, logits[0])
 
