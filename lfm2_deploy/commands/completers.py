@@ -33,6 +33,17 @@ def complete_bundles(incomplete: str) -> list[str]:
     return [*_begin(list_stored(), incomplete), *find_folders(incomplete, (BUNDLE_FILE,))]
 
 
+def complete_stored(incomplete: str) -> list[str]:
+    """Models of the local store."""
+    return _begin(list_stored(), incomplete)
+
+
+def complete_sources(incomplete: str) -> list[str]:
+    """What `pull` takes: as `complete_models`, folders of bundles, and "demo"."""
+    found = find_folders(incomplete, (CHECKPOINT_FILE, BUNDLE_FILE))
+    return [*found, *_begin(["demo", *list_models()], incomplete)]
+
+
 def complete_models(incomplete: str) -> list[str]:
     """What `export` takes: folders of checkpoints, Liquid AI's Hub ids, synthetic:NAME."""
     found = find_folders(incomplete, (CHECKPOINT_FILE,), without=(BUNDLE_FILE,))

@@ -20,6 +20,7 @@ from lfm2_deploy.commands.console import note, show_progress
 from lfm2_deploy.errors import GrammarError, Lfm2DeployError
 
 if TYPE_CHECKING:
+    from lfm2_deploy.contracts import Progress
     from lfm2_deploy.generate import LanguageModel
     from lfm2_deploy.grammar import Grammar
     from lfm2_deploy.prompt_cache import PromptCache
@@ -370,10 +371,22 @@ def load_model(
         # Said below, in this program's words.
         warnings.simplefilter("ignore", CanaryWarning)
         with name_own_option() if has_option else nullcontext():
-            model = load(bundle, threads=threads, device=device, canary=canary, progress=progress)
+            model = load(
+                bundle, threads=threads, device=device, canary=canary, progress=_quieten(progress)
+            )
     for remark in (*model.runtime.info.notes, *model.remarks):
         note(remark)
     return model
+
+
+def _quieten(progress: Progress) -> Progress:
+    """What tells of hashing alone, which may take long; of other stages a line has been said."""
+
+    def tell(what: str, done: int, total: int) -> None:
+        if total:
+            progress(what, done, total)
+
+    return tell
 
 
 def warn_of_speculation(model: LanguageModel, overrides: Mapping[str, Any]) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from lfm2_deploy.commands import completers
 from lfm2_deploy.commands.console import (
     format_bytes,
     note,
@@ -31,6 +32,7 @@ def pull(
             metavar="MODEL",
             help="A Hub id, of a checkpoint or a bundle; the folder of either; synthetic:NAME; "
             "or demo, which comes with this package.",
+            autocompletion=completers.complete_sources,
         ),
     ],
     name: Annotated[
@@ -45,6 +47,7 @@ def pull(
             metavar="NAME",
             help="Where it will run; `doctor` lists targets. auto: what this computer runs.",
             show_default="cpu, or the bundle's",
+            autocompletion=completers.complete_targets_or_auto,
         ),
     ] = None,
     precision: Annotated[

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from lfm2_deploy.commands import completers
 from lfm2_deploy.commands.console import format_bytes, note, print_json
 from lfm2_deploy.commands.failures import ERROR, print_error
 from lfm2_deploy.commands.options import AsJson
@@ -19,7 +20,11 @@ if TYPE_CHECKING:
 def remove(
     names: Annotated[
         list[str] | None,
-        typer.Argument(metavar="NAME...", help="Names, as `list` shows them."),
+        typer.Argument(
+            metavar="NAME...",
+            help="Names, as `list` shows them.",
+            autocompletion=completers.complete_stored,
+        ),
     ] = None,
     every: Annotated[
         bool, typer.Option("--all", help="Remove every model; asks before it does.")
