@@ -78,7 +78,13 @@ def pull(
       lfm2-deploy pull LiquidAI/LFM2-350M
       lfm2-deploy pull LiquidAI/LFM2-350M --target npu --precision int8
       lfm2-deploy pull ./my-bundle --name mine
-      lfm2-deploy chat LFM2-350M-cpu-int4
+
+    \b
+    See also:
+      lfm2-deploy list                what is in the store
+      lfm2-deploy chat NAME           talk with it
+      lfm2-deploy serve NAME          serve it to other programs
+      lfm2-deploy remove NAME         take it out again
     """
     started = time.monotonic()
     with _tell_how_to_go_on(), show_progress() as progress:

@@ -41,6 +41,11 @@ def remove(
     Examples:
       lfm2-deploy remove LFM2-350M-cpu-int4
       lfm2-deploy remove --all --yes
+
+    \b
+    See also:
+      lfm2-deploy list                what is in the store
+      lfm2-deploy pull MODEL          bring a model in
     """
     from lfm2_deploy.store.model_store import ModelStore
 

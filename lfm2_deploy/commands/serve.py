@@ -190,7 +190,13 @@ def serve(
     Examples:
       lfm2-deploy serve ./LFM2-350M-cpu-int4 --open
       lfm2-deploy serve LiquidAI/LFM2-350M --target auto
-      lfm2-deploy serve mine --host 0.0.0.0 --api-key-file keys.txt
+      lfm2-deploy serve ./LFM2-350M-cpu-int4 --host 0.0.0.0 --api-key-file keys.txt
+
+    \b
+    See also:
+      lfm2-deploy pull MODEL          bring a model into the store
+      lfm2-deploy chat BUNDLE         talk with it in the terminal
+      lfm2-deploy generate BUNDLE     one answer, for scripts
     """
     from lfm2_deploy.commands.served_bundle import find_served
 
