@@ -25,19 +25,22 @@ if TYPE_CHECKING:
     )
     from lfm2_deploy.api import compare_models, load, prepare, verify
     from lfm2_deploy.bundle import Bundle, open_bundle
-    from lfm2_deploy.errors import Lfm2DeployError
+    from lfm2_deploy.errors import Lfm2DeployError, QueueFullError
     from lfm2_deploy.exporting import export
     from lfm2_deploy.generate import Completion, LanguageModel, TextChunk
     from lfm2_deploy.grammar import Grammar
     from lfm2_deploy.options import GenerationOptions
     from lfm2_deploy.prefix_store import PrefixStore
     from lfm2_deploy.prompt_cache import PromptCache
+    from lfm2_deploy.sampling import SamplingOptions
     from lfm2_deploy.serving.engine import Engine
     from lfm2_deploy.serving.limits import EngineLimits, LoadProgress
+    from lfm2_deploy.serving.streams import AsyncStream, Stream
     from lfm2_deploy.store.model_store import ModelStore
 
 _HOMES = {
     "Answer": "answers.events",
+    "AsyncStream": "serving.streams",
     "Bundle": "bundle",
     "Completion": "generate",
     "Engine": "serving.engine",
@@ -51,7 +54,10 @@ _HOMES = {
     "ModelStore": "store.model_store",
     "PrefixStore": "prefix_store",
     "PromptCache": "prompt_cache",
+    "QueueFullError": "errors",
     "ReasoningDelta": "answers.events",
+    "SamplingOptions": "sampling",
+    "Stream": "serving.streams",
     "TextChunk": "generate",
     "TextDelta": "answers.events",
     "ToolCall": "answers.events",
@@ -67,6 +73,7 @@ _HOMES = {
 
 __all__ = [
     "Answer",
+    "AsyncStream",
     "Bundle",
     "Completion",
     "Engine",
@@ -80,7 +87,10 @@ __all__ = [
     "ModelStore",
     "PrefixStore",
     "PromptCache",
+    "QueueFullError",
     "ReasoningDelta",
+    "SamplingOptions",
+    "Stream",
     "TextChunk",
     "TextDelta",
     "ToolCall",

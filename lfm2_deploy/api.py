@@ -73,7 +73,8 @@ def load(
             bundle was made for. It runs there or not at all.
         canary: "auto"; "always" to check at every load; "off" never to, hashes neither; None for
             what the environment variable LFM2_DEPLOY_CANARY says, or "auto".
-        progress: told of the bytes that are hashed, and of the stages `LOADING` and `TRYING`.
+        progress: told of the bytes that are hashed, and of the stages `LOADING` and, where
+            the canary runs, `TRYING`.
 
     Raises:
         BundleError: it is absent or damaged, or has no tokenizer.
@@ -93,8 +94,7 @@ def load(
         progress(LOADING, 0, 0)
         loaded = _load_runtime(opened, runtime, threads, device)
         hold.follow(loaded)
-        progress(TRYING, 0, 0)
-        remark = guard(opened, loaded, mode)
+        remark = guard(opened, loaded, mode, lambda: progress(TRYING, 0, 0))
     tokenizer = Tokenizer.from_folder(opened.path)
     return LanguageModel(
         loaded,

@@ -25,9 +25,14 @@ from lfm2_deploy.tokenizer import Tokenizer
 # What is forced would be written out in full, however long: 2 ** 30 letters hang it. It is a
 # matter of speed, and only for those who append it in one piece.
 _HEADER = '%llguidance {"no_forcing": true}\n'
-# JSON in one line or indented: a weak model may write blanks for ever where as many as it likes are
-# allowed. Not lenient: a keyword that is not followed is refused, not passed over.
-_JSON_OPTIONS = {"whitespace_pattern": r" |\n[ \t]{0,16}", "lenient": False}
+# JSON in one line, as models are shown tools and write calls: weak ones spend tokens on blanks
+# where they are allowed any. Not lenient: what is not followed is refused, not passed over.
+_JSON_OPTIONS = {
+    "whitespace_flexible": False,
+    "item_separator": ", ",
+    "key_separator": ": ",
+    "lenient": False,
+}
 # Below llguidance's defaults, which let one expression take 200 MB.
 _LIMITS = LLParserLimits(
     initial_lexer_fuel=500_000,

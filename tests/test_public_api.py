@@ -8,6 +8,7 @@ import lfm2_deploy
 
 NAMES = [
     "Answer",
+    "AsyncStream",
     "Bundle",
     "Completion",
     "Engine",
@@ -21,7 +22,10 @@ NAMES = [
     "ModelStore",
     "PrefixStore",
     "PromptCache",
+    "QueueFullError",
     "ReasoningDelta",
+    "SamplingOptions",
+    "Stream",
     "TextChunk",
     "TextDelta",
     "ToolCall",

@@ -136,6 +136,17 @@ class CallBlock:
         if not self.is_done:
             self._resume()
 
+    def cut(self) -> None:
+        """The answer was cut here: what is written stays unfinished, and the rest is no text."""
+        if self.is_done:
+            return
+        self.is_done = True
+        self._give_arguments()
+        if self._writer is not None and self._is_writing:
+            self._sink.break_call()
+        elif self.is_bare:
+            self._sink.add_text(self._source.rest())
+
     def _resume(self) -> None:
         try:
             next(self._run)

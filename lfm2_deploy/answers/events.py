@@ -74,7 +74,7 @@ class ToolCallStarted:
 class ToolCallArguments:
     """JSON text to append to a call's arguments; joined, they are one JSON object.
 
-    Of a call that was cut, arguments may be cut or missing: `Answer.tool_calls` has it not.
+    Of a call where the answer was cut, they are the beginning of one: see `Answer.cut_call`.
     """
 
     index: int
@@ -128,6 +128,8 @@ class Answer:
         token_ids: every token generated.
         logprobs: one entry a token, where asked for.
         choice: which of several answers to one prompt.
+        cut_call: a call where the answer was cut, by its limit, a stop string or a cancel; its
+            arguments are the beginning of a JSON object at most.
     """
 
     text: str
@@ -139,6 +141,7 @@ class Answer:
     token_ids: tuple[int, ...] = ()
     logprobs: tuple[TokenLogprobs, ...] | None = None
     choice: int = 0
+    cut_call: ToolCall | None = None
 
 
 @dataclass(frozen=True, slots=True)

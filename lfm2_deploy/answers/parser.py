@@ -81,9 +81,13 @@ class AnswerParser:
         """Take more text in; return what it lets out, perhaps nothing."""
         return self._keep(self._route(self._reasoning.push(text)))
 
-    def flush(self) -> list[Part]:
-        """End the answer; return what was held back."""
-        return self._keep([*self._route(self._reasoning.flush()), *self._calls.flush()])
+    def flush(self, *, cut: bool = False) -> list[Part]:
+        """End the answer; return what was held back.
+
+        Args:
+            cut: see `ToolCallParser.flush`.
+        """
+        return self._keep([*self._route(self._reasoning.flush()), *self._calls.flush(cut=cut)])
 
     def _route(self, pieces: Sequence[tuple[bool, str]]) -> list[Part]:
         parts: list[Part] = []

@@ -65,8 +65,8 @@ class ToolCallParser:
 
     @property
     def broken(self) -> frozenset[int]:
-        """Indices of calls that ended before their end was written; their JSON is valid, yet
-        arguments may be missing or cut."""
+        """Indices of calls that ended before their end was written: arguments may be missing or
+        cut. Their JSON is valid, but for that of a call where the answer was cut."""
         return frozenset(self._sink.broken)
 
     def push(self, text: str) -> list[Part]:
@@ -79,9 +79,16 @@ class ToolCallParser:
                 self._block = CallBlock(self._sink, self._parameters)
         return self._sink.take()
 
-    def flush(self) -> list[Part]:
-        """End the answer; return what was held back."""
+    def flush(self, *, cut: bool = False) -> list[Part]:
+        """End the answer; return what was held back.
+
+        Args:
+            cut: it was ended in the middle. The JSON of a call under way stays unfinished then, so
+                that nobody takes what there is for all of it.
+        """
         self._take(self._scanner.flush())
+        if cut and self._block is not None:
+            self._block.cut()
         self._end_block(closed=False)
         return self._sink.take()
 

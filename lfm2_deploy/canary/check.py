@@ -12,7 +12,7 @@ import json
 import os
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -58,13 +58,16 @@ def choose_mode(asked: str | None) -> Mode:
     return found
 
 
-def guard(bundle: Bundle, runtime: Runtime, mode: Mode) -> str:
+def guard(
+    bundle: Bundle, runtime: Runtime, mode: Mode, at_trial: Callable[[], object] = lambda: None
+) -> str:
     """Check a runtime that was just loaded, unless it is known to be right.
 
     Args:
         bundle: what it was loaded from.
         runtime: closed where it fails.
         mode: "auto" once for each device and driver, "always" at every load, "off" never.
+        at_trial: called before the canary runs, if it does.
 
     Returns:
         What a user should know, or "". Where a device is doubtful, it is also warned of.
@@ -81,6 +84,7 @@ def guard(bundle: Bundle, runtime: Runtime, mode: Mode) -> str:
         return NO_CANARY
     verdict = find_verdict(bundle, runtime.info) if mode == "auto" else None
     if verdict is None or verdict.outcome == "failed":
+        at_trial()
         verdict, _ = check(bundle, runtime)
     if verdict.outcome == "failed":
         message = _explain_failure(bundle, runtime.info, verdict)

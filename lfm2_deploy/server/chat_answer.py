@@ -107,7 +107,9 @@ async def collect_chat(
 
 
 def _describe_message(answer: Answer, frame: Frame) -> dict[str, Any]:
-    calls = answer.tool_calls if frame.several_calls else answer.tool_calls[:1]
+    # As OpenAI has it, one that was cut is told as far as it goes; `finish_reason` says so.
+    told = (*answer.tool_calls, *((answer.cut_call,) if answer.cut_call else ()))
+    calls = told if frame.several_calls else told[:1]
     message: dict[str, Any] = {
         "role": "assistant",
         "content": None if calls and not answer.text else answer.text,

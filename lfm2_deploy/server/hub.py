@@ -125,9 +125,8 @@ class Hub:
         try:
             stream = await self._ask(asked, wanted or cap)
         except ContextOverflowError:
-            if cap is None or wanted is not None:
-                raise
-            # There is less room than the cap: then what is left is below it.
+            # Clients ask for thousands whatever the context is: an answer that comes to its end is
+            # cut there, and says so. A prompt that leaves no room fails again.
             stream = await self._ask(asked, None)
         feed = Feed(stream, self)
         self._feeds.add(feed)

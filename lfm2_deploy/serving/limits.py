@@ -14,7 +14,7 @@ class LoadProgress:
     """How far loading has come.
 
     Args:
-        stage: "hashing", "loading", "checking" or "ready".
+        stage: "hashing", "loading", "checking" (the first time on a device) or "ready".
         done, total: of the stage, in its own units (bytes when hashing); total is 0 while unknown.
     """
 

@@ -65,10 +65,11 @@ def cancel_unstarted(request: Request) -> Answer:
     return Answer("", "", (), "cancelled", usage, choice=request.choice)
 
 
-def list_whole_calls(parser: AnswerParser) -> tuple[ToolCall, ...]:
-    """The calls that were written to their end: of others, arguments may be cut or missing."""
-    broken = parser.broken_calls
-    return tuple(call for index, call in enumerate(parser.tool_calls) if index not in broken)
+def _sort_calls(parser: AnswerParser) -> tuple[tuple[ToolCall, ...], ToolCall | None]:
+    """The calls that were written to their end, and the last one where it was not."""
+    calls, broken = parser.tool_calls, parser.broken_calls
+    whole = tuple(call for index, call in enumerate(calls) if index not in broken)
+    return whole, calls[-1] if len(calls) - 1 in broken else None
 
 
 class Reply:
@@ -103,15 +104,16 @@ class Reply:
         self._tell(self._text.flush())
         parser = self._request.parser
         if parser is not None:
-            self._deliver(parser.flush())
+            self._deliver(parser.flush(cut=reason != "stop" or self.stopped))
         if self._untold:
             self._deliver([TextDelta("", choice=self._request.choice)])
-        calls = () if parser is None else list_whole_calls(parser)
+        calls, cut_call = ((), None) if parser is None else _sort_calls(parser)
         asked = self._request.options.logprobs is not None
         return Answer(
             text="".join(self._plain) if parser is None else parser.text,
             reasoning="" if parser is None else parser.reasoning,
             tool_calls=calls,
+            cut_call=cut_call,
             finish_reason="tool_calls" if calls and reason == "stop" else reason,
             usage=usage,
             stop=self._text.stop,

@@ -94,6 +94,20 @@ def test_call_that_is_cut_by_the_limit_is_not_among_the_calls(tokenizer: Tokeniz
         events, answer = collect(engine, tools=[WEATHER], max_new_tokens=12)
     assert any(isinstance(event, ToolCallStarted) for event in events)
     assert (answer.finish_reason, answer.tool_calls) == ("length", ())
+    # Nothing that could be taken for the whole, and nothing of how calls are written.
+    assert answer.cut_call is not None
+    assert answer.cut_call.arguments == text_of(events, ToolCallArguments)
+    with pytest.raises(json.JSONDecodeError):
+        json.loads(answer.cut_call.arguments)
+    assert answer.text == ""
+
+
+@pytest.mark.parametrize("length", range(1, 18))
+def test_call_that_is_cut_anywhere_leaves_no_text(tokenizer: Tokenizer, length: int) -> None:
+    written = '<|tool_call_start|>[get_weather(city="Oslo", days=3)]<|tool_call_end|>'
+    with Engine(answering(tokenizer, written)) as engine:
+        _, answer = collect(engine, tools=[WEATHER], max_new_tokens=length)
+    assert answer.text == ""
 
 
 def test_reasoning_is_told_apart(tokenizer: Tokenizer) -> None:
