@@ -135,7 +135,8 @@ def test_full_queue_is_told_with_a_time_to_wait() -> None:
         server.http as http,
         http.stream("POST", "/v1/completions", json=body) as reply,
     ):
-        next(reply.iter_lines())
+        lines = reply.iter_lines()  # kept: where it goes, httpx closes the connection
+        next(lines)
         wait_for(lambda: engine.state.running == 1)
         refused = httpx.post(f"{server.url}/v1/completions", json=body)
         assert refused.status_code == 429
