@@ -215,7 +215,9 @@ class Soak:
             "statuses": dict(sorted(statuses.items())),
             "kinds": dict(Counter(o.ask.kind for o in self.outcomes)),
             "tokens_per_second": round(count_tokens(self.outcomes) / self.load_seconds, 1),
-            "busy_part": round(sum(o.status in BUSY for o in self.outcomes) / len(self.outcomes), 4),
+            "busy_part": round(
+                sum(o.status in BUSY for o in self.outcomes) / len(self.outcomes), 4
+            ),
             "first_token_ms": spread([1e3 * (o.first or 0) for o in streams]),
             "per_token_ms": spread([1e3 * pace for pace in paces]),
             "total_ms": spread([1e3 * o.total for o in self.outcomes if o.status == 200]),

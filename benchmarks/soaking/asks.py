@@ -17,10 +17,11 @@ from soaking import hostile
 CHAT, TEXT, RESPONSES = "/v1/chat/completions", "/v1/completions", "/v1/responses"
 Manner = Literal["whole", "stream", "leave", "drop", "raw"]
 
-_WORDS = (
+_TEXT = (
     "king ship winter letter garden river horse stone window music bread mountain doctor island "
-    "silver morning forest captain sister bridge candle storm village mirror".split()
+    "silver morning forest captain sister bridge candle storm village mirror"
 )
+_WORDS = _TEXT.split()
 GREEDY = {"temperature": 0, "repetition_penalty": 1}
 TOOL = {
     "type": "function",

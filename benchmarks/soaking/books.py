@@ -8,10 +8,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+
 from lfm2_deploy import load
 from lfm2_deploy.answers.messages import prepare_messages
 from lfm2_deploy.generate import LanguageModel
-
 from soaking.asks import Known
 from soaking.client import Outcome
 

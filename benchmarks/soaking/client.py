@@ -41,6 +41,7 @@ class Outcome:
         texts: of each answer.
         tokens: of the first answer, each as bytes, where log-probabilities tell them.
         calls: name and arguments of tools that were called.
+        reasons: why each answer ended.
         reached: the server may have counted a request that the client did not see the end of.
     """
 
@@ -54,6 +55,7 @@ class Outcome:
     texts: dict[int, str] = field(default_factory=dict)
     tokens: list[bytes] = field(default_factory=list)
     calls: dict[tuple[int, int], dict[str, Any]] = field(default_factory=dict)
+    reasons: dict[int, str] = field(default_factory=dict)
     reached: bool = False
     ended: bool = False
 
@@ -182,8 +184,12 @@ class Client:
             return
         if status not in ask.statuses:
             raise BrokenPromiseError(f"status {status}, expected {sorted(ask.statuses)}")
-        if ask.check is not None:
+        # What was cut for length is whole up to its last call.
+        cut = {index for index, reason in outcome.reasons.items() if reason == "length"}
+        if ask.check is not None and not cut:
             ask.check([*outcome.texts.values()], [*outcome.calls.values()])
+        elif ask.check is not None and len(outcome.calls) > 1:
+            ask.check([], [*outcome.calls.values()][:-1])
 
     def _excuse(self, outcome: Outcome, error: httpx.HTTPError) -> None:
         """A refused body need not be taken in to its end."""
@@ -219,6 +225,8 @@ def _read_piece(outcome: Outcome, data: str, began: float) -> None:
 
 def _read_choice(outcome: Outcome, choice: Mapping[str, Any], part: Mapping[str, Any]) -> None:
     index = choice["index"]
+    if choice.get("finish_reason"):
+        outcome.reasons[index] = choice["finish_reason"]
     text = part.get("content") if "text" not in choice else choice["text"]
     outcome.texts[index] = outcome.texts.get(index, "") + (text or "")
     for place, call in enumerate(part.get("tool_calls") or ()):
