@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -107,3 +108,16 @@ def test_more_messages_than_any_context_holds_are_refused_unread(
     reply = client().post(CHAT, json={"messages": ASK * 10_001})
     assert reply.status_code == 400
     assert reply.json()["error"]["param"] == "messages"
+
+
+def test_log_that_nobody_reads_breaks_no_answer(
+    client: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asker = client(access_log="text")
+    asker._transport.raise_server_exceptions = True
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise BrokenPipeError
+
+    monkeypatch.setattr(sys.stderr, "write", refuse)
+    assert asker.post(CHAT, json={"messages": ASK}).status_code == 200
