@@ -81,6 +81,8 @@ class Soak:
             watching.cancel()
             self._check_counts("under load", self.outcomes, before, await self._count())
             await self._be_quiet(known)
+            await asyncio.sleep(0.5)  # for the server to see that connections were closed
+            self._look_at_process()
         self._check_growth()
         self.faults += [f"{o.ask.kind}: {o.fault}" for o in self.outcomes if o.fault]
 
@@ -143,15 +145,20 @@ class Soak:
         """Look at the process each second, at health, and tell each ten."""
         told = 0.0
         while True:
-            now = time.monotonic() - self.began
-            if self.server.process is not None:
-                sample = watch.take_sample(self.server.process.pid, now)
-                self.samples += [sample] if sample else []
+            now = self._look_at_process()
             health = await self._look_at_health()
             if now - told >= 10:
                 told = now
                 self._tell(now, health)
             await asyncio.sleep(1)
+
+    def _look_at_process(self) -> float:
+        """Take a sample; the time."""
+        now = time.monotonic() - self.began
+        if self.server.process is not None:
+            sample = watch.take_sample(self.server.process.pid, now)
+            self.samples += [sample] if sample else []
+        return now
 
     async def _look_at_health(self) -> dict[str, Any]:
         began = time.monotonic()

@@ -70,8 +70,8 @@ class Client:
             url: of the server.
             documented: statuses of each method and path, of /openapi.json.
         """
-        limits = httpx.Limits(max_connections=1, max_keepalive_connections=1)
-        self._http = httpx.AsyncClient(base_url=url, timeout=None, limits=limits, trust_env=False)
+        self._url = url
+        self._http = self._open()
         self._address = (self._http.base_url.host, self._http.base_url.port)
         self._documented = documented
 
@@ -79,8 +79,20 @@ class Client:
         """Close the connection."""
         await self._http.aclose()
 
+    def _open(self) -> httpx.AsyncClient:
+        limits = httpx.Limits(max_connections=1, max_keepalive_connections=1)
+        return httpx.AsyncClient(base_url=self._url, timeout=None, limits=limits, trust_env=False)
+
     async def send(self, ask: Ask, most_seconds: float) -> Outcome:
         """Ask, and judge what comes."""
+        outcome = await self._send(ask, most_seconds)
+        if outcome.reached or outcome.fault:
+            # A connection that was left in the middle must not be in the way of what follows.
+            await self._http.aclose()
+            self._http = self._open()
+        return outcome
+
+    async def _send(self, ask: Ask, most_seconds: float) -> Outcome:
         outcome, began = Outcome(ask), time.monotonic()
         ways = {
             "whole": self._take_whole,
@@ -94,7 +106,8 @@ class Client:
                 await ways[ask.manner](outcome, began)
                 self._judge(outcome)
         except TimeoutError:
-            outcome.fault = f"no end within {most_seconds:g} s"
+            pool = getattr(self._http._transport, "_pool", None)
+            outcome.fault = f"{ask.manner} {ask.path}: no end within {most_seconds:g} s ({pool})"
         except BrokenPromiseError as error:
             outcome.fault = str(error)
         except httpx.HTTPError as error:
