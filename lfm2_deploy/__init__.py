@@ -14,6 +14,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from lfm2_deploy.answers.events import (
+        Answer,
+        Finished,
+        ReasoningDelta,
+        TextDelta,
+        ToolCall,
+        ToolCallArguments,
+        ToolCallStarted,
+    )
     from lfm2_deploy.api import compare_models, load, prepare, verify
     from lfm2_deploy.bundle import Bundle, open_bundle
     from lfm2_deploy.errors import Lfm2DeployError
@@ -23,22 +32,31 @@ if TYPE_CHECKING:
     from lfm2_deploy.options import GenerationOptions
     from lfm2_deploy.prefix_store import PrefixStore
     from lfm2_deploy.prompt_cache import PromptCache
-    from lfm2_deploy.serving.engine import Engine, EngineLimits
+    from lfm2_deploy.serving.engine import Engine
+    from lfm2_deploy.serving.limits import EngineLimits, LoadProgress
     from lfm2_deploy.store.model_store import ModelStore
 
 _HOMES = {
+    "Answer": "answers.events",
     "Bundle": "bundle",
     "Completion": "generate",
     "Engine": "serving.engine",
     "EngineLimits": "serving.limits",
+    "Finished": "answers.events",
     "GenerationOptions": "options",
     "Grammar": "grammar",
     "LanguageModel": "generate",
     "Lfm2DeployError": "errors",
+    "LoadProgress": "serving.limits",
     "ModelStore": "store.model_store",
     "PrefixStore": "prefix_store",
     "PromptCache": "prompt_cache",
+    "ReasoningDelta": "answers.events",
     "TextChunk": "generate",
+    "TextDelta": "answers.events",
+    "ToolCall": "answers.events",
+    "ToolCallArguments": "answers.events",
+    "ToolCallStarted": "answers.events",
     "compare_models": "api",
     "export": "exporting",
     "load": "api",
@@ -48,18 +66,26 @@ _HOMES = {
 }
 
 __all__ = [
+    "Answer",
     "Bundle",
     "Completion",
     "Engine",
     "EngineLimits",
+    "Finished",
     "GenerationOptions",
     "Grammar",
     "LanguageModel",
     "Lfm2DeployError",
+    "LoadProgress",
     "ModelStore",
     "PrefixStore",
     "PromptCache",
+    "ReasoningDelta",
     "TextChunk",
+    "TextDelta",
+    "ToolCall",
+    "ToolCallArguments",
+    "ToolCallStarted",
     "compare_models",
     "export",
     "load",

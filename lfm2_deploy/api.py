@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,7 +29,7 @@ from lfm2_deploy.intact import ensure_intact
 from lfm2_deploy.json_file import read_json_object
 from lfm2_deploy.options import GenerationOptions
 from lfm2_deploy.registry import find_preparer, find_runtime, find_runtime_of
-from lfm2_deploy.store.locks import hold_model
+from lfm2_deploy.store.locks import Hold, hold_model
 from lfm2_deploy.store.resolve import find_stored, resolve
 from lfm2_deploy.tokenizer import Tokenizer
 
@@ -81,18 +82,19 @@ def load(
         RuntimeUnavailableError: the runtime is not installed, or there is no such device.
     """
     mode = choose_mode(canary)
-    opened = _open(bundle)
-    if not (opened.path / "tokenizer.json").is_file():
-        raise BundleError(
-            f"{opened.path} has no tokenizer.json, so it takes no text; "
-            "put the model's tokenizer.json into the checkpoint and export it again"
-        )
-    if mode != "off":
-        ensure_intact(opened, progress, again=mode == "always")
-    progress(LOADING, 0, 0)
-    loaded = _load_runtime(opened, runtime, threads, device)
-    progress(TRYING, 0, 0)
-    remark = guard(opened, loaded, mode)
+    with _opening(bundle) as (opened, hold):
+        if not (opened.path / "tokenizer.json").is_file():
+            raise BundleError(
+                f"{opened.path} has no tokenizer.json, so it takes no text; "
+                "put the model's tokenizer.json into the checkpoint and export it again"
+            )
+        if mode != "off":
+            ensure_intact(opened, progress, again=mode == "always")
+        progress(LOADING, 0, 0)
+        loaded = _load_runtime(opened, runtime, threads, device)
+        hold.follow(loaded)
+        progress(TRYING, 0, 0)
+        remark = guard(opened, loaded, mode)
     tokenizer = Tokenizer.from_folder(opened.path)
     return LanguageModel(
         loaded,
@@ -108,19 +110,24 @@ def _load_runtime(
 ) -> Runtime:
     # Most runtimes have one device, and need not be told of it.
     choice = {} if device is None else {"device": str(device).lower()}
-    held = hold_model(bundle.path)  # nobody removes it from the store while it is loaded
-    try:
-        runtime: Runtime = find_runtime_of(bundle, name)(bundle, threads=threads, **choice)
-    except BaseException:
-        held.release()
-        raise
-    held.follow(runtime)
+    runtime: Runtime = find_runtime_of(bundle, name)(bundle, threads=threads, **choice)
     return runtime
 
 
 def _open(bundle: str | Path | Bundle) -> Bundle:
     """A bundle that may be given by its folder, or by its name in the store."""
     return bundle if isinstance(bundle, Bundle) else open_bundle(resolve(bundle))
+
+
+@contextmanager
+def _opening(bundle: str | Path | Bundle) -> Iterator[tuple[Bundle, Hold]]:
+    """As `_open`; nobody removes it from the store until who follows the hold is gone."""
+    hold = hold_model(bundle.path if isinstance(bundle, Bundle) else resolve(bundle))
+    try:
+        yield _open(bundle), hold
+    except BaseException:
+        hold.release()
+        raise
 
 
 def _find_stored_subject(given: str | Path | Bundle) -> str | Path | Bundle:
@@ -153,11 +160,12 @@ def check(
         CanaryError: the device does not get to the canary's end.
         RuntimeUnavailableError: the runtime is not installed, or there is no such device.
     """
-    opened = _open(bundle)
-    if not has_canary(opened):
-        raise BundleError(f"{opened.path} has no canary to check: export the model again")
-    ensure_intact(opened, progress, again=True)
-    runtime = _load_runtime(opened, None, threads, device)
+    with _opening(bundle) as (opened, hold):
+        if not has_canary(opened):
+            raise BundleError(f"{opened.path} has no canary to check: export the model again")
+        ensure_intact(opened, progress, again=True)
+        runtime = _load_runtime(opened, None, threads, device)
+        hold.follow(runtime)
     verdict, readings = run_check(opened, runtime)
     info = runtime.info
     runtime.close()
@@ -230,10 +238,11 @@ def verify(
         RuntimeUnavailableError: torch, or the bundle's runtime, is not installed.
         GenerationError: there are no rows, or the vocabularies differ.
     """
-    opened = _open(bundle)
-    ensure_intact(opened, progress)
-    reference = find_runtime("reference")(checkpoint, progress)
-    tested = _load_runtime(opened, None, threads, device)
+    with _opening(bundle) as (opened, hold):
+        ensure_intact(opened, progress)
+        reference = find_runtime("reference")(checkpoint, progress)
+        tested = _load_runtime(opened, None, threads, device)
+        hold.follow(tested)
     return compare_runtimes(reference, tested, rows, greedy_tokens, progress)
 
 

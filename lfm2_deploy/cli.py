@@ -115,6 +115,7 @@ def start(
       lfm2-deploy demo                          the whole way on a small model, offline
       lfm2-deploy export LiquidAI/LFM2-350M     make a bundle of a model on the Hub
       lfm2-deploy chat ./LFM2-350M-cpu-int4     talk with it
+      lfm2-deploy serve ./LFM2-350M-cpu-int4    serve it to other programs, and chat in a page
 
     Every command tells more: lfm2-deploy COMMAND --help. A bundle is a folder that
     `export` made. Results go to stdout, progress and errors to stderr. Exit

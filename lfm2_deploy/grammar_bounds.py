@@ -23,6 +23,8 @@ MOST_OF_A_REGEX = 4_096
 MOST_OF_REGEXES = 16_384
 # Five to be matched at once take 50 ms, seven 9 s, ten for ever.
 _MOST_COMBINED = 4
+# They must exclude each other, so all pairs are compared.
+_MOST_KEYED = 64
 _MOST_REMAINDERS = 10_000
 
 _LARK_TEXTS = re.compile(r'//[^\n]*|"(?:\\.|[^"\\\n])*"|/(?:\\.|[^/\\\n])+/')
@@ -123,7 +125,13 @@ def _check_patterns(nodes: list[Mapping[str, Any]]) -> None:
     patterns = [p for node in nodes if isinstance(p := node.get("pattern"), str)]
     for node in nodes:
         keyed = node.get("patternProperties")
-        patterns += keyed if isinstance(keyed, dict) else ()
+        keyed = keyed if isinstance(keyed, dict) else {}
+        if len(keyed) > _MOST_KEYED:
+            raise GrammarError(
+                f"the JSON schema has {len(keyed)} patternProperties, and at most {_MOST_KEYED} "
+                "are taken: make them fewer"
+            )
+        patterns += keyed
     for pattern in patterns:
         check_length(pattern, "JSON schema's pattern", MOST_OF_A_REGEX)
     check_length("".join(patterns), "JSON schema's patterns together", MOST_OF_REGEXES)

@@ -25,9 +25,9 @@ from lfm2_deploy.tokenizer import Tokenizer
 # What is forced would be written out in full, however long: 2 ** 30 letters hang it. It is a
 # matter of speed, and only for those who append it in one piece.
 _HEADER = '%llguidance {"no_forcing": true}\n'
-# A weak model may write blanks for ever where as many as it likes are allowed. Not lenient: a
-# keyword that is not followed is refused, not passed over.
-_JSON_OPTIONS = {"whitespace_pattern": r"[ \t\n\r]{1,20}", "lenient": False}
+# JSON in one line or indented: a weak model may write blanks for ever where as many as it likes are
+# allowed. Not lenient: a keyword that is not followed is refused, not passed over.
+_JSON_OPTIONS = {"whitespace_pattern": r" |\n[ \t]{0,16}", "lenient": False}
 # Below llguidance's defaults, which let one expression take 200 MB.
 _LIMITS = LLParserLimits(
     initial_lexer_fuel=500_000,
@@ -200,6 +200,7 @@ def _shorten(message: str) -> str:
     """What is wrong, in one line, out of a report of several lines with an excerpt."""
     if message.startswith("NoExtension"):
         return "no text follows it; change it"
+    message = re.sub(r"^at \d+\(\d+\): failed to compile JSON schema: ", "", message)
     outside = re.search(r"Resource '(?:json-schema:///)?(.*?)' is not present", message)
     if outside:
         return f"{outside[1]!r} lies outside of it, and nothing is fetched; put it under $defs"

@@ -34,7 +34,7 @@ text = qt.QPlainTextEdit(ui, textInteractionFlags=Qt.NoTextInteraction, minimumH
 line = qt.QLineEdit(ui, returnPressed=lambda: ui.start(ui.ask, line.text()))
 bar, stop = qt.QProgressBar(ui), qt.QPushButton("Stop", ui, clicked=lambda: ui.stream.cancel())
 ui.moved.connect(lambda at: bar.setValue(100 * at.done // (at.total or 1)))
-ui.said.connect(text.insertPlainText)
+ui.said.connect(lambda new: text.insertPlainText(new) or text.ensureCursorVisible())
 devices.addItems(["cpu", "gpu", "npu"])
 ui.show()
 app.exec()

@@ -2,11 +2,14 @@
 
 import sys
 
-import lfm2_deploy
+from lfm2_deploy import Engine, Finished, TextDelta
 
 bundle, question = sys.argv[1:]
-model = lfm2_deploy.load(bundle)
-messages = [{"role": "user", "content": question}]
-for chunk in model.stream(messages, max_new_tokens=100, seed=1):
-    print(chunk.text, end="", flush=True)
-print()
+with Engine.load(bundle) as engine:
+    messages = [{"role": "user", "content": question}]
+    for event in engine.stream(messages, max_new_tokens=100, seed=1):
+        match event:
+            case TextDelta(text):
+                print(text, end="", flush=True)
+            case Finished(answer):
+                print(f"\n[{answer.usage.completion_tokens} tokens, {answer.finish_reason}]")

@@ -18,6 +18,8 @@ from mkdocs.utils import get_relative_url
 ROOT = Path(__file__).parents[1]
 PAGES = ("ARCHITECTURE.md", "CHANGELOG.md", "CONTRIBUTING.md")
 _FETCHED, _OWN = "https://unpkg.com/iframe-worker/shim", "assets/worker.js"
+# Files beside docs/, which the site has not: their names stay, and on GitHub they are links.
+_OUTSIDE = re.compile(r"\[([^\]]+)\]\(\.\./[\w./-]+\)")
 _LINK = re.compile(r"\]\(((?:docs/)?[\w./-]+\.md)(#[\w-]+)?\)")
 
 
@@ -27,6 +29,12 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         text = (ROOT / name).read_text(encoding="utf-8")
         files.append(File.generated(config, name.lower(), content=rewrite_links(text)))
     return files
+
+
+def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Take links out that lead out of the site."""
+    in_docs_folder = "/" not in page.file.src_uri
+    return _OUTSIDE.sub(r"\1", markdown) if in_docs_folder else markdown
 
 
 def on_post_page(output: str, *, page: Page, config: MkDocsConfig) -> str:

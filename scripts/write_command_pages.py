@@ -64,6 +64,7 @@ class Variable:
 
 VARIABLES = (
     Variable("LFM2_DEPLOY_TRACEBACK", "1 adds Python's traceback to errors."),
+    Variable("LFM2_DEPLOY_API_KEY", "A key that lets clients in.", "--api-key-file"),
     Variable(
         "LFM2_DEPLOY_CANARY",
         "When a bundle's canary is run at loading: `auto` (the default: once for each device and "
@@ -85,6 +86,7 @@ VARIABLES = (
         "1 leaves OpenVINO's telemetry as OpenVINO has it. Otherwise it is off.",
         "--device",
     ),
+    Variable("LFM2_DEPLOY_STORE", "The folder of the store of models; see `pull`."),
     Variable(
         "XDG_CACHE_HOME",
         "Where the cache folder lies; on Windows `LOCALAPPDATA`.",

@@ -133,6 +133,11 @@ def test_one_value_or_a_list_becomes_a_tuple(name: str, value: Any, expected: An
     assert getattr(GenerationOptions().with_overrides(**{name: value}), name) == expected
 
 
+def test_bias_may_be_a_mapping() -> None:
+    options = GenerationOptions().with_overrides(logit_bias={5: -1.5, 3: 2}, presence_penalty=0.5)
+    assert options.sampling == SamplingOptions(logit_bias=((5, -1.5), (3, 2)), presence_penalty=0.5)
+
+
 def test_unknown_option_is_named_with_the_choices() -> None:
     with pytest.raises(GenerationError, match="no generation option 'temprature'") as caught:
         GenerationOptions().with_overrides(temprature=0.5)

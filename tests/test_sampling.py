@@ -15,6 +15,7 @@ from transformers import (
     LogitsProcessor,
     MinPLogitsWarper,
     RepetitionPenaltyLogitsProcessor,
+    SequenceBiasLogitsProcessor,
     TemperatureLogitsWarper,
     TopKLogitsWarper,
     TopPLogitsWarper,
@@ -25,6 +26,8 @@ from lfm2_deploy.errors import GenerationError
 from lfm2_deploy.sampling import (
     Sampler,
     SamplingOptions,
+    apply_bias,
+    apply_count_penalties,
     apply_repetition_penalty,
     apply_temperature,
     filter_logits,
@@ -93,6 +96,64 @@ def test_repetition_penalty_ignores_ids_beyond_the_logits() -> None:
     logits = random_logits(0)
     ours = apply_repetition_penalty(logits, np.array([VOCAB, VOCAB + 1]), 2.0)
     np.testing.assert_array_equal(ours, logits)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_bias_equals_transformers(seed: int) -> None:
+    logits = random_logits(seed, dropped=20)
+    bias = {3: 1.5, 4: -100.0, 500: 0.25}
+    theirs = SequenceBiasLogitsProcessor({(token,): value for token, value in bias.items()})
+    before = logits.copy()
+    ours = apply_bias(logits, tuple(bias.items()))
+    # One float32 addition of numbers up to 128: half a unit in the last place, 4e-6.
+    np.testing.assert_allclose(ours, run_theirs(theirs, logits), atol=5e-6)
+    np.testing.assert_array_equal(logits, before)
+
+
+def test_bias_ignores_ids_beyond_the_logits() -> None:
+    logits = random_logits(0)
+    np.testing.assert_array_equal(apply_bias(logits, ((VOCAB, 5.0),)), logits)
+
+
+def test_count_penalties_are_openais() -> None:
+    # logit - count * frequency - (count > 0) * presence
+    logits = np.array([1.0, 2.0, -3.0, 0.5, -np.inf], np.float32)
+    before = logits.copy()
+    penalized = apply_count_penalties(logits, {1: 1, 2: 3, 4: 2}, 0.5, 0.25)
+    np.testing.assert_array_equal(penalized, np.array([1.0, 1.25, -4.75, 0.5, -np.inf], np.float32))
+    np.testing.assert_array_equal(logits, before)
+
+
+def test_bias_comes_before_the_repetition_penalty_and_counts_after_it() -> None:
+    logits = np.array([1.0, 1.0, 1.0], np.float32)
+    options = SamplingOptions(
+        repetition_penalty=2.0, frequency_penalty=0.5, presence_penalty=1.0, logit_bias=((0, 3.0),)
+    )
+    chosen = filter_logits(logits, options, np.array([0, 1]), {0: 2})
+    # (1 + 3) / 2 - (2 * 0.5 + 1), 1 / 2, 1
+    np.testing.assert_array_equal(chosen, np.array([0.0, 0.5, 1.0], np.float32))
+
+
+def test_greedy_heeds_count_penalties_of_the_answer_alone() -> None:
+    logits = np.array([4.0, 3.5, 1.0], np.float32)
+    # Token 0 is in the prompt, which does not count.
+    frequency = Sampler(SamplingOptions(frequency_penalty=1.0), [0, 0, 0])
+    # 4 / 3.5 | 3 / 3.5 | 3 / 2.5 | 2 / 2.5 | 2 / 1.5 | 1, 1.5, 1 | ties 1, 0.5, 1: the first
+    assert [frequency.sample(logits) for _ in range(7)] == [0, 1, 0, 1, 0, 1, 0]
+    presence = Sampler(SamplingOptions(presence_penalty=1.0), [0])
+    # 4, 3.5 | 3, 3.5 | 3, 2.5: from here on nothing changes
+    assert [presence.sample(logits) for _ in range(4)] == [0, 1, 0, 0]
+
+
+def test_penalty_below_zero_encourages() -> None:
+    logits = np.array([1.0, 0.9, 0.0], np.float32)
+    sampler = Sampler(SamplingOptions(frequency_penalty=-1.0, logit_bias=((1, 0.5),)), [])
+    assert [sampler.sample(logits) for _ in range(3)] == [1, 1, 1]
+
+
+def test_greedy_heeds_the_bias() -> None:
+    logits = np.array([4.0, 3.0], np.float32)
+    assert Sampler(SamplingOptions(logit_bias=((0, -100),)), []).sample(logits) == 1
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -275,6 +336,21 @@ def test_extreme_options_still_draw_a_token() -> None:
         ("min_p", [-0.01, 1.5, math.nan, "0.1"]),
         ("repetition_penalty", [0, -1.0, math.nan, INF, "1"]),
         ("seed", [-1, 0.5, "0", True]),
+        ("presence_penalty", [-2.01, 2.01, math.nan, "1", None, True]),
+        ("frequency_penalty", [-3, INF, "0"]),
+        (
+            "logit_bias",
+            [
+                ((1, 101.0),),
+                ((-1, 0.0),),
+                ((1, math.nan),),
+                ((1, 2.0), (1, 3.0)),
+                ((1,),),
+                (("1", 2.0),),
+                {1: 2.0},
+                [(1, 2.0)],
+            ],
+        ),
     ],
 )
 def test_option_out_of_range_is_named(name: str, values: list[Any]) -> None:

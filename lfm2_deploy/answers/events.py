@@ -72,7 +72,10 @@ class ToolCallStarted:
 
 @dataclass(frozen=True, slots=True)
 class ToolCallArguments:
-    """JSON text to append to a call's arguments; joined, they are one JSON object."""
+    """JSON text to append to a call's arguments; joined, they are one JSON object.
+
+    Of a call that was cut, arguments may be cut or missing: `Answer.tool_calls` has it not.
+    """
 
     index: int
     text: str
@@ -118,7 +121,7 @@ class Answer:
     Args:
         text: what is to be shown, without reasoning, calls of tools and stop strings.
         reasoning: what stood in <think>, "" where there was none.
-        tool_calls: functions to call, in order.
+        tool_calls: functions to call, in order; those that were written to their end.
         finish_reason: "stop", "length", "tool_calls" or "cancelled".
         usage: tokens and time.
         stop: the stop string that ended it, if one did.

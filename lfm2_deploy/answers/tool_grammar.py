@@ -68,18 +68,7 @@ def build_tool_grammar(
     """
     if not tools or (most_calls is not None and most_calls < 1):
         raise GrammarError("a call is wanted and none is possible: give at least one tool")
-    rules: list[str] = []
-    names = [f"call{index}" for index in range(len(tools))]
-    for name, tool in zip(names, tools, strict=True):
-        schema = tool.get("parameters") or {}
-        if form == "pythonic" and _is_plain(schema):
-            rules += _write_python_call(name, tool["name"], schema)
-        else:
-            rules.append(_write_json_call(name, tool["name"], schema))
-    further = '(", " call)*'
-    if most_calls is not None:  # llguidance refuses {0,0}
-        further = f'(", " call){{0,{most_calls - 1}}}' if most_calls > 1 else ""
-    calls = f'"[" call {further} "]"'
+    calls, rules = _write_list(tools, form, most_calls)
     start, end = (_mark(mark, special_marks) for mark in (CALL_START, CALL_END))
     think, think_rules = _write_thinking(thinking, special_marks)
     if required:
@@ -89,16 +78,26 @@ def build_tool_grammar(
     else:
         body = f"(head {calls} {end})* TEXT"
         rules.append(f"head[lazy]: {_write_up_to(CALL_START)}")
-    return "\n".join(
-        [
-            f"start: {think}{body}",
-            f"call: {' | '.join(names)}",
-            *rules,
-            *think_rules,
-            "TEXT: /(.|\\n)*/",
-            "",
-        ]
-    )
+    text = "TEXT: /(.|\\n)*/"
+    return "\n".join([f"start: {think}{body}", *rules, *think_rules, text, ""])
+
+
+def _write_list(
+    tools: Sequence[Mapping[str, Any]], form: CallForm, most_calls: int | None
+) -> tuple[str, list[str]]:
+    """A list of calls, and the rules of each tool's."""
+    names = [f"call{index}" for index in range(len(tools))]
+    rules = [f"call: {' | '.join(names)}"]
+    for name, tool in zip(names, tools, strict=True):
+        schema = tool.get("parameters") or {}
+        if form == "pythonic" and _is_plain(schema):
+            rules += _write_python_call(name, tool["name"], schema)
+        else:
+            rules.append(_write_json_call(name, tool["name"], schema))
+    further = '(", " call)*'
+    if most_calls is not None:  # llguidance refuses {0,0}
+        further = f'(", " call){{0,{most_calls - 1}}}' if most_calls > 1 else ""
+    return f'"[" call {further} "]"', rules
 
 
 def _mark(mark: str, special_marks: Collection[str]) -> str:

@@ -15,8 +15,9 @@ from lfm2_deploy.answers.source import MalformedError, Reads, Source
 from lfm2_deploy.answers.strings import QUOTES, Place, read_string
 
 MOST_DEPTH = 64
-# Of names, keys and words without quotes.
+# Characters of a word without quotes, and of a quoted key or name.
 MOST_NAME = 1024
+_MOST_KEY = 65_536
 
 _WORD = re.compile(r"[\w.$@+-]*")
 _PREFIXES = {"r", "u", "b", "f", "rb", "br", "rf", "fr"}
@@ -89,7 +90,7 @@ class ValueReader:
         def keep(text: str) -> None:
             nonlocal size
             size += len(text)
-            if size > MOST_NAME:
+            if size > _MOST_KEY:
                 raise MalformedError
             pieces.append(text)
 

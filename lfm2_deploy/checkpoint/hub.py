@@ -158,7 +158,7 @@ def _download(model: str, revision: str | None, patterns: tuple[str, ...]) -> Pa
     except ImportError as error:
         raise RuntimeUnavailableError(
             f"{model} is a Hub id, and huggingface_hub is not installed; "
-            "pip install 'lfm2-deploy[export]' (in a clone: '.[export]'), or pass a local folder"
+            "pip install 'lfm2-deploy[hub]' (in a clone: '.[hub]'), or pass a local folder"
         ) from error
     try:
         return Path(

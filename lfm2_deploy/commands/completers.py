@@ -33,6 +33,17 @@ def complete_bundles(incomplete: str) -> list[str]:
     return [*_begin(list_stored(), incomplete), *find_folders(incomplete, (BUNDLE_FILE,))]
 
 
+def complete_stored(incomplete: str) -> list[str]:
+    """Models of the local store."""
+    return _begin(list_stored(), incomplete)
+
+
+def complete_sources(incomplete: str) -> list[str]:
+    """What `pull` takes: as `complete_models`, folders of bundles, and "demo"."""
+    found = find_folders(incomplete, (CHECKPOINT_FILE, BUNDLE_FILE))
+    return [*found, *_begin(["demo", *list_models()], incomplete)]
+
+
 def complete_models(incomplete: str) -> list[str]:
     """What `export` takes: folders of checkpoints, Liquid AI's Hub ids, synthetic:NAME."""
     found = find_folders(incomplete, (CHECKPOINT_FILE,), without=(BUNDLE_FILE,))
@@ -130,11 +141,15 @@ def complete_tasks(ctx: typer.Context, incomplete: str) -> list[str]:
 
 
 def list_stored() -> list[str]:
-    """Names in the local store of models; none where the store offers no list of them."""
-    from lfm2_deploy import store
+    """Names in the local store of models; none where it cannot be read."""
+    from lfm2_deploy.store.names import is_name
+    from lfm2_deploy.store.place import find_store
 
-    lister: Callable[[], Iterable[str]] | None = getattr(store, "list_names", None)
-    return [] if lister is None else sorted(lister())
+    # `store.shelf` knows more of what a model is, and takes numpy's time to import.
+    with suppress(OSError):
+        folders = [one for one in find_store().iterdir() if is_name(one.name)]
+        return sorted(one.name for one in folders if (one / BUNDLE_FILE).is_file())
+    return []
 
 
 def list_models() -> list[str]:

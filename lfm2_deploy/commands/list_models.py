@@ -45,6 +45,12 @@ def list_models(
     Examples:
       lfm2-deploy list
       lfm2-deploy list --verify --json
+
+    \b
+    See also:
+      lfm2-deploy pull MODEL          bring a model in
+      lfm2-deploy check NAME          hash one, and run its canary
+      lfm2-deploy remove NAME         take it out again
     """
     from lfm2_deploy.store.model_store import ModelStore
 

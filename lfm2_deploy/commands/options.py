@@ -17,10 +17,12 @@ import typer
 
 from lfm2_deploy.commands import completers
 from lfm2_deploy.commands.console import note, show_progress
-from lfm2_deploy.errors import Lfm2DeployError
+from lfm2_deploy.errors import GrammarError, Lfm2DeployError
 
 if TYPE_CHECKING:
+    from lfm2_deploy.contracts import Progress
     from lfm2_deploy.generate import LanguageModel
+    from lfm2_deploy.grammar import Grammar
     from lfm2_deploy.prompt_cache import PromptCache
 
 _DEFAULT_LENGTH = 512
@@ -30,6 +32,7 @@ _CHOOSING = "How to choose tokens"
 _WHERE = "Where it runs"
 _ENDING = "When to stop"
 _MODELS = "the model's"
+_FOLLOWING = "What the answer must follow"
 
 # As `exporters.quantize.plan` has it, which `--help` must not wait for.
 Precision = Literal["fp32", "fp16", "int8", "int4"]
@@ -157,6 +160,48 @@ RepetitionPenalty = Annotated[
         rich_help_panel=_CHOOSING,
     ),
 ]
+PresencePenalty = Annotated[
+    float | None,
+    typer.Option(
+        metavar="X",
+        help="Above 0 (to 2) discourages what the answer has already; 0 is off.",
+        rich_help_panel=_CHOOSING,
+    ),
+]
+FrequencyPenalty = Annotated[
+    float | None,
+    typer.Option(
+        metavar="X",
+        help="The same, for each time that the answer has it; 0 is off.",
+        rich_help_panel=_CHOOSING,
+    ),
+]
+Schema = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Answer with JSON that this JSON schema describes. Say in the prompt, too, what is "
+        "wanted.",
+        rich_help_panel=_FOLLOWING,
+    ),
+]
+GrammarFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--grammar",
+        metavar="FILE",
+        help="Answer with a text of this Lark grammar, whose first rule is start.",
+        rich_help_panel=_FOLLOWING,
+    ),
+]
+Regex = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TEXT",
+        help='Answer with a text that this expression matches as a whole: "yes|no".',
+        rich_help_panel=_FOLLOWING,
+    ),
+]
 Seed = Annotated[
     int | None,
     typer.Option(
@@ -205,14 +250,19 @@ def gather_overrides(
     top_p: TopP = None,
     min_p: MinP = None,
     repetition_penalty: RepetitionPenalty = None,
+    presence_penalty: PresencePenalty = None,
+    frequency_penalty: FrequencyPenalty = None,
     seed: Seed = None,
+    schema: Schema = None,
+    grammar: GrammarFile = None,
+    regex: Regex = None,
     speculate: Speculate = False,
 ) -> dict[str, Any]:
     """Overrides for `LanguageModel.generate`, checked before a model is loaded.
 
     Raises:
         typer.BadParameter: two options contradict each other.
-        GenerationError: a value is out of range.
+        GenerationError: a value is out of range, or a grammar is none.
     """
     from lfm2_deploy.options import GenerationOptions
 
@@ -228,11 +278,38 @@ def gather_overrides(
         "top_p": top_p,
         "min_p": min_p,
         "repetition_penalty": repetition_penalty,
+        "presence_penalty": presence_penalty,
+        "frequency_penalty": frequency_penalty,
         "seed": seed,
+        "grammar": _read_grammar(schema, grammar, regex),
         "prompt_lookup_num_tokens": _LOOK_AHEAD if speculate else None,
     }
     GenerationOptions().with_overrides(**overrides)
     return overrides
+
+
+def _read_grammar(schema: Path | None, file: Path | None, regex: str | None) -> Grammar | None:
+    """The grammar of the one option that is given."""
+    from lfm2_deploy.grammar import Grammar
+
+    if sum(given is not None for given in (schema, file, regex)) > 1:
+        raise typer.BadParameter("--schema, --grammar and --regex are three ways: choose one")
+    if schema is not None:
+        return Grammar.json_schema(_read_text(schema))
+    if file is not None:
+        if file.suffix.lower() == ".gbnf":
+            raise GrammarError(
+                f"{file} is GBNF, which is not read: write it in Lark (rule: ..., not rule ::= ...)"
+            )
+        return Grammar.lark(_read_text(file))
+    return None if regex is None else Grammar.regex(regex)
+
+
+def _read_text(file: Path) -> str:
+    try:
+        return file.read_text("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise GrammarError(f"{file} is not UTF-8 text: convert it first") from error
 
 
 def takes_generation_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -294,10 +371,22 @@ def load_model(
         # Said below, in this program's words.
         warnings.simplefilter("ignore", CanaryWarning)
         with name_own_option() if has_option else nullcontext():
-            model = load(bundle, threads=threads, device=device, canary=canary, progress=progress)
+            model = load(
+                bundle, threads=threads, device=device, canary=canary, progress=_quieten(progress)
+            )
     for remark in (*model.runtime.info.notes, *model.remarks):
         note(remark)
     return model
+
+
+def _quieten(progress: Progress) -> Progress:
+    """What tells of hashing alone, which may take long; of other stages a line has been said."""
+
+    def tell(what: str, done: int, total: int) -> None:
+        if total:
+            progress(what, done, total)
+
+    return tell
 
 
 def warn_of_speculation(model: LanguageModel, overrides: Mapping[str, Any]) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from lfm2_deploy.commands import completers
 from lfm2_deploy.commands.console import (
     format_bytes,
     note,
@@ -31,6 +32,7 @@ def pull(
             metavar="MODEL",
             help="A Hub id, of a checkpoint or a bundle; the folder of either; synthetic:NAME; "
             "or demo, which comes with this package.",
+            autocompletion=completers.complete_sources,
         ),
     ],
     name: Annotated[
@@ -45,6 +47,7 @@ def pull(
             metavar="NAME",
             help="Where it will run; `doctor` lists targets. auto: what this computer runs.",
             show_default="cpu, or the bundle's",
+            autocompletion=completers.complete_targets_or_auto,
         ),
     ] = None,
     precision: Annotated[
@@ -75,7 +78,13 @@ def pull(
       lfm2-deploy pull LiquidAI/LFM2-350M
       lfm2-deploy pull LiquidAI/LFM2-350M --target npu --precision int8
       lfm2-deploy pull ./my-bundle --name mine
-      lfm2-deploy chat LFM2-350M-cpu-int4
+
+    \b
+    See also:
+      lfm2-deploy list                what is in the store
+      lfm2-deploy chat NAME           talk with it
+      lfm2-deploy serve NAME          serve it to other programs
+      lfm2-deploy remove NAME         take it out again
     """
     started = time.monotonic()
     with _tell_how_to_go_on(), show_progress() as progress:

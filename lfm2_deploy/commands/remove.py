@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from lfm2_deploy.commands import completers
 from lfm2_deploy.commands.console import format_bytes, note, print_json
 from lfm2_deploy.commands.failures import ERROR, print_error
 from lfm2_deploy.commands.options import AsJson
@@ -19,7 +20,11 @@ if TYPE_CHECKING:
 def remove(
     names: Annotated[
         list[str] | None,
-        typer.Argument(metavar="NAME...", help="Names, as `list` shows them."),
+        typer.Argument(
+            metavar="NAME...",
+            help="Names, as `list` shows them.",
+            autocompletion=completers.complete_stored,
+        ),
     ] = None,
     every: Annotated[
         bool, typer.Option("--all", help="Remove every model; asks before it does.")
@@ -36,6 +41,11 @@ def remove(
     Examples:
       lfm2-deploy remove LFM2-350M-cpu-int4
       lfm2-deploy remove --all --yes
+
+    \b
+    See also:
+      lfm2-deploy list                what is in the store
+      lfm2-deploy pull MODEL          bring a model in
     """
     from lfm2_deploy.store.model_store import ModelStore
 
@@ -75,7 +85,7 @@ def _choose_all(store: ModelStore, yes: bool) -> list[str]:
     names = list(dict.fromkeys([*(model.name for model in models), *unfinished]))
     if not names or yes:
         return names
-    if not sys.stdin.isatty():
+    if not _can_ask():
         raise typer.BadParameter(
             f"--all would remove {len(names)} models, and nobody can be asked here: pass --yes"
         )
@@ -83,3 +93,7 @@ def _choose_all(store: ModelStore, yes: bool) -> list[str]:
     note(f"{', '.join(names)}: {size} in {store.root}")
     typer.confirm(f"Remove all {len(names)}?", abort=True, err=True)
     return names
+
+
+def _can_ask() -> bool:
+    return sys.stdin.isatty()

@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from lfm2_deploy.commands import options
+from lfm2_deploy.commands import completers, options
 from lfm2_deploy.commands.console import note, show_progress
-from lfm2_deploy.commands.served_bundle import find_served
 from lfm2_deploy.commands.sizes import parse_size
 from lfm2_deploy.errors import Lfm2DeployError, RuntimeUnavailableError
 
@@ -37,6 +36,7 @@ def serve(
             metavar="BUNDLE",
             help="The folder that `export` made, or the name of a model in the store; with "
             "--target, also a model to export: a Hub id, a checkpoint's folder, synthetic:NAME.",
+            autocompletion=completers.complete_bundles,
         ),
     ],
     target: Annotated[
@@ -46,6 +46,7 @@ def serve(
             help="auto: what this computer runs. A model is exported for it into the store, once; "
             "a bundle must be for it.",
             show_default="the bundle's",
+            autocompletion=completers.complete_targets_or_auto,
         ),
     ] = None,
     precision: Annotated[
@@ -198,8 +199,16 @@ def serve(
     Examples:
       lfm2-deploy serve ./LFM2-350M-cpu-int4 --open
       lfm2-deploy serve LiquidAI/LFM2-350M --target auto
-      lfm2-deploy serve mine --host 0.0.0.0 --api-key-file keys.txt
+      lfm2-deploy serve ./LFM2-350M-cpu-int4 --host 0.0.0.0 --api-key-file keys.txt
+
+    \b
+    See also:
+      lfm2-deploy pull MODEL          bring a model into the store
+      lfm2-deploy chat BUNDLE         talk with it in the terminal
+      lfm2-deploy generate BUNDLE     one answer, for scripts
     """
+    from lfm2_deploy.commands.served_bundle import find_served
+
     _require_packages()
     keys = read_keys(api_key_file, api_key)
     check_reach(host, keys, without_key)
@@ -365,7 +374,7 @@ class _Loader:
             return Engine.load(
                 self._bundle,
                 limits=self._limits,
-                progress=lambda told: progress(told.stage, told.done, told.total),
+                progress=lambda at: progress(at.stage, at.done, at.total) if at.total else None,
                 **self._loading,
             )
 

@@ -103,7 +103,9 @@ def make_api_error(error: BaseException) -> ApiError:
         return ApiError(
             error.status_code, _describe_status(error), code=None, headers=error.headers
         )
-    LOG.error("a request failed: %s: %s", type(error).__name__, error, exc_info=error)
+    known = isinstance(error, errors.Lfm2DeployError)  # then its line says all there is to say
+    trace = None if known else error
+    LOG.error("a request failed: %s: %s", type(error).__name__, error, exc_info=trace)
     return ApiError(500, "the server failed; its log says why", code="internal_error")
 
 

@@ -34,6 +34,7 @@ class Asked:
     overrides: dict[str, Any] = field(default_factory=dict)
     tools: tuple[dict[str, Any], ...] | None = None
     tool_choice: str = "auto"
+    parallel_tool_calls: bool = True
     n: int = 1
     template_options: dict[str, Any] = field(default_factory=dict)
 
@@ -139,6 +140,7 @@ class Hub:
             asked.prompt,
             tools=asked.tools,
             tool_choice=asked.tool_choice,
+            parallel_tool_calls=asked.parallel_tool_calls,
             n=asked.n,
             template_options=asked.template_options or None,
             **overrides,

@@ -52,6 +52,7 @@ def read_chat(body: ChatRequest, settings: Settings) -> Asked:
         overrides=overrides,
         tools=_dump_tools(body.tools),
         tool_choice=choice.function.name if isinstance(choice, NamedTool) else choice or "auto",
+        parallel_tool_calls=body.parallel_tool_calls is not False,
         n=body.n or 1,
         template_options=_read_variables(body.chat_template_kwargs),
     )
@@ -98,6 +99,7 @@ def read_response(
         overrides=overrides,
         tools=tools or None,
         tool_choice=choice if isinstance(choice, str) else choice.name if choice else "auto",
+        parallel_tool_calls=body.parallel_tool_calls is not False,
         template_options=_read_variables(body.chat_template_kwargs),
     )
 
@@ -201,12 +203,7 @@ def _make(kind: str, source: Any) -> Any:
         return None
     from lfm2_deploy.grammar import Grammar
 
-    if kind == "json":
-        return Grammar.json()
-    make = getattr(Grammar, kind, None)
-    if make is None:
-        raise refuse(f"grammars in {kind} are not supported: use lark", "response_format")
-    return make(source)
+    return Grammar.json() if kind == "json" else getattr(Grammar, kind)(source)
 
 
 def _choose_limit(limit: int | None, older: int | None, settings: Settings) -> int | None:

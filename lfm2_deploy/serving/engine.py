@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -35,6 +36,8 @@ class Engine:
     Use it as a context manager, or `close` it.
     """
 
+    _scheduler: Scheduler | None
+
     def __init__(self, model: LanguageModel, limits: EngineLimits | None = None) -> None:
         """Serve a model that is loaded already; it belongs to the engine from then on.
 
@@ -44,14 +47,14 @@ class Engine:
         self._limits = limits or EngineLimits()
         if self._limits.idle_seconds is not None:
             raise GenerationError("idle_seconds needs an engine that can load again: Engine.load")
-        self._begin(lambda: model)
-        self._start()
+        self._begin(_refuse_to_load)
+        self._scheduler = Scheduler(model, self._limits, self._totals)
 
     def _begin(self, load_model: Callable[[], LanguageModel]) -> None:
         self._load_model = load_model
         self._lock = threading.Lock()
         self._totals = Totals()
-        self._running: tuple[LanguageModel, Scheduler] | None = None
+        self._scheduler = None
         self._closed = False
 
     @classmethod
@@ -99,7 +102,12 @@ class Engine:
     @classmethod
     async def aload(cls, bundle: str | Path | Bundle, **options: Any) -> Engine:
         """As `load`, in another thread, where `progress` is called, too."""
-        return await asyncio.to_thread(cls.load, bundle, **options)
+        loading = asyncio.ensure_future(asyncio.to_thread(cls.load, bundle, **options))
+        try:
+            return await asyncio.shield(loading)
+        except asyncio.CancelledError:  # the thread goes on, and would leave an engine to nobody
+            loading.add_done_callback(_close_unwanted)
+            raise
 
     def stream(
         self,
@@ -108,6 +116,7 @@ class Engine:
         *,
         tools: Sequence[Mapping[str, Any]] | None = None,
         tool_choice: ToolChoice = "auto",
+        parallel_tool_calls: bool = True,
         n: int = 1,
         template_options: Mapping[str, Any] | None = None,
         **overrides: Any,
@@ -118,7 +127,9 @@ class Engine:
             prompt: text (raw continuation), OpenAI-style messages (a chat), or token ids.
             options: the model's defaults when None.
             tools: OpenAI tool objects or bare JSON schemas of functions, for a chat.
-            tool_choice: "auto", "none", "required", or the name of the one to call.
+            tool_choice: "auto", "none", "required", or the name of the one to call. The last two
+                force a call, by a grammar (llguidance).
+            parallel_tool_calls: "required" may be answered by several calls at once.
             n: how many answers; with a seed, choice i has seed + i.
             template_options: further variables of the chat template.
             **overrides: any field of `GenerationOptions` or `SamplingOptions`, such as `grammar`.
@@ -128,8 +139,8 @@ class Engine:
             QueueFullError: too many requests wait.
             ClosedError: the engine was closed.
         """
-        asked = (tools, tool_choice, n, template_options, overrides)
-        return self._submit(Stream(), prompt, options, *asked)
+        asked = (tools, tool_choice, parallel_tool_calls, n, template_options)
+        return self._submit(Stream(), prompt, options, overrides, *asked)
 
     def astream(
         self,
@@ -138,6 +149,7 @@ class Engine:
         *,
         tools: Sequence[Mapping[str, Any]] | None = None,
         tool_choice: ToolChoice = "auto",
+        parallel_tool_calls: bool = True,
         n: int = 1,
         template_options: Mapping[str, Any] | None = None,
         **overrides: Any,
@@ -147,8 +159,8 @@ class Engine:
         The prompt is read here, and a model that was unloaded is loaded here, which takes its
         time: `astart` does that in another thread.
         """
-        asked = (tools, tool_choice, n, template_options, overrides)
-        return self._submit(AsyncStream(), prompt, options, *asked)
+        asked = (tools, tool_choice, parallel_tool_calls, n, template_options)
+        return self._submit(AsyncStream(), prompt, options, overrides, *asked)
 
     async def astart(
         self,
@@ -157,15 +169,17 @@ class Engine:
         *,
         tools: Sequence[Mapping[str, Any]] | None = None,
         tool_choice: ToolChoice = "auto",
+        parallel_tool_calls: bool = True,
         n: int = 1,
         template_options: Mapping[str, Any] | None = None,
         **overrides: Any,
     ) -> AsyncStream:
         """As `astream`, and the event loop is never blocked."""
         stream = AsyncStream()
-        asked = (tools, tool_choice, n, template_options, overrides)
+        asked = (tools, tool_choice, parallel_tool_calls, n, template_options)
+        submit = partial(self._submit, stream, prompt, options, overrides, *asked)
         try:
-            return await asyncio.to_thread(lambda: self._submit(stream, prompt, options, *asked))
+            return await asyncio.to_thread(submit)
         except asyncio.CancelledError:  # the thread goes on, and may submit what nobody reads
             stream.cancel()
             raise
@@ -196,9 +210,9 @@ class Engine:
     @property
     def state(self) -> EngineState:
         """What it does at the moment."""
-        running = self._running
-        loaded = running is not None and not running[1].has_ended
-        counts = running[1].counts if running is not None and loaded else (0, 0)
+        scheduler = self._scheduler
+        loaded = scheduler is not None and not scheduler.has_ended
+        counts = scheduler.counts if scheduler is not None and loaded else (0, 0)
         totals = self._totals
         return EngineState(
             loaded,
@@ -219,16 +233,16 @@ class Engine:
         Returns:
             Whether all ended in time; those that did not go on.
         """
-        running = self._running
-        return running is None or running[1].drain(timeout)
+        scheduler = self._scheduler
+        return scheduler is None or scheduler.drain(timeout)
 
     def close(self) -> None:
         """Cancel what runs, and free the model; further requests are refused."""
         with self._lock:
             self._closed = True
-            running, self._running = self._running, None
-        if running is not None:
-            running[1].end()
+            scheduler, self._scheduler = self._scheduler, None
+        if scheduler is not None:
+            scheduler.end()
 
     def __enter__(self) -> Engine:
         return self
@@ -241,16 +255,13 @@ class Engine:
         stream: _AnyStream,
         prompt: Prompt,
         options: GenerationOptions | None,
-        tools: Sequence[Mapping[str, Any]] | None,
-        tool_choice: ToolChoice,
-        n: int,
-        template_options: Mapping[str, Any] | None,
         overrides: Mapping[str, Any],
+        *asked: Any,
     ) -> _AnyStream:
         while True:
             model, scheduler = self._ensure()
             chosen = (options or model.defaults).with_overrides(**overrides)
-            wish = Wish(prompt, chosen, tools, tool_choice, n, template_options or {})
+            wish = Wish(prompt, chosen, *asked)
             stream.begin(prepare(model, wish, stream.deliver), scheduler.wake)
             try:
                 scheduler.submit(stream.requests)
@@ -258,20 +269,32 @@ class Engine:
                 continue
             return stream
 
-    def _start(self) -> tuple[LanguageModel, Scheduler]:
-        model = self._load_model()
-        scheduler = Scheduler(model, self._limits, self._totals, model.runtime.close)
-        self._running = model, scheduler
-        return self._running
+    def _start(self) -> Scheduler:
+        self._scheduler = Scheduler(self._load_model(), self._limits, self._totals)
+        return self._scheduler
 
     def _ensure(self) -> tuple[LanguageModel, Scheduler]:
         """The model and its thread; both are made anew after they ended for want of work."""
         with self._lock:
             if self._closed:
                 raise ClosedError("the engine was closed: load the model again")
-            if self._running is None or self._running[1].ended_idle:
-                return self._start()
-            return self._running
+            scheduler = self._scheduler
+            if scheduler is None or scheduler.ended_idle:
+                scheduler = self._start()
+            model = scheduler.model
+        if model is None:  # it ended in this moment, or by a fault
+            scheduler.require()
+            return self._ensure()
+        return model, scheduler
+
+
+def _refuse_to_load() -> LanguageModel:
+    raise ClosedError("this engine was given its model, and cannot load it again")
+
+
+def _close_unwanted(loading: asyncio.Future[Engine]) -> None:
+    if not loading.cancelled() and loading.exception() is None:
+        loading.result().close()
 
 
 def _name_stage(what: str, done: int, total: int) -> LoadProgress:

@@ -6,7 +6,7 @@ Enters: text, messages or token ids; tools; options. Leaves: `Request`s. Knows n
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias, cast
 
 from lfm2_deploy.answers.marks import CALL_END, CALL_START, THINK_END, THINK_START
@@ -19,6 +19,7 @@ from lfm2_deploy.errors import GenerationError, RequestError
 from lfm2_deploy.generate import LanguageModel, Prompt
 from lfm2_deploy.grammar import Grammar
 from lfm2_deploy.options import GenerationOptions
+from lfm2_deploy.serving.after_reasoning import AfterReasoning
 from lfm2_deploy.serving.request import Deliver, Request
 from lfm2_deploy.tokenizer import Tokenizer
 from lfm2_deploy.tokens import check_room, check_rows
@@ -33,18 +34,15 @@ _MOST_CHOICES = 64
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """What is asked of a model.
-
-    Args:
-        prompt, options, tools, tool_choice, n, template_options: as `Engine.stream` takes them.
-    """
+    """What is asked of a model; every field is as `Engine.stream` takes it."""
 
     prompt: Prompt
     options: GenerationOptions
     tools: Sequence[Mapping[str, Any]] | None = None
     tool_choice: ToolChoice = "auto"
+    parallel_tool_calls: bool = True
     n: int = 1
-    template_options: Mapping[str, Any] = field(default_factory=dict)
+    template_options: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +83,8 @@ def prepare(model: LanguageModel, wish: Wish, deliver: Deliver) -> tuple[Request
     context = model.runtime.context_length
     check_room([len(reading.ids)], reading.options.max_new_tokens, context)
     constraints = model.make_constraints(reading.options, wish.n)
+    if reading.opened and wish.options.grammar is not None:
+        constraints = [one and AfterReasoning(one, model.tokenizer) for one in constraints]
     kept = markers(model.tokenizer) if reading.is_chat else frozenset()
     return tuple(
         Request(
@@ -111,26 +111,33 @@ def _read(model: LanguageModel, wish: Wish) -> _Reading:
     prepared = prepare_messages(messages, knows_calls=knows_calls)
     chosen = choose_tools(normalize_tools(wish.tools or ()), wish.tool_choice)
     shown = list(chosen.shown) or None
-    ids = tuple(model.encode_prompt(prepared, tools=shown, **wish.template_options))
+    ids = tuple(model.encode_prompt(prepared, tools=shown, **(wish.template_options or {})))
     ending = model.tokenizer.decode(ids[-_LAST_TOKENS:], skip_special_tokens=False)
     opened = ending.rstrip().endswith(THINK_START)
-    options = _force_call(model.tokenizer, wish.options, chosen, opened)
+    options = _force_call(model.tokenizer, wish, chosen, opened)
     return _Reading(ids, options, chosen.shown or None, True, opened)
 
 
 def _force_call(
-    tokenizer: Tokenizer, options: GenerationOptions, chosen: ChosenTools, opened: bool
+    tokenizer: Tokenizer, wish: Wish, chosen: ChosenTools, opened: bool
 ) -> GenerationOptions:
     """Options with the grammar of the calls that are wanted, where any are."""
     if not chosen.forced:
-        return options
-    if options.grammar is not None:
+        return wish.options
+    if wish.options.grammar is not None:
         raise RequestError("a call of a tool and a grammar are wanted: leave one of them out")
     marks = (CALL_START, CALL_END, THINK_START, THINK_END)
     special = {mark for mark in marks if tokenizer.token_id(mark) in tokenizer.special_ids}
     thinking: Thinking = "inside" if opened else "no"
-    lark = build_tool_grammar(chosen.forced, special_marks=special, thinking=thinking)
-    return replace(options, grammar=Grammar.lark(lark))
+    # Who names a function wants it called once.
+    several = wish.parallel_tool_calls and wish.tool_choice == "required"
+    lark = build_tool_grammar(
+        chosen.forced,
+        special_marks=special,
+        thinking=thinking,
+        most_calls=None if several else 1,
+    )
+    return replace(wish.options, grammar=Grammar.lark(lark))
 
 
 def _make_parser(reading: _Reading, choice: int) -> AnswerParser | None:

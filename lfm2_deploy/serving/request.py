@@ -19,6 +19,7 @@ from lfm2_deploy.answers.events import (
     Part,
     ReasoningDelta,
     TextDelta,
+    ToolCall,
     Usage,
 )
 from lfm2_deploy.answers.parser import AnswerParser
@@ -64,6 +65,12 @@ def cancel_unstarted(request: Request) -> Answer:
     return Answer("", "", (), "cancelled", usage, choice=request.choice)
 
 
+def list_whole_calls(parser: AnswerParser) -> tuple[ToolCall, ...]:
+    """The calls that were written to their end: of others, arguments may be cut or missing."""
+    broken = parser.broken_calls
+    return tuple(call for index, call in enumerate(parser.tool_calls) if index not in broken)
+
+
 class Reply:
     """The answer to a request while it grows: text is parsed, delivered and kept.
 
@@ -99,7 +106,7 @@ class Reply:
             self._deliver(parser.flush())
         if self._untold:
             self._deliver([TextDelta("", choice=self._request.choice)])
-        calls = () if parser is None else parser.tool_calls
+        calls = () if parser is None else list_whole_calls(parser)
         asked = self._request.options.logprobs is not None
         return Answer(
             text="".join(self._plain) if parser is None else parser.text,

@@ -7,9 +7,11 @@ once. Knows nothing of how a model is loaded, or of who asks.
 
 from __future__ import annotations
 
+import atexit
 import threading
+import time
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from lfm2_deploy.answers.events import Answer, Finished
 from lfm2_deploy.branches import BranchPool, count_common
@@ -21,8 +23,8 @@ from lfm2_deploy.serving.request import Request, cancel_unstarted
 from lfm2_deploy.serving.row import Row
 from lfm2_deploy.serving.steps import Steps
 
-# Tokens of a prompt between two tokens of the answers beside it.
-_PIECE_BESIDE_ANSWERS = 128
+# A prompt is read in pieces between two tokens of the answers beside it, which wait so long.
+_MOST_BESIDE, _LEAST_BESIDE, _SECONDS_BESIDE = 128, 16, 0.25
 # A request waits for one whose prompt is being read, if they have so many tokens in common.
 _WORTH_WAITING = 64
 
@@ -46,34 +48,50 @@ class Totals:
         self.answers[answer.finish_reason] += 1
 
 
+def choose_piece(seconds_per_token: float, chunk: int) -> int:
+    """How many tokens of a prompt to read while answers wait.
+
+    Args:
+        seconds_per_token: what one took lately; 0 where that is not known.
+        chunk: of a runtime with fixed shapes, which takes as long for fewer; else 0.
+    """
+    fit = int(_SECONDS_BESIDE / seconds_per_token) if seconds_per_token > 0 else _MOST_BESIDE
+    return max(chunk, _LEAST_BESIDE, min(fit, _MOST_BESIDE))
+
+
 class Scheduler:
-    """Runs one model in a thread of its own."""
+    """Runs one model in a thread of its own.
+
+    `model` is the model, and None after the end.
+    """
 
     def __init__(
         self,
         model: LanguageModel,
         limits: EngineLimits,
         totals: Totals,
-        on_end: Callable[[], None],
     ) -> None:
         """Start the thread.
 
         Args:
-            model: nobody else may open sessions of it meanwhile, or close it.
+            model: belongs to the thread from then on, which closes and forgets it at its end.
             limits: of rows, and of idleness.
             totals: to count in.
-            on_end: called in the thread, last.
         """
-        self._model, self._limits, self._totals, self._on_end = model, limits, totals, on_end
+        self._model, self._limits, self._totals = model, limits, totals
+        self.model: LanguageModel | None = model
         self._able = model.runtime.info.capabilities
         self._pool = BranchPool(model.runtime, limits.running + limits.kept)
         self._steps = Steps(model.runtime, limits.running, not limits.exact_rows)
+        self._seconds_per_token = 0.0  # of the last piece of a prompt
         self._rows: list[Row] = []
         self._waiting: deque[Request] = deque()
         self._changed = threading.Condition()
         self._end: ClosedError | None = None
         self._draining = False
         self._thread = threading.Thread(target=self._run, name="lfm2-deploy engine", daemon=True)
+        # A thread that is inside a backend while Python ends would bring the process down.
+        atexit.register(self.end)
         self._thread.start()
 
     @property
@@ -90,6 +108,15 @@ class Scheduler:
     def ended_idle(self) -> bool:
         """Whether it ended for want of work, so that another one may be started."""
         return isinstance(self._end, IdleEndError)
+
+    def require(self) -> None:
+        """See that it runs, or ended for want of work only.
+
+        Raises:
+            ClosedError: it was closed, or ended by a fault.
+        """
+        if self._end is not None and not isinstance(self._end, IdleEndError):
+            raise self._end
 
     def submit(self, requests: Sequence[Request]) -> None:
         """Put requests into the queue, all or none.
@@ -142,11 +169,17 @@ class Scheduler:
                 self._drop_cancelled()
                 self._read_prompts()
                 self._answer()
-        except Exception as error:
+        except Exception as error:  # who waits is told, and who asks later
             self._fail_all(error)
-            raise
         finally:
-            self._on_end()
+            atexit.unregister(self.end)
+            self._free()
+
+    def _free(self) -> None:
+        """Close the model and forget it: its memory is free when nobody else holds it."""
+        self._model.runtime.close()
+        self.model = None
+        del self._model, self._pool, self._steps
 
     def _wait_for_work(self) -> bool:
         """Whether there is any; false when the thread is to end."""
@@ -210,13 +243,15 @@ class Scheduler:
             return
         size = choose_slice(self._able) or len(row.request.ids)
         if any(other.last is not None for other in self._rows):
-            size = min(size, max(_PIECE_BESIDE_ANSWERS, self._able.chunk))
-
+            size = min(size, choose_piece(self._seconds_per_token, self._able.chunk))
+        piece = row.take_piece(size)
+        started = time.perf_counter()
         try:
-            logits = row.lease.branch.prefill([row.take_piece(size)])
+            logits = row.lease.branch.prefill([piece])
         except Exception as error:  # whatever a runtime may raise
             self._fail(row, error)
             return
+        self._seconds_per_token = (time.perf_counter() - started) / len(piece)
         if not row.is_prompting:
             self._choose(row, logits[0])
 

@@ -5,12 +5,14 @@ A folder that exists wins; then a model of the store.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 from lfm2_deploy.checkpoint.source import is_hub_id
 from lfm2_deploy.errors import StoreError, UnknownModelError
+from lfm2_deploy.store.locks import gate
 from lfm2_deploy.store.names import is_name
-from lfm2_deploy.store.place import find_store
+from lfm2_deploy.store.place import find_store, record_of
 from lfm2_deploy.store.shelf import has_model, list_names
 from lfm2_deploy.words import suggest
 
@@ -44,9 +46,12 @@ def find_stored(given: str | Path, root: Path | None = None) -> Path | None:
     """The folder of the model of that name; None where a path of that name exists, or no model."""
     text = str(given)
     root = root or find_store()
-    if not is_name(text) or Path(given).exists() or not has_model(root, text):
+    if not is_name(text) or Path(given).exists():
         return None
-    return root / text
+    if not has_model(root, text) and record_of(root, text).is_file():
+        with suppress(StoreError), gate(root, text):
+            pass  # somebody replaces it, which is done now
+    return root / text if has_model(root, text) else None
 
 
 def explain_unknown(name: str, root: Path) -> UnknownModelError:

@@ -44,15 +44,13 @@ def number_ids() -> Callable[[], str]:
 
 
 def parse(text: str, tools: Any = TOOLS, size: int | None = None) -> ToolCallParser:
-    """Parse a text in pieces of a size; joined parts are the parser's calls."""
-    parser, shown = parse_with_text(text, tools, size)
-    del shown
-    return parser
+    return parse_with_text(text, tools, size)[0]
 
 
 def parse_with_text(
     text: str, tools: Any = TOOLS, size: int | None = None
 ) -> tuple[ToolCallParser, str]:
+    """Parse a text in pieces of a size; joined, the parts are the parser's calls and the text."""
     parser = ToolCallParser(tools, make_id=number_ids())
     size = size or max(1, len(text))
     parts: list[Part] = []

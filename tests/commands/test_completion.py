@@ -14,7 +14,6 @@ import pexpect
 import pytest
 from typer.completion import completion_init
 
-from lfm2_deploy import store
 from lfm2_deploy.commands.folders import find_folders
 from lfm2_deploy.commands.shells import SWITCH, install
 
@@ -180,13 +179,26 @@ def test_completing_loads_nothing_heavy(place: Path) -> None:
     assert "awq+gptq" in done.stdout
 
 
-def test_names_of_the_store_are_completed_where_it_lists_any(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    from lfm2_deploy.commands.completers import complete_bundles
+def test_names_of_the_store_are_completed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from lfm2_deploy.commands.completers import complete_bundles, complete_sources, complete_stored
 
-    monkeypatch.setattr(store, "list_names", lambda: ["lfm2-demo", "other"], raising=False)
-    assert complete_bundles("lfm2-d") == ["lfm2-demo"]
+    for name in ("lfm2-demo", "other", ".trash"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "manifest.json").write_text("{}")
+    (tmp_path / "lfm2-no-model").mkdir()
+    monkeypatch.setenv("LFM2_DEPLOY_STORE", str(tmp_path))
+    assert complete_bundles("lfm2-d") == complete_stored("lfm2-d") == ["lfm2-demo"]
+    assert complete_stored("") == ["lfm2-demo", "other"]
+    assert "demo" in complete_sources("de")
+
+
+def test_store_that_is_not_there_completes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lfm2_deploy.commands.completers import complete_stored
+
+    monkeypatch.setenv("LFM2_DEPLOY_STORE", str(tmp_path / "absent"))
+    assert complete_stored("") == []
 
 
 def test_every_bundle_argument_is_completed() -> None:

@@ -33,10 +33,10 @@ def test_list_has_the_users_folder_too(run: Callable, tmp_path: Path) -> None:
     ("words", "part"),
     [
         ((), "BUNDLE is missing"),
-        (("bundle",), "--tasks is missing"),
-        (("bundle", "--tasks", " , "), "--tasks is missing"),
-        (("bundle", "--tasks", "a", "--output", "no/such/folder/x.json"), "no such folder"),
-        (("bundle", "--tasks", "a", "--limit", "0"), "--limit"),
+        (("./bundle",), "--tasks is missing"),
+        (("./bundle", "--tasks", " , "), "--tasks is missing"),
+        (("./bundle", "--tasks", "a", "--output", "no/such/folder/x.json"), "no such folder"),
+        (("./bundle", "--tasks", "a", "--limit", "0"), "--limit"),
     ],
 )
 def test_wrong_words_are_a_matter_of_usage(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -267,3 +268,42 @@ def test_looking_ahead_gives_the_same_text_and_tells_how_it_went(
     assert ahead.stdout == plain.stdout
     assert "guesses right" in ahead.stderr
     assert "guesses" not in plain.stderr
+
+
+def test_answer_follows_a_schema_a_grammar_or_an_expression(
+    run: Callable, bundle: Path, tmp_path: Path
+) -> None:
+    schema, grammar = tmp_path / "person.json", tmp_path / "list.lark"
+    schema.write_text('{"type": "array", "items": {"enum": [1, 2]}, "maxItems": 3}', "utf-8")
+    grammar.write_text('start: "(" /[a-z]{1,5}/ ")"', "utf-8")
+    listed = run("generate", bundle, PROMPT, "--schema", schema, "--seed", "1").stdout
+    assert set(json.loads(listed)) <= {1, 2}
+    assert re.fullmatch(
+        r"\([a-z]{1,5}\)\n", run("generate", bundle, PROMPT, "--grammar", grammar).stdout
+    )
+    answer = run("generate", bundle, PROMPT, "--regex", "[0-9]{3}", "--presence-penalty", "1.5")
+    assert re.fullmatch(r"[0-9]{3}\n", answer.stdout)
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (("--regex", "("), 1, "the regular expression cannot be used: unclosed group"),
+        (("--regex", "a", "--schema", "FILE"), 2, "choose one"),
+        (("--schema", "FILE"), 1, "the JSON schema is not JSON"),
+        (("--schema", "no/such/file"), 1, "no/such/file"),
+        (("--grammar", "FILE"), 1, "the Lark grammar cannot be used: "),
+        (("--grammar", "x.gbnf"), 1, "x.gbnf is GBNF, which is not read: write it in Lark"),
+        (("--frequency-penalty", "3"), 1, "frequency_penalty is 3.0, expected a number from -2"),
+    ],
+)
+def test_bad_grammar_or_penalty_is_one_line(
+    run: Callable, bundle: Path, tmp_path: Path, words: Sequence[str], code: int, message: str
+) -> None:
+    file = tmp_path / "bad"
+    file.write_text("no grammar at all", "utf-8")
+    named = [str(file) if word == "FILE" else word for word in words]
+    result = run("generate", bundle, PROMPT, *named)
+    assert (result.exit_code, result.stdout) == (code, "")
+    assert message in result.stderr
+    assert result.stderr.count("\n") == 1

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+from pathlib import Path
 
 import pytest
 
@@ -75,7 +77,14 @@ def test_everything_that_programs_import_is_told() -> None:
     assert "0x" not in page, "an address, which changes from run to run"
 
 
-def test_command_lines_in_guides_are_taken_by_their_commands() -> None:
+def test_command_lines_in_guides_are_taken_by_their_commands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Guides call models by name once they are pulled.
+    (tmp_path / "LFM2-350M-cpu-int4").mkdir()
+    manifest = {"schema_version": 1, "quantization": {}}
+    (tmp_path / "LFM2-350M-cpu-int4" / "manifest.json").write_text(json.dumps(manifest))
+    monkeypatch.setenv("LFM2_DEPLOY_STORE", str(tmp_path))
     lines = [
         (page.name, line)
         for page in list_pages()

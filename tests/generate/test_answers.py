@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pytest
 
-from lfm2_deploy.contracts import Capabilities
+from lfm2_deploy.contracts import Capabilities, FloatArray
 from lfm2_deploy.errors import ContextOverflowError, GenerationError
 from lfm2_deploy.generate import LanguageModel, choose_slice
 from lfm2_deploy.options import GenerationOptions
 from lfm2_deploy.sampling import SamplingOptions, measure_logprobs
+from lfm2_deploy.tokenizer import Tokenizer
 from runtimes.fake import hash_logits
 
-from .scripts import BOS, CONTEXT, EOS, OTHER_EOS, PROMPT, VOCAB, Script, byte_ids, calls
+from .scripts import BOS, CONTEXT, EOS, OTHER_EOS, PROMPT, VOCAB, Script, build, byte_ids, calls
 
 # How an answer ends.
 
@@ -263,3 +266,35 @@ def test_prompts_are_cut_in_whole_chunks(chunk: int, expected: int) -> None:
 
 def test_prompt_that_cannot_be_appended_to_is_not_cut() -> None:
     assert choose_slice(Capabilities(False, False, 0, True)) is None
+
+
+def test_penalties_count_each_rows_own_answer(tokenizer: Tokenizer) -> None:
+    def prefer(history: Sequence[int]) -> FloatArray:
+        """Always the same logits, but for the row: its first token is liked best."""
+        logits = np.zeros(VOCAB, np.float32)
+        logits[[history[0], 200, 201]] = 3.0, 2.5, 2.0
+        return logits
+
+    model = build(tokenizer, prefer)
+    options: dict[str, Any] = {"frequency_penalty": 1.0, "max_new_tokens": 6, "temperature": 0.0}
+    answers = model.generate_batch([[100], [101, 200, 200]], **options)
+    for first, answer in zip((100, 101), answers, strict=True):
+        # 3, 2.5, 2 | 2, 2.5, 2 | 2, 1.5, 2 | 1, 1.5, 2 | 1, 1.5, 1 | 1, .5, 1
+        assert answer.token_ids == (first, 200, first, 201, 200, first)
+
+
+def test_penalties_are_the_same_when_looking_ahead(tokenizer: Tokenizer) -> None:
+    options = {"frequency_penalty": 0.3, "presence_penalty": -0.5, "seed": 4, "temperature": 0.8}
+    prompt = [5, 6, 7, 8, 5, 6, 7, 8, 5, 6]
+    answers = [
+        build(tokenizer, hash_logits(VOCAB)).generate(
+            prompt, max_new_tokens=30, prompt_lookup_num_tokens=ahead, ignore_eos=True, **options
+        )
+        for ahead in (0, 4)
+    ]
+    assert answers[0].token_ids == answers[1].token_ids
+
+
+def test_bias_for_a_token_the_model_has_not_is_refused(random_model: LanguageModel) -> None:
+    with pytest.raises(GenerationError, match=f"logit_bias names token {VOCAB}"):
+        random_model.generate([1, 2], logit_bias={VOCAB: 1.0})

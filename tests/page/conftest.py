@@ -54,29 +54,42 @@ def server(running_server: FakeServer) -> FakeServer:
     return running_server
 
 
+def _make_person(browser: Browser, url: str, **options: Any) -> Person:
+    options = {"reduced_motion": "reduce", "color_scheme": "light", **options}
+    return Person(browser.new_context(**options).new_page(), url)
+
+
+def _check(person: Person) -> None:
+    """Nobody shall have seen an error, or left the origin."""
+    assert [text for text in person.errors if _EXPECTED not in text] == []
+    assert [address for address in person.addresses if not address.startswith(person.url)] == []
+
+
 @pytest.fixture
 def make_person(browser: Browser, server: FakeServer) -> Iterator[Any]:
-    """People with a browser profile each; at the end, none saw an error or left the origin."""
+    """People with a browser profile each, for what a profile must begin with."""
     people: list[Person] = []
 
     def make(**options: Any) -> Person:
-        options = {"reduced_motion": "reduce", "color_scheme": "light", **options}
-        context = browser.new_context(accept_downloads=True, **options)
-        people.append(Person(context.new_page(), server.url))
+        people.append(_make_person(browser, server.url, **options))
         return people[-1]
 
     yield make
     for person in people:
         person.page.context.close()
-    errors = [text for person in people for text in person.errors if _EXPECTED not in text]
-    assert not errors
-    addresses = {address for person in people for address in person.addresses}
-    assert not {address for address in addresses if not address.startswith(server.url)}
+        _check(person)
+
+
+@pytest.fixture(scope="package")
+def anybody(browser: Browser, running_server: FakeServer) -> Person:
+    """One for many tests: a profile for each takes longer than most of them."""
+    return _make_person(browser, running_server.url)
 
 
 @pytest.fixture
-def person(make_person: Any) -> Person:
-    """Somebody who has opened the page."""
-    someone: Person = make_person()
-    someone.open()
-    return someone
+def person(anybody: Person, server: FakeServer) -> Iterator[Person]:
+    """Somebody who opens the page for the first time."""
+    anybody.forget()
+    anybody.open()
+    yield anybody
+    _check(anybody)

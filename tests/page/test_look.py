@@ -104,10 +104,10 @@ def test_newest_text_stays_in_sight_until_somebody_scrolls_up(
     rest = (
         "(s => s.scrollHeight - s.scrollTop - s.clientHeight)(document.querySelector('#scroller'))"
     )
-    person.page.wait_for_function(f"{rest} < 5")
+    person.until(f"{rest} < 5")
     person.run("document.querySelector('#scroller').scrollTop = 100")
     person.buttons("Scroll to the newest message").wait_for()
     server.replies.append(say("more\n\n" * 20))
     person.say("On")
     person.press("Scroll to the newest message")
-    person.page.wait_for_function(f"{rest} < 5")
+    person.until(f"{rest} < 5")

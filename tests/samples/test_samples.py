@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import re
 import subprocess
 import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -11,28 +18,104 @@ import pytest
 import lfm2_deploy
 from lfm2_deploy.demo import DEMO_MODEL
 
-SAMPLES = Path(__file__).parent.parent / "samples"
+SAMPLES = Path(__file__).parents[2] / "samples"
+# {bundle} and {other}, one of another precision, are folders; {server} is where one is served.
 ARGUMENTS = {
-    "generate.py": ["It was"],
-    "stream_chat.py": ["He went up to the city."],
-    "batch.py": ["It was", "The Secretary of the Treasury"],
+    "generate.py": ["{bundle}", "It was"],
+    "stream_chat.py": ["{bundle}", "He went up to the city."],
+    "batch.py": ["{bundle}", "It was", "The Secretary of the Treasury"],
+    "tools.py": ["{bundle}", "How warm is it in Rome?"],
+    "structured.py": ["{bundle}", "He sold me two horses."],
+    "compare_devices.py": ["{bundle}@cpu", "{other}@cpu"],
+    "langchain_client.py": ["{server}", "How warm is it in Rome?"],
 }
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("samples") / "demo"
-    return lfm2_deploy.export(str(DEMO_MODEL), out, precision="int4").path
+# What else they need than the tests themselves.
+NEEDS = {"langchain_client.py": "langchain_openai"}
+# These go on until they are stopped, and have tests of their own.
+LASTING = {"embed_server.py", "desktop_app.py"}
 
 
 def test_samples_folder_has_arguments_for_each_file() -> None:
-    assert {file.name for file in SAMPLES.glob("*.py")} == set(ARGUMENTS)
+    assert {file.name for file in SAMPLES.glob("*.py")} == set(ARGUMENTS) | LASTING
 
 
-@pytest.mark.parametrize("name", sorted(ARGUMENTS))
-def test_sample_on_demo_model_prints_text(name: str, bundle: Path) -> None:
+@pytest.mark.parametrize("name", sorted(set(ARGUMENTS) | LASTING))
+def test_sample_has_at_most_40_lines_and_is_listed(name: str) -> None:
     assert len((SAMPLES / name).read_text().splitlines()) <= 40
-    command = [sys.executable, str(SAMPLES / name), str(bundle), *ARGUMENTS[name]]
+    assert f"[{name}]({name})" in (SAMPLES / "README.md").read_text()
+
+
+@pytest.fixture(scope="session")
+def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("samples") / "other"
+    return lfm2_deploy.export(str(DEMO_MODEL), out, precision="int8").path
+
+
+@pytest.mark.parametrize("name", sorted(set(ARGUMENTS) - set(NEEDS)))
+def test_sample_on_demo_model_prints_text(name: str, bundle: Path, other: Path) -> None:
+    words = [word.format(bundle=bundle, other=other) for word in ARGUMENTS[name]]
+    assert len(run_sample(name, *words).split()) >= 5
+
+
+def test_langchain_calls_a_tool_of_a_served_model(bundle: Path) -> None:
+    pytest.importorskip("langchain_openai", reason="not run: langchain-openai is not installed")
+    command = ["-m", "lfm2_deploy", "serve", str(bundle), "--port", "0"]
+    with run_server(*command) as url:
+        name = "langchain_client.py"
+        text = run_sample(name, *(word.format(server=url) for word in ARGUMENTS[name]))
+    assert re.match(r"get_weather\(\{'city': '(Paris|Rome)'\}\) gives (16|24) degrees\n", text)
+
+
+def test_embedded_server_has_its_own_paths_and_ours(bundle: Path) -> None:
+    with run_server(str(SAMPLES / "embed_server.py"), str(bundle), "0") as url:
+        assert len(read(f"{url}/haiku?about=rain").split()) >= 5
+        assert '"data"' in read(f"{url}/llm/v1/models")
+        assert "<html" in read(f"{url}/llm/")
+
+
+def run_sample(name: str, *words: str) -> str:
+    command = [sys.executable, str(SAMPLES / name), *words]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stderr
-    assert len(done.stdout.split()) >= 5
+    return done.stdout
+
+
+@contextmanager
+def run_server(*command: str) -> Iterator[str]:
+    """A server on a free port; its address, which it tells."""
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    both = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    with subprocess.Popen([sys.executable, *command], **both, text=True, env=environment) as server:
+        assert server.stdout is not None
+        said = ""
+        for line in server.stdout:
+            said += line
+            if found := re.search(r"http://127\.0\.0\.1:[1-9]\d*", line):
+                break
+        else:
+            pytest.fail(said)
+        try:
+            wait_for(f"{found[0]}/")
+            yield found[0]
+        finally:
+            server.terminate()
+            server.stdout.read()
+
+
+def wait_for(url: str) -> None:
+    """20 s are for a machine that is busy with other things."""
+    end = time.monotonic() + 20
+    while time.monotonic() < end:
+        try:
+            read(url)
+        except urllib.error.HTTPError:
+            return
+        except urllib.error.URLError:
+            time.sleep(0.05)
+        else:
+            return
+
+
+def read(url: str) -> str:
+    with urllib.request.urlopen(url, timeout=60) as answer:
+        return answer.read().decode()

@@ -42,6 +42,7 @@ class Call:
     prompt: Any
     tools: Sequence[Mapping[str, Any]] | None
     tool_choice: str
+    parallel_tool_calls: bool
     n: int
     template_options: Mapping[str, Any] | None
     overrides: Mapping[str, Any]
@@ -163,13 +164,16 @@ class FakeEngine:
         *,
         tools: Sequence[Mapping[str, Any]] | None = None,
         tool_choice: str = "auto",
+        parallel_tool_calls: bool = True,
         n: int = 1,
         template_options: Mapping[str, Any] | None = None,
         **overrides: Any,
     ) -> FakeStream:
         given = {name: value for name, value in overrides.items() if value is not None}
         with self.lock:
-            self.calls.append(Call(prompt, tools, tool_choice, n, template_options, given))
+            self.calls.append(
+                Call(prompt, tools, tool_choice, parallel_tool_calls, n, template_options, given)
+            )
             reply = self.replies.pop(0) if len(self.replies) > 1 else self.replies[0]
         if reply.refusal is not None:
             raise reply.refusal

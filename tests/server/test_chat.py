@@ -117,9 +117,11 @@ def test_streamed_tool_calls_join_by_index(serve: Callable[..., Any]) -> None:
 def test_parallel_calls_refused_leaves_the_first(client: Callable[..., Any], streams: bool) -> None:
     parts = (*call_tool("weather", "{}"), *call_tool("weather", "{}", index=1))
     body = {"messages": ASK, "tools": [WEATHER], "parallel_tool_calls": False, "stream": streams}
-    text = client(Reply(parts)).post("/v1/chat/completions", json=body).text
+    made = client(Reply(parts))
+    text = made.post("/v1/chat/completions", json=body).text
     assert "call_0" in text
     assert "call_1" not in text
+    assert made.engine.calls[0].parallel_tool_calls is False
 
 
 def test_parsed_answer_follows_its_schema(serve: Callable[..., Any]) -> None:

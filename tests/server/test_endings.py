@@ -94,7 +94,8 @@ def test_second_signal_does_not_wait() -> None:
         server.http as http,
         http.stream("POST", CHAT, json={**BODY, "stream": True}) as reply,
     ):
-        next(reply.iter_lines())
+        lines = reply.iter_lines()
+        next(lines)
         server.host.handle_exit(2, None)
         server.host.handle_exit(2, None)
         server.thread.join(PATIENCE)

@@ -21,6 +21,7 @@ from .fake_engine import Reply, say
 
 ASK = [{"role": "user", "content": "Hi"}]
 TOOL = {"type": "function", "function": {"name": "f"}}
+GBNF = {"syntax": "gbnf", "definition": "root ::= x"}
 CHAT = "/v1/chat/completions"
 
 
@@ -62,6 +63,7 @@ def ask(**fields: Any) -> dict[str, Any]:
         (ask(tool_choice="required"), "needs 'tools'"),
         (ask(tools=[TOOL], tool_choice={"type": "function", "function": {"name": "g"}}), "'g'"),
         (ask(response_format={"type": "yaml"}), "response_format"),
+        (ask(response_format={"type": "grammar", "grammar": GBNF}), "'lark' or 'regex'"),
         (ask(seed=2**64), "seed"),
     ],
 )

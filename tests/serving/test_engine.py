@@ -20,6 +20,7 @@ from lfm2_deploy.errors import (
     ContextOverflowError,
     GenerationError,
     QueueFullError,
+    StoreError,
 )
 from lfm2_deploy.serving.engine import Engine, EngineLimits, LoadProgress
 from lfm2_deploy.tokenizer import Tokenizer
@@ -441,3 +442,23 @@ def test_threads_that_ask_at_once_get_their_own_answers(bundle: Path) -> None:
         for thread in threads:
             thread.join()
     assert [found[prompt] for prompt in prompts] == expected
+
+
+@pytest.mark.parametrize("limits", [EngineLimits(), EngineLimits(idle_seconds=0.05)])
+def test_model_of_the_store_can_be_removed_once_it_is_unloaded(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limits: EngineLimits
+) -> None:
+    monkeypatch.setenv("LFM2_DEPLOY_STORE", str(tmp_path / "store"))
+    store = lfm2_deploy.ModelStore()
+    name = store.pull(str(bundle)).name
+    engine = Engine.load(name, limits=limits)
+    ask_together(engine, [PROMPT, [1, 5]], max_new_tokens=4)
+    if limits.idle_seconds is None:
+        with pytest.raises(StoreError, match="is loaded"):
+            store.remove(name)
+        engine.close()
+    wait_until(lambda: not engine.state.loaded)
+    wait_until(lambda: not store.get(name).in_use)
+    store.remove(name)
+    assert store.list() == ()
+    engine.close()

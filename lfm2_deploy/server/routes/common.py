@@ -45,7 +45,7 @@ def find_hub(request: Request) -> Hub:
 
 def describe_reply(model: type[Any], told: str) -> dict[int | str, dict[str, Any]]:
     """For /openapi.json: a reply that is JSON or a stream of events, and every failure."""
-    stream = {"text/event-stream": {"schema": {"type": "string"}}}
+    stream = {"text/event-stream": {"schema": {"description": "Server-sent events."}}}
     return {200: {"model": model, "description": told, "content": stream}, **POST_FAILURES}
 
 

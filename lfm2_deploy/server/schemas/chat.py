@@ -151,7 +151,7 @@ class SchemaFormat(Schema):
 class GrammarSource(Schema):
     """A grammar."""
 
-    syntax: Literal["lark", "gbnf", "regex"]
+    syntax: Literal["lark", "regex"]
     definition: Text
 
 

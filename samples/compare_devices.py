@@ -1,0 +1,24 @@
+"""Are two devices' answers as good? python samples/compare_devices.py BUNDLE@npu BUNDLE@cpu.
+
+Each is a bundle on a device it was made for; several bundles may be compared as well. The last is
+what the others are held against.
+"""
+
+import sys
+
+import lfm2_deploy
+from lfm2_deploy.compare.run import Settings
+
+*subjects, reference = sys.argv[1:]
+report = lfm2_deploy.compare_models(
+    subjects, reference=reference, settings=Settings(chunks=4, cost=False)
+)
+print(f"held against {reference}, at {report.protocol.positions} places of a text:")
+for subject in report.subjects:
+    if subject.scores is None:
+        print(f"{subject.info.given}: {subject.failure}")
+        continue
+    scores = subject.scores
+    print(f"{subject.info.given}: on {subject.info.device}")
+    print(f"  the same next token at {scores.same_top.value:.1%}")
+    print(f"  KL divergence {scores.divergence.mean.value:.5f} nats")

@@ -1,0 +1,37 @@
+"""A web service of one's own with a model inside: python samples/embed_server.py BUNDLE [PORT].
+
+curl localhost:8000/haiku?about=rain streams text; /llm/v1 takes OpenAI clients, /llm/ is a chat.
+"""
+
+import sys
+from collections.abc import AsyncIterator
+
+import uvicorn
+from fastapi import FastAPI
+from fastapi.responses import StreamingResponse
+
+from lfm2_deploy import Engine, TextDelta
+from lfm2_deploy.server.app import make_app
+
+bundle, port = sys.argv[1], int((sys.argv[2:] or ["8000"])[0])
+engine = Engine.load(bundle)
+app = FastAPI()
+app.mount("/llm", make_app(engine))
+
+
+@app.get("/haiku")
+async def write_haiku(about: str) -> StreamingResponse:
+    messages = [{"role": "user", "content": f"Write a haiku about {about}."}]
+
+    async def stream() -> AsyncIterator[str]:
+        # Whoever leaves cancels the answer.
+        async with await engine.astart(messages, max_new_tokens=60, temperature=0.8) as events:
+            async for event in events:
+                if isinstance(event, TextDelta):
+                    yield event.text
+
+    return StreamingResponse(stream(), media_type="text/plain")
+
+
+uvicorn.run(app, host="127.0.0.1", port=port)
+engine.close()
