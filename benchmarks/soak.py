@@ -42,6 +42,7 @@ _SERVER_SECONDS, _CLIENT_SECONDS = 60, 90.0
 _SECONDS_TO_CALM = 90.0
 _QUIET_REQUESTS = 12
 # Memory: allocators keep what was freed in pieces that still fill up for a while.
+# A run of less than a minute is all warm-up.
 _FIRST_MIB, _MIB_A_MINUTE = 24.0, 1.0
 _MORE_FILES = 8
 
@@ -184,13 +185,13 @@ class Soak:
             return
         minutes = (late[-1].at - late[0].at) / 60
         self.mib_a_minute = 60 * watch.slope([(s.at, s.rss_mib) for s in late])
-        if self.mib_a_minute * minutes > _FIRST_MIB + _MIB_A_MINUTE * minutes:
+        allowed = _FIRST_MIB + _MIB_A_MINUTE * minutes
+        if self.samples[-1].at >= 60 and self.mib_a_minute * minutes > allowed:
             self.faults.append(f"memory grows by {self.mib_a_minute:.1f} MiB a minute")
         for name in ("files", "threads"):
             first, last = getattr(self.samples[0], name), getattr(self.samples[-1], name)
             most = max(getattr(s, name) for s in self.samples if s.at <= late[0].at)
-            allowed = first + _MORE_FILES if name == "files" else most + 4
-            if last > allowed:
+            if last > (first + _MORE_FILES if name == "files" else most + 4):
                 self.faults.append(f"{first} {name} at the begin, {last} at the end")
 
     def _tell(self, now: float, health: dict[str, Any]) -> None:
