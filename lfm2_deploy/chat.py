@@ -105,6 +105,7 @@ class ChatTemplate:
 
     def render(
         self,
+        /,  # so that a variable of the template may have this name
         messages: Sequence[Message],
         *,
         tools: Sequence[Mapping[str, Any] | str] | None = None,

@@ -16,7 +16,7 @@ from lfm2_deploy.answers.special_text import encode_chat
 from lfm2_deploy.chat import ChatTemplate, Message
 from lfm2_deploy.constraints import Constraint
 from lfm2_deploy.contracts import Capabilities, Runtime, Session
-from lfm2_deploy.errors import GenerationError, TemplateError
+from lfm2_deploy.errors import ContextOverflowError, GenerationError, TemplateError
 from lfm2_deploy.options import GenerationOptions
 from lfm2_deploy.prompt_cache import PromptCache
 from lfm2_deploy.registry import GRAMMAR_COMPILER
@@ -123,6 +123,7 @@ class LanguageModel:
     def encode_prompt(
         self,
         prompt: Prompt,
+        /,  # so that options of a template may have any name
         *,
         tools: Sequence[Mapping[str, Any] | str] | None = None,
         **template_options: Any,
@@ -136,9 +137,11 @@ class LanguageModel:
 
         Raises:
             TemplateError: a chat that the template, or a model without one, cannot take.
+            ContextOverflowError: a text that is far too long.
             GenerationError: the prompt is none of these, or its ids are not the model's.
         """
         if isinstance(prompt, str):
+            self._check_length(prompt)
             ids = self.tokenizer.encode(prompt, add_special_tokens=True)
         elif _is_ids(prompt):
             ids = list(prompt)
@@ -355,8 +358,23 @@ class LanguageModel:
                 "or put the model's chat_template.jinja beside its tokenizer.json"
             )
         return encode_chat(
-            self.tokenizer, self.chat_template, messages, tools=tools, options=template_options
+            self.tokenizer,
+            self.chat_template,
+            messages,
+            tools=tools,
+            options=template_options,
+            check=self._check_length,
         )
+
+    def _check_length(self, text: str) -> None:
+        """Refuse what would take long to encode, and cannot fit then."""
+        context = self.runtime.context_length
+        if self.tokenizer.exceeds(text, context):
+            raise ContextOverflowError(
+                f"the prompt has {len(text):,} characters, which are more tokens than the context "
+                f"holds ({context}, the answer included): shorten it, or export with a longer "
+                "context"
+            )
 
     def _open(self, rows: Sequence[Sequence[int]], max_new_tokens: int | None) -> Session:
         most = self.runtime.info.capabilities.max_batch_size

@@ -16,6 +16,9 @@ import tokenizers
 from lfm2_deploy.errors import BundleError, GenerationError
 from lfm2_deploy.json_file import read_json_object
 
+# Characters that are encoded at once to see how many tokens they are.
+_PIECE = 65_536
+_FEW_CHARACTERS = 4
 # Characters of one to four bytes, and spaces where a decoder might drop one.
 _PROBE = " a é漢 🙂  b\n"
 
@@ -135,6 +138,30 @@ class Tokenizer:
                 f"pair (U+{ord(text[error.start]):04X}); remove it"
             ) from error
         return list(self._backend.encode(text, add_special_tokens=add_special_tokens).ids)
+
+    def exceeds(self, text: str, most: int) -> bool:
+        """Whether a text surely has more than so many tokens; without encoding all of it.
+
+        A text of megabytes takes half a minute and gigabytes to encode. So it is read in pieces,
+        and no further than it matters. Cuts between pieces may add a few tokens; a text is said
+        to exceed only where it does so twice over.
+
+        Args:
+            text: any text.
+            most: tokens.
+
+        Returns:
+            False also where that is not sure, as for every text of a few characters a token.
+        """
+        if len(text) <= max(_PIECE, _FEW_CHARACTERS * most):
+            return False
+        count = 0
+        for start in range(0, len(text), _PIECE):
+            piece = text[start : start + _PIECE]
+            count += len(self.encode(piece, add_special_tokens=False))
+            if count > 2 * most:
+                return True
+        return False
 
     def decode(self, ids: Iterable[int], *, skip_special_tokens: bool = True) -> str:
         """The text of ids; bytes that are not valid UTF-8 become U+FFFD.

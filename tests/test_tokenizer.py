@@ -236,3 +236,21 @@ def test_stream_handles_each_token_once(
     monkeypatch.setattr(Tokenizer, "decode", refuse)
     stream_all(tokenizer, ids)
     assert asked == ids
+
+
+@pytest.mark.parametrize(
+    ("text", "most", "exceeds"),
+    [
+        ("a" * 200_000, 1_000, True),
+        ("a" * 200_000, 200_000, False),
+        ("a" * 60_000, 10, False),  # short enough to be encoded
+        ("It is a truth universally acknowledged. " * 5_000, 1_000, True),
+        ("It is a truth universally acknowledged. " * 5_000, 50_000, False),
+    ],
+)
+def test_text_exceeds_where_its_beginning_does(
+    tokenizer: Tokenizer, text: str, most: int, exceeds: bool
+) -> None:
+    assert tokenizer.exceeds(text, most) is exceeds
+    if exceeds:
+        assert len(tokenizer.encode(text, add_special_tokens=False)) > most

@@ -43,6 +43,7 @@ def encode_chat(
     *,
     tools: Sequence[Mapping[str, Any] | str] | None = None,
     options: Mapping[str, Any] | None = None,
+    check: Callable[[str], None] = lambda _: None,
 ) -> list[int]:
     """Token ids of a conversation.
 
@@ -52,6 +53,7 @@ def encode_chat(
         messages: see `ChatTemplate.render`.
         tools: see `ChatTemplate.render`.
         options: further options of `ChatTemplate.render`.
+        check: raises where the rendered text is not to be encoded.
 
     Returns:
         Where no text forges a token: the ids of the rendered text.
@@ -66,6 +68,7 @@ def encode_chat(
         guard = _Guard(find_guarded(tokenizer))
         if not any(map(guard.threatens, strings)):
             text = template.render(messages, tools=tools, **options)
+            check(text)
             # The template prints the start token; the tokenizer must not put a second one.
             return tokenizer.encode(text, add_special_tokens=False)
         stand_ins = _choose_stand_ins(guard.first_characters, [template.source, *strings])
@@ -74,6 +77,7 @@ def encode_chat(
             tools=_hide(tools, partial(guard.hide, stand_ins=stand_ins)),
             **_hide(options, partial(guard.hide, stand_ins=stand_ins)),
         )
+        check(hidden)
     except RecursionError as error:
         raise TemplateError("the messages are nested too deeply: send flatter values") from error
     return [

@@ -157,6 +157,15 @@ def serve(
             rich_help_panel=_HOW_MUCH,
         ),
     ] = 30.0,
+    exact_rows: Annotated[
+        bool,
+        typer.Option(
+            "--exact-rows",
+            help="Compute answers that run at once one after the other: slower, and each is bit "
+            "for bit what it is alone.",
+            rich_help_panel=_HOW_MUCH,
+        ),
+    ] = False,
     idle_unload: Annotated[
         float | None,
         typer.Option(
@@ -219,7 +228,12 @@ def serve(
         serves_page=page,
         access_log=log,
     )
-    limits = EngineLimits(running=max_running, waiting=max_waiting, idle_seconds=idle_unload)
+    limits = EngineLimits(
+        running=max_running,
+        waiting=max_waiting,
+        idle_seconds=idle_unload,
+        exact_rows=exact_rows,
+    )
     loading = {"device": device, "threads": threads, "canary": canary}
     _run(found, settings, limits, loading, port, grace, open_page)
 

@@ -9,6 +9,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -63,7 +64,8 @@ class Access:
             status = status or _GONE
             self._hub.metrics.count_request(_name_endpoint(scope), status)
             seconds = time.monotonic() - began
-            self._log(scope["method"], scope["path"], status, seconds, state.get(REMARK, ""))
+            with suppress(OSError, ValueError):  # nobody reads stderr any more
+                self._log(scope["method"], scope["path"], status, seconds, state.get(REMARK, ""))
 
 
 def choose_log(style: str) -> Log:

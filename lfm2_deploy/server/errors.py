@@ -142,8 +142,9 @@ async def _handle_invalid(request: Request, error: Exception) -> Response:
 
 def explain_invalid(found: Sequence[Mapping[str, Any]]) -> ApiError:
     """The 400 for what pydantic found: the first fault, by the field's path."""
-    # Of a union every member complains; the deepest fault is of the member that was meant.
-    first = max(found, key=lambda fault: (len(fault["loc"]), -found.index(fault)))
+    # Of a union every member complains; the deepest fault is of the member that was meant, and
+    # `max` takes the first of those that are equally deep.
+    first = max(found, key=lambda fault: len(fault["loc"]))
     path = [str(part) for part in first["loc"] if part != "body"]
     # pydantic names members of unions by their types, which are no fields.
     param = ".".join(part for part in path if part.isidentifier() or part.isdigit()) or None

@@ -85,6 +85,8 @@ class Host(uvicorn.Server):
                 ws="none",
                 lifespan="off",
                 log_config=None,
+                # Its warnings are of what clients send, which they could fill a disk with.
+                log_level="error",
                 access_log=False,
                 server_header=False,
                 # A client's word on who it is, or on which scheme it came by, is not taken.

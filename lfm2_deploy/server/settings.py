@@ -11,6 +11,8 @@ from dataclasses import dataclass
 # The largest of the numbers below that requests may ask for.
 MOST_CHOICES = 16
 MOST_STOPS = 16
+# Far more than fit a context; laying out so many takes about a second.
+MOST_MESSAGES = 10_000
 MOST_LOGPROBS = 20
 
 

@@ -89,7 +89,7 @@ def test_several_prompts_as_text_and_as_ids_agree(demo: Running, bundle: Bundle)
 
 
 def test_client_that_leaves_frees_its_place(demo: Running) -> None:
-    body = {"messages": ASK, "stream": True, "ignore_eos": True}
+    body = {"messages": ASK, "stream": True, "ignore_eos": True, "stop_token_ids": []}
     with (
         demo.http as http,
         http.stream("POST", "/v1/chat/completions", json=body) as reply,
@@ -125,7 +125,7 @@ def test_answer_follows_a_schema(demo: Running) -> None:
 
 def test_full_queue_is_told_with_a_time_to_wait() -> None:
     tokenizer, template = read_demo()
-    runtime = FakeRuntime(hash_logits(VOCAB), vocab_size=VOCAB, context_length=100_000)
+    runtime = FakeRuntime(hash_logits(VOCAB), vocab_size=VOCAB, context_length=4096)
     model = LanguageModel(runtime, tokenizer, template)
     limits = EngineLimits(running=1, waiting=0)
     body = {"prompt": "x", "stream": True, "ignore_eos": True, "temperature": 1}
@@ -135,7 +135,7 @@ def test_full_queue_is_told_with_a_time_to_wait() -> None:
         server.http as http,
         http.stream("POST", "/v1/completions", json=body) as reply,
     ):
-        lines = reply.iter_lines()
+        lines = reply.iter_lines()  # kept: where it goes, httpx closes the connection
         next(lines)
         wait_for(lambda: engine.state.running == 1)
         refused = httpx.post(f"{server.url}/v1/completions", json=body)

@@ -9,6 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, field_validator, model_validator
 
 from lfm2_deploy.server.schemas.common import (
+    FIRST_FAULT,
     Choosing,
     JsonObject,
     JsonSchemaFormat,
@@ -18,7 +19,7 @@ from lfm2_deploy.server.schemas.common import (
     Text,
     Usage,
 )
-from lfm2_deploy.server.settings import MOST_CHOICES, MOST_LOGPROBS
+from lfm2_deploy.server.settings import MOST_CHOICES, MOST_LOGPROBS, MOST_MESSAGES
 
 FunctionName = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_.-]{1,64}$")]
 OWN_TEMPLATE = "the model's own is used; 'chat_template_kwargs' sets its options"
@@ -43,7 +44,7 @@ class Part(Schema):
         return given
 
 
-Content = str | list[Part]
+Content = str | Annotated[list[Part], FIRST_FAULT, Field(max_length=MOST_MESSAGES)]
 
 
 class FunctionCall(Schema):
@@ -83,7 +84,7 @@ class Message(Request):
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: Content | None = None
     name: str | None = None
-    tool_calls: list[ToolCall] | None = Field(None, max_length=128)
+    tool_calls: Annotated[list[ToolCall], FIRST_FAULT, Field(max_length=128)] | None = None
     tool_call_id: str | None = None
     reasoning_content: str | None = None
     reasoning: str | None = None
@@ -180,18 +181,18 @@ class ChatRequest(Choosing):
         "web_search_options": "there is no search",
     }
 
-    messages: list[Message] = Field(min_length=1)
+    messages: Annotated[list[Message], FIRST_FAULT, Field(min_length=1, max_length=MOST_MESSAGES)]
     model: str | None = None
     max_tokens: int | None = Field(None, ge=1)
     max_completion_tokens: int | None = Field(None, ge=1)
     n: int | None = Field(None, ge=1, le=MOST_CHOICES)
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=MOST_LOGPROBS)
-    modalities: list[Literal["text"]] | None = None
+    modalities: Annotated[list[Literal["text"]], FIRST_FAULT] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     response_format: ResponseFormat | None = None
-    tools: list[Tool] | None = Field(None, max_length=128)
+    tools: Annotated[list[Tool], FIRST_FAULT, Field(max_length=128)] | None = None
     tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
     parallel_tool_calls: bool | None = None
     chat_template_kwargs: JsonObject | None = None

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from lfm2_deploy.server.settings import MOST_STOPS
 
@@ -18,6 +18,9 @@ _NOTHING: tuple[Any, ...] = (None, False, "", [], {})
 
 Text = Annotated[str, Field(min_length=1)]
 JsonObject = dict[str, Any]
+# One fault is told, so further ones are not looked for: a body has room for millions, and each
+# would be a record of its own.
+FIRST_FAULT: Any = Field(fail_fast=True)
 # Seeds are made non-negative; this is what OpenAI takes.
 _SEED = 2**63
 
@@ -43,6 +46,9 @@ class Request(Schema):
         return given
 
 
+Choices = Annotated[list[Text], FIRST_FAULT, Field(min_length=1, max_length=1000)]
+
+
 class JsonSchemaFormat(Schema):
     """The schema that an answer must follow."""
 
@@ -52,13 +58,24 @@ class JsonSchemaFormat(Schema):
     strict: bool | None = None
 
 
+def at_most(most: int) -> BeforeValidator:
+    """A check of how many keys an object has, before its values are looked at."""
+
+    def check(given: Any) -> Any:
+        if isinstance(given, dict) and len(given) > most:
+            raise ValueError(f"the object has {len(given):,} keys, and at most {most:,} are taken")
+        return given
+
+    return BeforeValidator(check)
+
+
 class StructuredOutputs(Schema):
     """vLLM's way to say what an answer must follow; one of these."""
 
     json_: JsonObject | str | None = Field(None, alias="json")
     json_object: bool | None = None
     regex: Text | None = None
-    choice: list[Text] | None = Field(None, min_length=1, max_length=1000)
+    choice: Choices | None = None
     grammar: Text | None = None
 
 
@@ -72,18 +89,22 @@ class Choosing(Request):
     repetition_penalty: float | None = Field(None, gt=0, le=100, allow_inf_nan=False)
     presence_penalty: float | None = Field(None, ge=-2, le=2, allow_inf_nan=False)
     frequency_penalty: float | None = Field(None, ge=-2, le=2, allow_inf_nan=False)
-    logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] | None = Field(
+    logit_bias: Annotated[
+        dict[str, Annotated[float, Field(ge=-100, le=100)]] | None, at_most(1000)
+    ] = Field(
         None, max_length=1000, description="Token id, as text, to what is added to its logit."
     )
     seed: int | None = Field(None, ge=-_SEED, lt=_SEED)
-    stop: Text | Annotated[list[Text], Field(max_length=MOST_STOPS)] | None = None
-    stop_token_ids: Annotated[list[Annotated[int, Field(ge=0)]], Field(max_length=64)] | None = None
+    stop: Text | Annotated[list[Text], FIRST_FAULT, Field(max_length=MOST_STOPS)] | None = None
+    stop_token_ids: (
+        Annotated[list[Annotated[int, Field(ge=0)]], FIRST_FAULT, Field(max_length=64)] | None
+    ) = None
     ignore_eos: bool | None = None
     skip_special_tokens: bool | None = None
     guided_json: JsonObject | Text | None = None
     guided_regex: Text | None = None
     guided_grammar: Text | None = None
-    guided_choice: list[Text] | None = Field(None, min_length=1, max_length=1000)
+    guided_choice: Choices | None = None
     structured_outputs: StructuredOutputs | None = None
 
 

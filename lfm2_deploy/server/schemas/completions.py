@@ -8,12 +8,19 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from lfm2_deploy.server.schemas.chat import ResponseFormat
-from lfm2_deploy.server.schemas.common import Choosing, Schema, StreamOptions, Text, Usage
+from lfm2_deploy.server.schemas.common import (
+    FIRST_FAULT,
+    Choosing,
+    Schema,
+    StreamOptions,
+    Text,
+    Usage,
+)
 from lfm2_deploy.server.settings import MOST_CHOICES
 
 # Above any vocabulary.
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
-Ids = Annotated[list[TokenId], Field(min_length=1)]
+Ids = Annotated[list[TokenId], FIRST_FAULT, Field(min_length=1)]
 
 
 class CompletionRequest(Choosing):
@@ -27,9 +34,9 @@ class CompletionRequest(Choosing):
 
     prompt: (
         Text
-        | Annotated[list[Text], Field(min_length=1, max_length=MOST_CHOICES)]
+        | Annotated[list[Text], FIRST_FAULT, Field(min_length=1, max_length=MOST_CHOICES)]
         | Ids
-        | Annotated[list[Ids], Field(min_length=1, max_length=MOST_CHOICES)]
+        | Annotated[list[Ids], FIRST_FAULT, Field(min_length=1, max_length=MOST_CHOICES)]
     )
     model: str | None = None
     max_tokens: int | None = Field(None, ge=1)

@@ -16,8 +16,15 @@ from lfm2_deploy.server.schemas.chat import (
     TextFormat,
     check_tool_choice,
 )
-from lfm2_deploy.server.schemas.common import Choosing, JsonObject, Schema, Text
-from lfm2_deploy.server.settings import MOST_LOGPROBS
+from lfm2_deploy.server.schemas.common import (
+    FIRST_FAULT,
+    Choosing,
+    JsonObject,
+    Schema,
+    Text,
+    at_most,
+)
+from lfm2_deploy.server.settings import MOST_LOGPROBS, MOST_MESSAGES
 
 LOGPROBS = "message.output_text.logprobs"
 
@@ -52,12 +59,15 @@ class ReasoningText(Schema):
     text: str
 
 
+ReasoningTexts = Annotated[list[ReasoningText], FIRST_FAULT]
+
+
 class ReasoningItem(Schema):
     """What the model thought before."""
 
     type: Literal["reasoning"]
-    summary: list[ReasoningText] = Field(default_factory=list)
-    content: list[ReasoningText] | None = None
+    summary: ReasoningTexts = Field(default_factory=list)
+    content: ReasoningTexts | None = None
 
 
 Item = Annotated[
@@ -113,21 +123,21 @@ class ResponseRequest(Choosing):
         "prompt": "there are no stored prompts: use 'instructions' and 'input'",
     }
 
-    input: Text | Annotated[list[Item], Field(min_length=1)]
+    input: Text | Annotated[list[Item], FIRST_FAULT, Field(min_length=1, max_length=MOST_MESSAGES)]
     model: str | None = None
     instructions: str | None = None
     previous_response_id: str | None = None
     store: bool | None = None
     max_output_tokens: int | None = Field(None, ge=1)
     top_logprobs: int | None = Field(None, ge=0, le=MOST_LOGPROBS)
-    include: list[str] | None = None
+    include: Annotated[list[str], FIRST_FAULT] | None = None
     stream: bool | None = None
     text: TextSettings | None = None
-    tools: list[ResponseTool] | None = Field(None, max_length=128)
+    tools: Annotated[list[ResponseTool], FIRST_FAULT, Field(max_length=128)] | None = None
     tool_choice: Literal["none", "auto", "required"] | ChosenTool | None = None
     parallel_tool_calls: bool | None = None
     truncation: Literal["disabled"] | None = None
-    metadata: dict[str, str] | None = Field(None, max_length=16)
+    metadata: Annotated[dict[str, str] | None, at_most(16)] = Field(None, max_length=16)
     user: str | None = None
     chat_template_kwargs: JsonObject | None = None
 
