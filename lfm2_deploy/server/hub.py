@@ -125,6 +125,8 @@ class Hub:
         try:
             stream = await self._ask(asked, wanted or cap)
         except ContextOverflowError:
+            if (wanted or cap) is None:
+                raise
             # Clients ask for thousands whatever the context is: an answer that comes to its end is
             # cut there, and says so. A prompt that leaves no room fails again.
             stream = await self._ask(asked, None)

@@ -30,8 +30,8 @@ ToolChoice: TypeAlias = str | Mapping[str, Any]
 # The prompt of a model that reasons first may open its reasoning itself.
 _LAST_TOKENS = 8
 _MOST_CHOICES = 64
-# What templates are given besides, and what our own functions call their arguments.
-_NO_OPTIONS = frozenset({"self", "prompt", "messages", "tools", "documents", "raise_exception"})
+# What a template is given besides.
+_NO_OPTIONS = frozenset({"messages", "tools"})
 
 
 @dataclass(frozen=True, slots=True)

@@ -436,7 +436,7 @@ def test_prompt_counts_once_for_several_answers_and_not_where_nothing_was_read(
     assert engine.state.prompt_tokens == len(PROMPT) + 2
 
 
-@pytest.mark.parametrize("name", ["messages", "tools", "self", "prompt"])
+@pytest.mark.parametrize("name", ["messages", "tools"])
 def test_template_option_that_is_none_is_refused(make_engine: MakeEngine, name: str) -> None:
     messages = [{"role": "user", "content": "x"}]
     with pytest.raises(TemplateError, match=name):
