@@ -283,8 +283,11 @@ def check_reach(host: str, keys: Sequence[str], without_key: bool) -> None:
 
 def list_names(given: str, bundle: Bundle) -> list[str]:
     """What a model is called: as it calls itself, by its folder, and as it was asked for."""
-    told = given if "/" in given and not Path(given).exists() else ""
-    return list(dict.fromkeys(n for n in (bundle.manifest.model, bundle.path.name, told) if n))
+    from lfm2_deploy.store.resolve import list_asked
+
+    told = [] if Path(given).expanduser().exists() else [given]
+    names = [bundle.manifest.model, bundle.path.name, *told, *list_asked(bundle.path)]
+    return list(dict.fromkeys(name for name in names if name))
 
 
 def _run(
@@ -298,7 +301,9 @@ def _run(
 ) -> None:
     from lfm2_deploy.server.app import make_app
     from lfm2_deploy.server.host import Host, listen, make_url
+    from lfm2_deploy.store.locks import hold_model
 
+    hold = hold_model(bundle.path)  # while it is unloaded, too: it could not be loaded again
     listener = listen(settings.host, port)
     app = make_app(None, settings)
     host = Host(app, grace_seconds=grace)
@@ -313,6 +318,7 @@ def _run(
             sys.stdout.flush()
             os._exit(0)
         loader.close()
+        hold.release()
     if loader.error is not None:
         raise loader.error
 

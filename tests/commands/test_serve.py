@@ -6,9 +6,11 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -145,6 +147,10 @@ def test_what_is_no_bundle_is_told_how_to_become_one(
     assert "--target auto" in run("serve", tmp_path).stderr
     assert "--target auto" in run("serve", "synthetic:tiny-dense").stderr
     assert "store" in run("serve", "no-such-model").stderr
+    for model in ("somebody/LFM2-tiny", "demo"):
+        told = run("serve", model).stderr
+        assert f"`lfm2-deploy pull {model}` gets it" in told
+        assert "or --target auto" in told
 
 
 def test_model_is_exported_once_and_then_found(program: Sequence[str], tmp_path: Path) -> None:
@@ -157,6 +163,32 @@ def test_model_is_exported_once_and_then_found(program: Sequence[str], tmp_path:
             process.terminate()
             notes = process.communicate(timeout=PATIENCE)[1]
         assert f"{told} lfm2-demo-9m-cpu-int4 in the store" in notes
+
+
+def test_unloaded_model_of_a_server_is_not_removed(
+    program: Sequence[str], run: Callable, bundle: Path, tmp_path: Path, monkeypatch: Any
+) -> None:
+    monkeypatch.setenv("LFM2_DEPLOY_STORE", str(tmp_path / "store"))
+    assert run("pull", bundle, "--name", "mine").exit_code == 0
+    with started(program, "mine", "--idle-unload", "1") as (_, url):
+        end = time.monotonic() + PATIENCE
+        while "model_loaded 0" not in httpx.get(f"{url}/metrics").text:
+            assert time.monotonic() < end, "it was not unloaded"
+            time.sleep(0.1)
+        assert "mine is loaded by a process" in run("remove", "mine").stderr
+        body = {"prompt": "x", "max_tokens": 1, "model": "mine"}
+        assert httpx.post(f"{url}/v1/completions", json=body).status_code == 200
+    assert run("remove", "mine").exit_code == 0
+
+
+def test_demo_is_what_pull_takes_for_it_and_a_name_of_the_model(
+    program: Sequence[str], tmp_path: Path
+) -> None:
+    store = {"LFM2_DEPLOY_STORE": str(tmp_path / "store")}
+    for given in ("demo", "demo-cpu-int4"):
+        with started(program, given, "--target", "auto", **store) as (_, url):
+            names = [model["id"] for model in httpx.get(f"{url}/v1/models").json()["data"]]
+        assert names == ["lfm2-demo-9m", "demo-cpu-int4", "demo"]
 
 
 def test_auto_with_a_bundle_sees_to_its_device(program: Sequence[str], bundle: Path) -> None:
