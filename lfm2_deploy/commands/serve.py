@@ -15,7 +15,7 @@ import typer
 from lfm2_deploy.commands import completers, options
 from lfm2_deploy.commands.console import note, show_progress
 from lfm2_deploy.commands.sizes import parse_size
-from lfm2_deploy.errors import Lfm2DeployError, RuntimeUnavailableError
+from lfm2_deploy.errors import Lfm2DeployError
 
 if TYPE_CHECKING:
     from lfm2_deploy.bundle import Bundle
@@ -199,8 +199,9 @@ def serve(
       lfm2-deploy generate BUNDLE     one answer, for scripts
     """
     from lfm2_deploy.commands.served_bundle import find_served
+    from lfm2_deploy.registry import SERVER
 
-    _require_packages()
+    SERVER.require()  # at once, and not after a long export
     keys = read_keys(api_key_file, api_key)
     check_reach(host, keys, without_key)
     found = find_served(bundle, target, precision)
@@ -222,22 +223,6 @@ def serve(
     limits = EngineLimits(running=max_running, waiting=max_waiting, idle_seconds=idle_unload)
     loading = {"device": device, "threads": threads, "canary": canary}
     _run(found, settings, limits, loading, port, grace, open_page)
-
-
-def _require_packages() -> None:
-    """Refuse at once what would fail after a long export."""
-    from importlib.util import find_spec
-
-    lacking = [
-        name
-        for name in ("fastapi", "prometheus_client", "sse_starlette", "uvicorn")
-        if find_spec(name) is None
-    ]
-    if lacking:
-        raise RuntimeUnavailableError(
-            f"serving needs {', '.join(lacking)}, which is not installed: "
-            "pip install 'lfm2-deploy[serve]'"
-        )
 
 
 def read_keys(file: Path | None, given: Sequence[str] | None) -> tuple[str, ...]:
@@ -306,7 +291,7 @@ def _run(
     hold = hold_model(bundle.path)  # while it is unloaded, too: it could not be loaded again
     listener = listen(settings.host, port)
     app = make_app(None, settings)
-    host = Host(app, grace_seconds=grace)
+    host = Host(app, grace_seconds=grace, at_signal=lambda count: _tell_end(count, grace))
     url = make_url(settings.host, listener)
     loader = _Loader(bundle, limits, loading, app.state.hub, host)
     loader.at_ready = lambda: _tell_ready(url, settings, opens_page)
@@ -323,12 +308,25 @@ def _run(
         raise loader.error
 
 
+def _tell_end(count: int, grace: float) -> None:
+    """Say what a first Ctrl-C waits for."""
+    if count:
+        run = "1 answer runs" if count == 1 else f"{count} answers run"
+        note(f"ending: {run}, up to {grace:g} s; Ctrl-C again ends at once")
+
+
 def _tell_ready(url: str, settings: Settings, opens_page: bool) -> None:
+    from lfm2_deploy.server.host import find_lan_address
     from lfm2_deploy.server.page import has_page
 
     shows_page = settings.serves_page and has_page()
     page = f"chat at {url}/, " if shows_page else ""
     print(f"ready: {page}API at {url}/v1 (model {settings.names[0]})", flush=True)
+    address = find_lan_address() if settings.host == "0.0.0.0" else ""
+    if address:
+        there = f"http://{address}:{url.rpartition(':')[2]}"
+        by_name = "" if settings.hosts else ", and by a name only with --allow-host NAME"
+        note(f"other computers reach it at {there}{by_name}")
     if opens_page and shows_page:
         webbrowser.open(url)
 

@@ -109,7 +109,7 @@ def _export(model: str, target: str, precision: str | None) -> Bundle:
 
     source, wants_any = find_source(model, None), target.lower() == AUTO
     is_made = isinstance(source, BundleSource)  # which is for one target, whatever runs here
-    chosen = target.lower()
+    chosen: str | None = target.lower()
     if wants_any:
         chosen = None if isinstance(source, BundleSource) else _choose(source.model, precision)
     with show_progress() as progress:

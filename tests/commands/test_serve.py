@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,7 @@ def test_signal_ends_the_program_well(
     assert process.returncode == 0
     assert "POST /v1/chat/completions 200" in told
     assert "secret" not in told
+    assert "ending" not in told  # nothing was waited for
     assert "Traceback" not in told
 
 
@@ -66,6 +68,10 @@ def test_second_signal_ends_at_once(program: Sequence[str], bundle: Path) -> Non
             lines = reply.iter_lines()
             next(lines)
             process.send_signal(signal.SIGTERM)
+            assert process.stderr is not None
+            while not (told := process.stderr.readline()).startswith("ending: "):
+                assert told, "it did not say what it waits for"
+            assert told == "ending: 1 answer runs, up to 50 s; Ctrl-C again ends at once\n"
             process.send_signal(signal.SIGTERM)
             assert process.wait(PATIENCE) == 0
 
@@ -108,7 +114,8 @@ def test_damaged_bundle_ends_with_one_line(program: Sequence[str], copied_bundle
         (("--precision", "int8"), ("in int4", "--precision")),
         (("--target", "npu"), ("target cpu", "npu")),
         (("--api-key", "a b"), ("key", "ASCII")),
-        (("--host", "203.0.113.7", "--without-key"), ("203.0.113.7", "--port")),
+        (("--host", "203.0.113.7", "--without-key"), ("none of this computer's", "--host 127.")),
+        (("--host", "no-such.invalid", "--without-key"), ("none of this computer's", "--host")),
     ],
 )
 def test_what_cannot_be_served_is_refused_in_one_line(
@@ -127,6 +134,30 @@ def test_empty_key_file_is_refused(run: Callable, bundle: Path, tmp_path: Path) 
     result = run("serve", bundle, "--api-key-file", tmp_path / "keys")
     assert result.exit_code == 1
     assert "holds no key" in result.stderr
+
+
+def test_what_serving_lacks_is_told_with_how_to_get_it(
+    run: Callable, bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lfm2_deploy import registry
+
+    lacking = replace(registry.SERVER, needs=("no_such_package", "nor_this_one"))
+    monkeypatch.setattr(registry, "SERVER", lacking)
+    told = run("serve", bundle).stderr
+    assert "serving needs no_such_package, nor_this_one, which are not installed: pip" in told
+    assert "(in a clone: '.[serve]')" in told
+
+
+def test_address_for_other_computers_is_told(program: Sequence[str], bundle: Path) -> None:
+    from lfm2_deploy.server.host import find_lan_address
+
+    address = find_lan_address()
+    with started(program, bundle, "--host", "0.0.0.0", "--without-key") as (process, url):
+        process.terminate()
+        told = process.communicate(timeout=PATIENCE)[1]
+    port = url.rpartition(":")[2]
+    line = f"http://{address}:{port}, and by a name only with --allow-host NAME"
+    assert (line in told) == bool(address)
 
 
 def test_port_in_use_is_refused(run: Callable, bundle: Path) -> None:
