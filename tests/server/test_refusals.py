@@ -81,6 +81,28 @@ def test_bad_chat_is_refused_by_the_field(
 
 
 @pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({}, "messages"),
+        (ask(tools=[TOOL], tool_choice={"type": "function", "function": {}}),
+         "tool_choice.function.name"),
+        (ask(response_format={"type": "json_schema", "json_schema": {"name": "x"}}),
+         "response_format.json_schema.schema"),
+        ({"messages": [{"role": "user", "content": [{"type": "text", "text": 1}]}]},
+         "messages.0.content.0.text"),
+        (ask(stop=["a", 1]), "stop.1"),
+        (ask(structured_outputs={"choice": [""]}), "structured_outputs.choice.0"),
+        (ask(logit_bias={"x" * 500: "y"}), "logit_bias." + "x" * 64),
+        (ask(temperature="1"), "temperature"),
+    ],
+)  # fmt: skip
+def test_param_is_the_path_that_the_client_wrote(
+    client: Callable[..., Any], body: dict[str, Any], param: str
+) -> None:
+    assert client().post(CHAT, json=body).json()["error"]["param"] == param
+
+
+@pytest.mark.parametrize(
     "body",
     [
         {"prompt": ""},
