@@ -165,10 +165,9 @@ def _find_path(place: Sequence[str | int], body: Any, is_missing: bool) -> str:
     """
     path, value = [], body
     for index, part in enumerate(place):
-        if isinstance(value, Mapping) and part in value:
-            value = value[part]
-        elif isinstance(value, list) and isinstance(part, int) and part < len(value):
-            value = value[part]
+        is_there = part in value if isinstance(value, Mapping) else isinstance(part, int)
+        if is_there and isinstance(value, Mapping | list):
+            value = value[part]  # type: ignore[index]
         elif not (is_missing and index == len(place) - 1):
             continue
         path.append(str(part)[:_LONGEST_KEY])

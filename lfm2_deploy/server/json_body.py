@@ -40,6 +40,7 @@ class StrictRoute(APIRoute):
             if model is None:
                 return await inner(request)
             _require_json(request)
+            assert isinstance(model, type)
             assert issubclass(model, BaseModel)
             return await inner(_StrictRequest(request.scope, request.receive, model))
 
