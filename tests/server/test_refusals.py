@@ -40,6 +40,7 @@ def ask(**fields: Any) -> dict[str, Any]:
         ({"messages": [{"role": "tool", "content": "x"}]}, "tool_call_id"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "image_url"),
         ({"messages": [{"role": "user", "content": [{"type": "file"}]}]}, "reads text"),
+        ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "needs a text"),
         (ask(temperature=3), "temperature"),
         (ask(temperature="1"), "temperature"),
         (ask(max_tokens=0), "max_tokens"),
@@ -129,6 +130,9 @@ def test_bad_completion_is_refused(client: Callable[..., Any], body: dict[str, A
         {"input": "x", "background": True},
         {"input": "x", "conversation": "c"},
         {"input": "x", "truncation": "auto"},
+        {"input": "x", "metadata": {"a": "b" * 513}},
+        {"input": "x", "metadata": {"a" * 65: "b"}},
+        {"input": "x", "user": "b" * 513},
         {"input": "x", "tools": [{"type": "web_search_preview"}]},
     ],
 )
