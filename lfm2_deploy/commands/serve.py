@@ -137,7 +137,7 @@ def serve(
     max_body: Annotated[
         str,
         typer.Option(metavar="SIZE", help="Largest request.", rich_help_panel=_HOW_MUCH),
-    ] = "8MB",
+    ] = "2MB",
     timeout: Annotated[
         float | None,
         typer.Option(
@@ -223,7 +223,7 @@ def serve(
         api_keys=keys,
         origins=tuple(origins or ()),
         hosts=tuple(hosts or ()),
-        max_body_bytes=parse_size(max_body, "8MB"),
+        max_body_bytes=parse_size(max_body, "2MB"),
         max_tokens=max_tokens,
         request_seconds=timeout,
         serves_page=page,

@@ -2,7 +2,8 @@
 
 On the first signal new requests are refused and running answers get a grace period; what is left
 then is cut, with an end that says so. On the second everything ends at once. Connections that send
-no request, and connections beyond a number, are closed.
+no request, and those that read none of their replies, are closed; where there are too many, the one
+that was idle longest makes room.
 """
 
 from __future__ import annotations
@@ -28,20 +29,29 @@ _KEEP_ALIVE_SECONDS = 30
 _HEADER_SECONDS = 15.0
 _MOST_HEADER_BYTES = 32 * 2**10
 _MOST_CONNECTIONS = 256
+# In which a client must have read something of what is there for it.
+_READ_SECONDS = 60.0
+_FULL = (
+    b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nRetry-After: 1\r\n"
+    b"Connection: close\r\n\r\n"
+)
 # For answers that were cut to write their last lines.
 _LAST_SECONDS = 3.0
 _POLL_SECONDS = 0.05
 
 
 class PatientProtocol(H11Protocol):
-    """HTTP/1.1 that waits for headers only so long, and has a bounded number of connections."""
+    """HTTP/1.1 that waits for clients only so long, and has a bounded number of connections."""
 
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
         """See `asyncio.Protocol`."""
         super().connection_made(transport)
         self._header_timer: asyncio.TimerHandle | None = None
-        if len(self.connections) > _MOST_CONNECTIONS:
-            transport.close()
+        self._read_timer: asyncio.TimerHandle | None = None
+        self._idle_since = self.loop.time()
+        if len(self.connections) > _MOST_CONNECTIONS and not self._make_room():
+            transport.write(_FULL)
+            self._close()
             return
         self._await_headers()
 
@@ -58,15 +68,76 @@ class PatientProtocol(H11Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """See `asyncio.Protocol`."""
         self._stop_waiting()
+        self._stop_watching()
         super().connection_lost(exc)
 
+    def pause_writing(self) -> None:
+        """See `asyncio.Protocol`: more waits to be read than the system takes."""
+        super().pause_writing()
+        self._await_reader()
+
+    def resume_writing(self) -> None:
+        """See `asyncio.Protocol`."""
+        self._stop_watching()
+        super().resume_writing()
+
+    def on_response_complete(self) -> None:
+        """A reply was written, perhaps not read."""
+        self._idle_since = self.loop.time()
+        super().on_response_complete()
+
+    def timeout_keep_alive_handler(self) -> None:
+        """No further request has come."""
+        super().timeout_keep_alive_handler()
+        self._await_reader()
+
+    @property
+    def _is_idle(self) -> bool:
+        return self.cycle is None or bool(self.cycle.response_complete)
+
+    def _make_room(self) -> bool:
+        """Close the connection that was idle longest, where there is one."""
+        others = (
+            other
+            for other in self.connections
+            if isinstance(other, PatientProtocol) and other is not self
+        )
+        idle = [other for other in others if other._is_idle and not other.transport.is_closing()]
+        if idle:
+            # What it has not read by now is lost to it.
+            min(idle, key=lambda other: other._idle_since).transport.abort()
+        return bool(idle)
+
     def _await_headers(self) -> None:
-        self._header_timer = self.loop.call_later(_HEADER_SECONDS, self.transport.close)
+        self._header_timer = self.loop.call_later(_HEADER_SECONDS, self._close)
 
     def _stop_waiting(self) -> None:
         if self._header_timer is not None:
             self._header_timer.cancel()
             self._header_timer = None
+
+    def _close(self) -> None:
+        """Close once all is read that was written, or after a while."""
+        self.transport.close()
+        self._await_reader()
+
+    def _await_reader(self) -> None:
+        """See that the client reads: what closes would wait for it without end."""
+        self._stop_watching()
+        left = self.transport.get_write_buffer_size()
+        if left:
+            self._read_timer = self.loop.call_later(_READ_SECONDS, self._check_reader, left)
+
+    def _check_reader(self, before: int) -> None:
+        if self.transport.get_write_buffer_size() >= before:
+            self.transport.abort()
+        else:
+            self._await_reader()
+
+    def _stop_watching(self) -> None:
+        if self._read_timer is not None:
+            self._read_timer.cancel()
+            self._read_timer = None
 
 
 class Host(uvicorn.Server):
