@@ -184,6 +184,9 @@ SERVER = Entry(
     _SERVE,
     "serving",
 )
+GRAMMAR_CHECK = Entry(
+    "lfm2_deploy.guidance", "check_grammar", ("llguidance",), _SERVE, "following a grammar"
+)
 # lm-evaluation-harness: loading tasks, running them, and listing all there are.
 TASK_LOADER, EVALUATOR, TASK_NAMES = (
     Entry("lfm2_deploy.evaluation.harness", function, ("lm_eval",), _EVAL, "eval")

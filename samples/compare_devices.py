@@ -9,10 +9,15 @@ import sys
 import lfm2_deploy
 from lfm2_deploy.compare.run import Settings
 
+if len(sys.argv) < 3:
+    sys.exit(__doc__)
 *subjects, reference = sys.argv[1:]
-report = lfm2_deploy.compare_models(
-    subjects, reference=reference, settings=Settings(chunks=4, cost=False)
-)
+try:
+    report = lfm2_deploy.compare_models(
+        subjects, reference=reference, settings=Settings(chunks=4, cost=False)
+    )
+except lfm2_deploy.Lfm2DeployError as error:
+    sys.exit(str(error))
 print(f"held against {reference}, at {report.protocol.positions} places of a text:")
 for subject in report.subjects:
     if subject.scores is None:

@@ -1,8 +1,8 @@
 """A window to ask a model in, which stays responsive: python samples/desktop_app.py BUNDLE."""
 
+import sys
 from concurrent.futures import Future
 from multiprocessing.pool import ThreadPool
-from sys import argv
 
 import PySide6.QtWidgets as qt  # noqa: N813
 from PySide6.QtCore import Qt, Signal
@@ -18,9 +18,8 @@ class Chat(qt.QSplitter):  # a column; works on one thread, whose signals Qt bri
         self.pool.apply_async(work, [argument], error_callback=lambda e: self.said.emit(f"[{e}]\n"))
 
     def load(self, name):
-        old, self.engine = self.engine, Engine.load(argv[1], device=name, progress=self.moved.emit)
-        if old:
-            old.close()
+        old, self.engine = self.engine, Engine.load(bundle, device=name, progress=self.moved.emit)
+        old and old.close()
 
     def ask(self, question):
         with self.engine.stream([{"role": "user", "content": question}]) as self.stream:
@@ -28,7 +27,8 @@ class Chat(qt.QSplitter):  # a column; works on one thread, whose signals Qt bri
                 self.said.emit(getattr(event, "text", "\n"))
 
 
-app, ui = qt.QApplication(argv), Chat(Qt.Vertical, windowTitle=argv[1], minimumWidth=640)
+bundle = sys.argv[1] if sys.argv[1:] else sys.exit(__doc__)
+app, ui = qt.QApplication(sys.argv), Chat(Qt.Vertical, windowTitle=bundle, minimumWidth=640)
 devices = qt.QComboBox(ui, currentTextChanged=lambda name: ui.start(ui.load, name))
 text = qt.QPlainTextEdit(ui, textInteractionFlags=Qt.NoTextInteraction, minimumHeight=400)
 line = qt.QLineEdit(ui, returnPressed=lambda: ui.start(ui.ask, line.text()))

@@ -13,6 +13,8 @@ from fastapi.responses import StreamingResponse
 from lfm2_deploy import Engine, TextDelta
 from lfm2_deploy.server.app import make_app
 
+if len(sys.argv) < 2:
+    sys.exit(__doc__)
 bundle, port = sys.argv[1], int((sys.argv[2:] or ["8000"])[0])
 engine = Engine.load(bundle)
 app = FastAPI()

@@ -19,6 +19,8 @@ PARAMETERS = {
 }
 TOOLS = [{"name": "get_weather", "description": "Now, in a city.", "parameters": PARAMETERS}]
 
+if len(sys.argv) != 3:
+    sys.exit(__doc__)
 bundle, question = sys.argv[1:]
 messages = [{"role": "user", "content": question}]
 with Engine.load(bundle) as engine:
