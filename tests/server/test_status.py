@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from lfm2_deploy.server.log_lines import LINES
 from lfm2_deploy.server.schemas.chat import ChatCompletion
 from lfm2_deploy.server.schemas.completions import Completion
 from lfm2_deploy.server.schemas.responses import Response
@@ -73,6 +74,7 @@ def test_log_has_no_contents_and_no_control_characters(
     made = client(access_log=style)
     made.post(CHAT, json=BODY)
     made.get("/%1b%5b31m%0a")
+    LINES.flush(10)
     lines = capfd.readouterr().err.splitlines()
     assert len(lines) == {"text": 2, "json": 2, "off": 0}[style]
     assert not any("secret" in line or "\x1b" in line for line in lines)
