@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from lfm2_deploy.server.errors import make_api_error
 from lfm2_deploy.server.hub import Hub
 from lfm2_deploy.server.log_lines import LINES
-from lfm2_deploy.server.security import HEADERS
+from lfm2_deploy.server.security import HEADERS, resolve_target
 
 # (method, path, status, seconds, remark)
 Log = Callable[[str, str, int, float, str], None]
@@ -39,6 +39,7 @@ class Access:
             await self._app(scope, receive, send)
             return
         began, status = time.monotonic(), 0
+        scope = resolve_target(scope)
         state = scope.setdefault("state", {})
 
         async def tell(message: Message) -> None:

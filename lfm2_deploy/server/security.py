@@ -10,11 +10,13 @@ from __future__ import annotations
 import hashlib
 import hmac
 import ipaddress
+import re
 from collections.abc import Mapping
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from lfm2_deploy.errors import Lfm2DeployError
 from lfm2_deploy.server.errors import ApiError
 from lfm2_deploy.server.settings import Settings
 
@@ -35,6 +37,13 @@ HEADERS: Mapping[str, str] = {
 }
 
 
+_HOST = re.compile(r"(?:\[(?P<address>[0-9A-Fa-f:.]+)\]|(?P<name>[^\s:/@\[\]]+))(?::[0-9]{0,5})?")
+_WHOLE_URL = re.compile(r"https?://(?P<host>[^/?#]*)", re.ASCII | re.IGNORECASE)
+_ORIGIN = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*)://[^\s/?#@]+")
+# Browsers leave them out.
+_USUAL_PORTS = {"http": ":80", "https": ":443"}
+
+
 def is_loopback(host: str) -> bool:
     """Whether an address can be reached from this computer only."""
     if host.lower() == "localhost":
@@ -49,6 +58,7 @@ class Doors:
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self._app = app
         self._settings = settings
+        self._origins = {read_origin(origin) for origin in settings.origins}
         self._keys = [_digest(key) for key in settings.api_keys]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -87,7 +97,7 @@ class Doors:
         origin = headers.get("origin")
         if origin is None or scope["method"] in _SAFE:
             return
-        if ANY in self._settings.origins or origin in self._settings.origins:
+        if ANY in self._origins or origin.lower() in self._origins:
             return
         if origin.lower() == f"{scope['scheme']}://{headers.get('host', '')}".lower():
             return
@@ -118,10 +128,45 @@ class Doors:
 
 
 def split_host(header: str) -> str:
-    """The name in a `Host` header, without its port and brackets, in lower case."""
-    if header.startswith("["):
-        return header[1:].partition("]")[0].lower()
-    return header.partition(":")[0].lower().rstrip(".")
+    """The name in a `Host` header, without its port and brackets, in lower case; "" of no such."""
+    found = _HOST.fullmatch(header)
+    return "" if found is None else (found["address"] or found["name"]).lower().rstrip(".")
+
+
+def resolve_target(scope: Scope) -> Scope:
+    """A request whose target is a whole URL, as one with a path: such are to be taken, too.
+
+    What the URL says of the host holds, whatever the header says (RFC 9112, 3.2.2).
+    """
+    found = _WHOLE_URL.match(scope["path"])
+    if found is None:
+        return scope
+    host = (b"host", found["host"].encode())
+    others = [(name, value) for name, value in scope["headers"] if name != b"host"]
+    path = scope["path"][found.end() :] or "/"
+    raw_path = scope["raw_path"][found.end() :] or b"/"
+    return {**scope, "path": path, "raw_path": raw_path, "headers": [host, *others]}
+
+
+def read_origin(given: str) -> str:
+    """An origin as browsers send it.
+
+    Args:
+        given: such as "http://localhost:3000/".
+
+    Raises:
+        Lfm2DeployError: it is none.
+    """
+    origin = given.strip().lower().removesuffix("/")
+    if origin in (ANY, "null"):
+        return origin
+    found = _ORIGIN.fullmatch(origin)
+    if found is None:
+        raise Lfm2DeployError(
+            f"{given!r} is no origin of a web page: give its scheme, host and port, such as "
+            "http://localhost:3000, without a path"
+        )
+    return origin.removesuffix(_USUAL_PORTS.get(found["scheme"], "/"))
 
 
 def _read_address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
