@@ -68,6 +68,7 @@ class EngineState:
         prompt_tokens, reused_tokens, completion_tokens: since the engine was made.
         answers: finished, by finish reason; "error" for those that failed.
         refused: requests, for a full queue.
+        failure: why the engine cannot answer; "" while it can.
     """
 
     loaded: bool
@@ -78,3 +79,4 @@ class EngineState:
     completion_tokens: int
     answers: Mapping[str, int]
     refused: int
+    failure: str = ""

@@ -39,6 +39,17 @@ def test_health_tells_device_and_load(client: Callable[..., Any]) -> None:
     }
 
 
+def test_health_tells_that_the_engine_is_broken(client: Callable[..., Any]) -> None:
+    made = client()
+    made.engine.failure = "MemoryError: /secret"
+    reply = made.get("/health")
+    assert (reply.status_code, reply.json()["status"]) == (503, "failed")
+    assert made.get("/v1/engine").json()["state"]["failed"] is True
+    assert "secret" not in made.get("/v1/engine").text + reply.text
+    made.engine.failure = ""
+    assert made.get("/health").json()["status"] == "ready"
+
+
 def test_engine_tells_what_the_page_needs(client: Callable[..., Any]) -> None:
     told = client().get("/v1/engine").json()
     assert told["context_length"] == 64
