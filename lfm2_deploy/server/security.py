@@ -23,6 +23,8 @@ from lfm2_deploy.server.settings import Settings
 _SAFE = {"GET", "HEAD", "OPTIONS"}
 # Not the page, which asks for a key itself, nor health, which is for whoever starts the server.
 _LOCKED_PATHS = ("/v1/", "/metrics")
+# Under which entry of a request's state it stands whose key it had, as a digest.
+OWNER = "owner"
 ANY = "*"
 # default-src covers scripts, styles, fonts, images and connections.
 _PAGE_POLICY = (
@@ -70,7 +72,7 @@ class Doors:
             headers = Headers(scope=scope)
             self._check_host(headers)
             self._check_origin(scope, headers)
-            self._check_key(scope, headers)
+            scope.setdefault("state", {})[OWNER] = self._check_key(scope, headers)
         except ApiError as error:
             await error.respond()(scope, receive, send)
             return
@@ -108,13 +110,14 @@ class Doors:
             code="origin_not_allowed",
         )
 
-    def _check_key(self, scope: Scope, headers: Headers) -> None:
+    def _check_key(self, scope: Scope, headers: Headers) -> bytes:
+        """Whose request it is; "" where everybody may come in."""
         # Mounted in another app, a path begins with where.
         path = scope["path"].removeprefix(scope.get("root_path", ""))
         if not self._keys or not path.startswith(_LOCKED_PATHS):
-            return
+            return b""
         if scope["method"] == "OPTIONS":  # browsers ask without a key whether they may ask
-            return
+            return b""
         scheme, _, key = headers.get("authorization", "").partition(" ")
         given = _digest(key.strip() if scheme.lower() == "bearer" else "")
         # Every key is compared, so that time tells nothing.
@@ -125,6 +128,7 @@ class Doors:
                 code="invalid_api_key",
                 headers={"WWW-Authenticate": "Bearer"},
             )
+        return given
 
 
 def split_host(header: str) -> str:

@@ -99,6 +99,18 @@ def test_response_that_is_not_stored_or_old_is_not_found(client: Callable[..., A
     assert found == [404, 200, 404]
 
 
+def test_response_of_another_key_is_not_found(client: Callable[..., Any]) -> None:
+    made = client(api_keys=("first", "second"))
+    first, second = ({"authorization": f"Bearer {key}"} for key in ("first", "second"))
+    one = made.post("/v1/responses", json={"input": "x"}, headers=first).json()["id"]
+    body = {"input": "x", "previous_response_id": one}
+    assert made.post("/v1/responses", json=body, headers=second).status_code == 404
+    assert made.get(f"/v1/responses/{one}", headers=second).status_code == 404
+    assert made.delete(f"/v1/responses/{one}", headers=second).status_code == 404
+    assert made.post("/v1/responses", json=body, headers=first).status_code == 200
+    assert made.delete(f"/v1/responses/{one}", headers=first).status_code == 200
+
+
 def test_parsed_response_follows_its_schema(serve: Callable[..., Any]) -> None:
     class Person(BaseModel):
         name: str
