@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from lfm2_deploy.answers.events import ReasoningDelta, TextDelta
 from lfm2_deploy.sampling import TokenLogprobs
 
-from .fake_engine import Reply, call_tool, say
+from .fake_engine import Reply, call_tool, read_demo, say
 
 ASK = [{"role": "user", "content": "Hi"}]
 LARK = {"syntax": "lark", "definition": "start: /a/"}
@@ -157,7 +157,9 @@ def test_parsed_answer_follows_its_schema(serve: Callable[..., Any]) -> None:
 
 
 def test_logprobs_come_with_bytes(client: Callable[..., Any]) -> None:
-    made = client(Reply((TextDelta("A", (TokenLogprobs(34, -0.5, ((34, -0.5), (35, -9e99))),)),)))
+    text = read_demo()[0].token_text(34)
+    top = ((34, -0.5), (35, -9e99))
+    made = client(Reply((TextDelta(text, (TokenLogprobs(34, -0.5, top),)),)))
     body = {"messages": ASK, "logprobs": True, "top_logprobs": 2}
     choice = made.post("/v1/chat/completions", json=body).json()["choices"][0]
     entry = choice["logprobs"]["content"][0]
