@@ -21,6 +21,7 @@ from lfm2_deploy.server.facts import ModelFacts, gather_facts
 from lfm2_deploy.server.metrics import Metrics
 from lfm2_deploy.server.settings import Settings
 from lfm2_deploy.serving.engine import Engine, EngineState
+from lfm2_deploy.serving.prompting import ToolChoice
 from lfm2_deploy.serving.streams import AsyncStream
 
 Phase = Literal["loading", "ready", "draining"]
@@ -34,7 +35,7 @@ class Asked:
     prompt: Prompt
     overrides: dict[str, Any] = field(default_factory=dict)
     tools: tuple[dict[str, Any], ...] | None = None
-    tool_choice: str = "auto"
+    tool_choice: ToolChoice = "auto"
     parallel_tool_calls: bool = True
     n: int = 1
     template_options: dict[str, Any] = field(default_factory=dict)

@@ -220,3 +220,19 @@ def test_grammar_of_any_spelling_reaches_the_engine(
     reply = made.post("/v1/chat/completions", json={"messages": ASK, **field})
     assert reply.status_code == 200, reply.text
     assert made.engine.calls[0].overrides["grammar"].kind == kind
+
+
+def test_choice_of_tools_reaches_the_engine_as_it_is(client: Callable[..., Any]) -> None:
+    made = client()
+    one = {"type": "function", "function": {"name": "weather"}}
+    few = {"type": "allowed_tools", "allowed_tools": {"mode": "required", "tools": [one]}}
+    for choice in (one, few):
+        body = {"messages": ASK, "tools": [WEATHER], "tool_choice": choice}
+        assert made.post("/v1/chat/completions", json=body).status_code == 200
+    assert [call.tool_choice for call in made.engine.calls] == [one, few]
+    other = {"type": "function", "function": {"name": "clock"}}
+    few = {"type": "allowed_tools", "allowed_tools": {"mode": "required", "tools": [one, other]}}
+    body = {"messages": ASK, "tools": [WEATHER], "tool_choice": few}
+    reply = made.post("/v1/chat/completions", json=body)
+    assert reply.status_code == 400
+    assert "'clock', which is none of" in reply.json()["error"]["message"]

@@ -24,7 +24,7 @@ from lfm2_deploy.server.routes.common import (
     wait_unless_gone,
 )
 from lfm2_deploy.server.schemas import responses as schema
-from lfm2_deploy.server.schemas.common import JsonObject
+from lfm2_deploy.server.schemas.common import JsonObject, Schema
 from lfm2_deploy.server.security import OWNER
 from lfm2_deploy.server.sse import EventStream, Piece
 
@@ -140,7 +140,6 @@ def _find_owner(request: Request) -> bytes:
 
 def _begin_response(body: schema.ResponseRequest, name: str) -> dict[str, Any]:
     form = body.text.format if body.text else None
-    choice = body.tool_choice
     return {
         "id": new_id("resp_"),
         "object": "response",
@@ -159,9 +158,7 @@ def _begin_response(body: schema.ResponseRequest, name: str) -> dict[str, Any]:
         "store": body.store is not False,
         "temperature": body.temperature,
         "text": {"format": form.model_dump(by_alias=True) if form else {"type": "text"}},
-        "tool_choice": choice.model_dump()
-        if isinstance(choice, schema.ChosenTool)
-        else choice or "auto",
+        "tool_choice": _describe_choice(body.tool_choice),
         "tools": [tool.model_dump() for tool in body.tools or ()],
         "top_p": body.top_p,
         "truncation": "disabled",
@@ -169,3 +166,7 @@ def _begin_response(body: schema.ResponseRequest, name: str) -> dict[str, Any]:
         "user": body.user,
         "metadata": body.metadata or {},
     }
+
+
+def _describe_choice(choice: str | Schema | None) -> str | JsonObject:
+    return choice.model_dump() if isinstance(choice, Schema) else choice or "auto"
