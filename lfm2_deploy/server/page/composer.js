@@ -35,8 +35,10 @@ export class Composer {
     }
     this.button.disabled = !running && !this.#canSend();
     this.input.placeholder = this.#writes ? "Text to continue" : "Write a message";
-    const rest = this.#callsWait() ? "Calls wait for results; a message goes on without them" : "Enter sends, Shift+Enter begins a line";
-    byId("hint").textContent = running ? "Esc stops" : rest;
+    const waits = this.#callsWait() && "Calls wait for results; a message goes on without them";
+    const usual = "Enter sends, Shift+Enter begins a line";
+    byId("hint").textContent = running ? "Esc stops" : waits || usual;
+    byId("hint").className = running || waits ? "" : "usual"; // gives way to signs.js
     this.#showContext();
   }
 

@@ -6,7 +6,7 @@ export function showEngine(chat) {
   const { engine, offline } = chat;
   byId("dot").className = offline ? "gone" : engine ? "there" : "";
   byId("model").textContent = engine?.model ?? (offline ? "No server" : "Connecting…");
-  byId("device").textContent = offline ? "asks again by itself until it answers" : [engine?.device, engine?.precision].filter(Boolean).join(" · ");
+  byId("device").textContent = offline ? "gone; retries by itself" : [engine?.device, engine?.precision].filter(Boolean).join(" · ");
   document.body.classList.toggle("continues", engine?.chat === false);
   document.title = engine ? `${engine.model} · lfm2-deploy` : "lfm2-deploy";
   byId("facts").replaceChildren(...(engine ? facts(engine) : []));
