@@ -1,7 +1,7 @@
-"""Are two devices' answers as good? python samples/compare_devices.py BUNDLE@npu BUNDLE@cpu.
+"""Are two bundles, or devices, as good? python samples/compare_devices.py demo-int8 demo.
 
-Each is a bundle on a device it was made for; several bundles may be compared as well. The last is
-what the others are held against.
+Or one bundle on two devices, as in `BUNDLE@npu BUNDLE@cpu`. The last is what the others are held
+against.
 """
 
 import sys
@@ -9,10 +9,15 @@ import sys
 import lfm2_deploy
 from lfm2_deploy.compare.run import Settings
 
+if len(sys.argv) < 3:
+    sys.exit(__doc__)
 *subjects, reference = sys.argv[1:]
-report = lfm2_deploy.compare_models(
-    subjects, reference=reference, settings=Settings(chunks=4, cost=False)
-)
+try:
+    report = lfm2_deploy.compare_models(
+        subjects, reference=reference, settings=Settings(chunks=4, cost=False)
+    )
+except lfm2_deploy.Lfm2DeployError as error:
+    sys.exit(str(error))
 print(f"held against {reference}, at {report.protocol.positions} places of a text:")
 for subject in report.subjects:
     if subject.scores is None:
