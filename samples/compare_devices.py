@@ -1,7 +1,7 @@
-"""Are two devices' answers as good? python samples/compare_devices.py BUNDLE@npu BUNDLE@cpu.
+"""Are two bundles, or devices, as good? python samples/compare_devices.py demo-int8 demo.
 
-Each is a bundle on a device it was made for; several bundles may be compared as well. The last is
-what the others are held against.
+Or one bundle on two devices, as in `BUNDLE@npu BUNDLE@cpu`. The last is what the others are held
+against.
 """
 
 import sys

@@ -1,10 +1,8 @@
-"""A web service of one's own with a model inside: python samples/embed_server.py BUNDLE [PORT].
-
-curl localhost:8000/haiku?about=rain streams text; /llm/v1 takes OpenAI clients, /llm/ is a chat.
-"""
+"""A web service of one's own with a model inside: python samples/embed_server.py BUNDLE [PORT]."""
 
 import sys
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import uvicorn
 from fastapi import FastAPI
@@ -12,13 +10,16 @@ from fastapi.responses import StreamingResponse
 
 from lfm2_deploy import Engine, TextDelta
 from lfm2_deploy.server.app import make_app
+from lfm2_deploy.server.settings import Settings
 
 if len(sys.argv) < 2:
     sys.exit(__doc__)
 bundle, port = sys.argv[1], int((sys.argv[2:] or ["8000"])[0])
 engine = Engine.load(bundle)
 app = FastAPI()
-app.mount("/llm", make_app(engine))
+app.mount("/llm", make_app(engine, Settings(names=(Path(bundle).resolve().name,))))
+PATHS = {"text": "/haiku?about=rain", "chat page": "/llm/", "OpenAI's API": "/llm/v1"}
+app.add_api_route("/", lambda: PATHS)
 
 
 @app.get("/haiku")

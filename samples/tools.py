@@ -26,6 +26,8 @@ messages = [{"role": "user", "content": question}]
 with Engine.load(bundle) as engine:
     # "auto" leaves it to the model; "required" holds it to calls that fit the schema.
     answer = engine.generate(messages, tools=TOOLS, tool_choice="required", max_new_tokens=100)
+    if not answer.tool_calls:
+        sys.exit(f"the call was cut ({answer.finish_reason}): {answer.cut_call}")
     call = answer.tool_calls[0]  # a model may ask for several; one is enough here
     result = json.dumps(FUNCTIONS[call.name](**json.loads(call.arguments)))
     print(f"{call.name}({call.arguments}) gives {result}")

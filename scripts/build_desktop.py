@@ -1,4 +1,4 @@
-"""Build samples/desktop_app.py and the command into a folder that needs no Python, and try it.
+"""Build samples/desktop and the command into a folder that needs no Python, and try it.
 
     python scripts/build_desktop.py BUNDLE [--out build/desktop]
 

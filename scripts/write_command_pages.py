@@ -88,6 +88,11 @@ VARIABLES = (
     ),
     Variable("LFM2_DEPLOY_STORE", "The folder of the store of models; see `pull`."),
     Variable(
+        "XDG_DATA_HOME",
+        "On Linux, the folder in which the store is `lfm2-deploy/models`; on Windows "
+        "`LOCALAPPDATA`. `LFM2_DEPLOY_STORE` comes before it.",
+    ),
+    Variable(
         "XDG_CACHE_HOME",
         "Where the cache folder lies; on Windows `LOCALAPPDATA`.",
         "--device",
@@ -96,6 +101,11 @@ VARIABLES = (
     Variable("NO_COLOR", "Any value switches colours off."),
 )
 _CACHE = "`~/.cache/lfm2-deploy/` (on Windows `%LOCALAPPDATA%\\lfm2-deploy\\`)"
+_STORE = (
+    "`~/.local/share/lfm2-deploy/models/` (on Windows `%LOCALAPPDATA%\\lfm2-deploy\\models\\`, on "
+    "macOS `~/Library/Application Support/lfm2-deploy/models/`)",
+    "The store: a folder for each model, by its name.",
+)
 _BUNDLE = ("`BUNDLE/manifest.json`", "What makes a folder a bundle: files, hashes, graphs, states.")
 _RECORDS = (_CACHE, "What is known of this computer's devices, and prepared weights.")
 FILES: Mapping[str, tuple[tuple[str, str], ...]] = {
@@ -108,6 +118,7 @@ FILES: Mapping[str, tuple[tuple[str, str], ...]] = {
         ),
     ),
     "prepare": ((_CACHE, "The copy of the weights."),),
+    **dict.fromkeys(("pull", "list", "remove"), (_STORE,)),
     "compare": ((_CACHE, "Answers of references, so that the next comparison begins at once."),),
 }
 # Guides that tell more than a page of options can.
@@ -128,6 +139,8 @@ GUIDES: Mapping[str, tuple[tuple[str, str], ...]] = {
     "inspect": (("../quantization.md", "How weights are rounded"),),
     "lint": (("../lint.md", "Every rule, with its source"),),
     "prepare": (("../run.md", "Run and chat"),),
+    **dict.fromkeys(("pull", "list", "remove"), (("../store.md", "Models by name"),)),
+    "serve": (("../server.md", "Serve to apps"), ("../tools.md", "Tools")),
     "verify": (("../compare.md", "How far from the model: `compare`"),),
 }
 
@@ -180,7 +193,7 @@ def _write_index() -> Iterator[str]:
     yield "## Environment\n\n| variable | meaning |\n|---|---|"
     yield from (f"| {_name(variable.name)} | {variable.meaning} |" for variable in VARIABLES)
     yield "\n## Files\n\n| file | what it is |\n|---|---|"
-    yield from (f"| {file} | {what} |" for file, what in (_BUNDLE, _RECORDS))
+    yield from (f"| {file} | {what} |" for file, what in (_BUNDLE, _STORE, _RECORDS))
 
 
 def _write_completion() -> Iterator[str]:
@@ -276,7 +289,7 @@ def _list_variables(command: Any) -> list[Variable]:
 def _list_files(name: str, command: Any) -> tuple[tuple[str, str], ...]:
     takes_bundle = any("BUNDLE" in (param.metavar or "") for param in command.params)
     runs = any("--device" in param.opts for param in command.params)
-    shared = (*((_BUNDLE,) if takes_bundle else ()), *((_RECORDS,) if runs else ()))
+    shared = (*((_BUNDLE, _STORE) if takes_bundle else ()), *((_RECORDS,) if runs else ()))
     return (*FILES.get(name, ()), *shared)
 
 

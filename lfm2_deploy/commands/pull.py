@@ -38,7 +38,9 @@ def pull(
     name: Annotated[
         str | None,
         typer.Option(
-            metavar="NAME", help="What to call it.", show_default="MODEL-TARGET-PRECISION"
+            metavar="NAME",
+            help="What to call it.",
+            show_default="MODEL-TARGET-PRECISION, or the bundle's",
         ),
     ] = None,
     target: Annotated[

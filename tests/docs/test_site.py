@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import os
 import re
 import shutil
@@ -16,6 +17,7 @@ from .pages import ROOT, list_pages, load_script
 _LINK = re.compile(r"\]\(([^)\s]+)\)")
 _CODE = re.compile(r"```.*?```|`[^`\n]*`", re.DOTALL)
 # What a browser fetches by itself: links that a reader follows are no assets.
+_STYLE_ASSET = re.compile(r"""(?:\burl\(|@import)\s*["']?\s*([^"')\s;]+)""")
 _ASSET = re.compile(r'<(?:script|img|iframe)[^>]*\ssrc="([^"]*)"|<link[^>]*\shref="([^"]*)"')
 
 
@@ -24,7 +26,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The built site, of a copy: mkdocs warns of nothing, or this fails."""
     pytest.importorskip("material")
     folder = tmp_path_factory.mktemp("site")
-    for name in ("docs", "scripts"):
+    for name in ("docs", "samples", "scripts"):
         shutil.copytree(ROOT / name, folder / name)
     for file in (*ROOT.glob("*.md"), ROOT / "mkdocs.yml"):
         shutil.copy(file, folder)
@@ -53,9 +55,30 @@ def test_pages_fetch_nothing_from_elsewhere(site: Path) -> None:
         for found in _ASSET.findall(page.read_text(encoding="utf-8"))
         for asset in found
     }
+    styles = [file.read_text(encoding="utf-8") for file in site.rglob("*.css")]
+    fetched |= {asset for text in styles for asset in _STYLE_ASSET.findall(text)}
     assert len(pages) > 20
+    assert len(styles) >= 2
     assert "assets/worker.js" in fetched
     assert not [asset for asset in fetched if re.match(r"(\w+:)?//", asset)]
+
+
+@pytest.mark.parametrize("name", [file.name for file in (ROOT / "samples").rglob("*.py")])
+def test_code_of_each_sample_is_on_the_site(site: Path, name: str) -> None:
+    page = (site / "samples.html").read_text(encoding="utf-8")
+    file = next((ROOT / "samples").rglob(name))
+    anchor = re.sub(r"\W", "-", file.relative_to(ROOT / "samples").as_posix())
+    assert f'id="{anchor}"' in page
+    assert f'href="#{anchor}"' in page, "samples/README.md links to each"
+    code = html.unescape(re.sub(r"<[^>]+>", "", page))
+    assert file.read_text(encoding="utf-8").strip() in code
+
+
+def test_guides_lead_to_samples(site: Path) -> None:
+    anchors = {"tools": "tools-py", "desktop": "desktop-app-py", "embed": "embed_server-py"}
+    for page, anchor in anchors.items():
+        text = (site / f"{page}.html").read_text(encoding="utf-8")
+        assert f'href="samples.html#{anchor}"' in text
 
 
 def test_search_works_in_a_folder(site: Path) -> None:
@@ -77,6 +100,11 @@ def test_relative_links_lead_somewhere(page: Path) -> None:
     text = _CODE.sub("", page.read_text(encoding="utf-8"))
     targets = [one for one in _LINK.findall(text) if not re.match(r"\w+:|#", one)]
     assert [one for one in targets if not exists(page, one)] == []
+
+
+def test_style_that_fetches_is_seen() -> None:
+    text = "@import 'http://a/b.css'; a{background:url( \"//c/d.png\" )} b{mask:url(e.svg)}"
+    assert _STYLE_ASSET.findall(text) == ["http://a/b.css", "//c/d.png", "e.svg"]
 
 
 def test_links_of_root_pages_are_rewritten_for_the_site() -> None:

@@ -81,9 +81,10 @@ def test_command_lines_in_guides_are_taken_by_their_commands(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Guides call models by name once they are pulled.
-    (tmp_path / "LFM2-350M-cpu-int4").mkdir()
     manifest = {"schema_version": 1, "quantization": {}}
-    (tmp_path / "LFM2-350M-cpu-int4" / "manifest.json").write_text(json.dumps(manifest))
+    for name in ("LFM2-350M-cpu-int4", "demo-cpu-int4"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "manifest.json").write_text(json.dumps(manifest))
     monkeypatch.setenv("LFM2_DEPLOY_STORE", str(tmp_path))
     lines = [
         (page.name, line)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -30,16 +31,41 @@ ARGUMENTS = {
     "langchain_client.py": ["{server}", "How warm is it in Rome?"],
 }
 # What else they need than the tests themselves.
-NEEDS = {"langchain_client.py": "langchain_openai", "desktop_app.py": "PySide6"}
+NEEDS = {"langchain_client.py": "langchain_openai"}
+# What they print on these arguments.
+PRINTED = {
+    "generate.py": r"It was .+",
+    "stream_chat.py": r".+\n\[\d+ tokens, (stop|length)\]\n",
+    "batch.py": r"It was .+\n\[\d+ tokens, (stop|length)\]\n\nThe Secretary of the Treasury.+",
+    "tools.py": (
+        r'get_weather\({"city": "(Paris|Rome)"}\) gives {"city": "\1", "celsius": (16|24)}\n.+'
+    ),
+    "structured.py": r"A sale of [1-9]\d? x (horse|house|ship) to .+, from {.+}\n",
+    "compare_devices.py": (
+        r"held against .+ at \d{3,} places of a text:\n.+: on .+\n"
+        r"  the same next token at \d\d\.\d%\n  KL divergence 0\.\d{5} nats\n"
+    ),
+}
 # These go on until they are stopped, and have tests of their own.
-LASTING = {"embed_server.py", "desktop_app.py"}
+LASTING = {"embed_server.py"}
+DESKTOP = {f"desktop/{file.name}" for file in (SAMPLES / "desktop").glob("*.py")}
+# A limit that the sample has not, and in which no call ends.
+CUT_CALL = """
+import runpy, sys
+from lfm2_deploy import Engine
+
+generate = Engine.generate
+Engine.generate = lambda self, words, **more: generate(self, words, **{**more, "max_new_tokens": 9})
+sys.argv[:] = sys.argv[1:]
+runpy.run_path(sys.argv[0])
+"""
 
 
 def test_samples_folder_has_arguments_for_each_file() -> None:
     assert {file.name for file in SAMPLES.glob("*.py")} == set(ARGUMENTS) | LASTING
 
 
-@pytest.mark.parametrize("name", sorted(set(ARGUMENTS) | LASTING))
+@pytest.mark.parametrize("name", sorted({*ARGUMENTS, *LASTING, *DESKTOP}))
 def test_sample_has_at_most_40_lines_and_is_listed(name: str) -> None:
     assert len((SAMPLES / name).read_text().splitlines()) <= 40
     assert f"[{name}]({name})" in (SAMPLES / "README.md").read_text()
@@ -52,9 +78,19 @@ def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("name", sorted(set(ARGUMENTS) - set(NEEDS)))
-def test_sample_on_demo_model_prints_text(name: str, bundle: Path, other: Path) -> None:
+def test_sample_on_demo_model_prints_what_it_is_for(name: str, bundle: Path, other: Path) -> None:
     words = [word.format(bundle=bundle, other=other) for word in ARGUMENTS[name]]
-    assert len(run_sample(name, *words).split()) >= 5
+    printed = run_sample(name, *words)
+    assert re.fullmatch(PRINTED[name], printed, re.DOTALL), printed
+    assert len(printed.split()) >= 5
+
+
+def test_call_that_was_cut_is_told_in_one_line(bundle: Path) -> None:
+    words = [word.format(bundle=bundle) for word in ARGUMENTS["tools.py"]]
+    command = [sys.executable, "-c", CUT_CALL, str(SAMPLES / "tools.py"), *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 1
+    assert re.fullmatch(r"the call was cut \(length\): .+\n", done.stderr), done.stderr
 
 
 @pytest.mark.parametrize("name", sorted(set(ARGUMENTS) | LASTING))
@@ -86,7 +122,8 @@ def test_langchain_calls_a_tool_of_a_served_model(bundle: Path) -> None:
 def test_embedded_server_has_its_own_paths_and_ours(bundle: Path) -> None:
     with run_server(str(SAMPLES / "embed_server.py"), str(bundle), "0") as url:
         assert len(read(f"{url}/haiku?about=rain").split()) >= 5
-        assert '"data"' in read(f"{url}/llm/v1/models")
+        assert json.loads(read(f"{url}/llm/v1/models"))["data"][0]["id"] == bundle.name
+        assert "/llm/v1" in json.loads(read(url)).values()
         assert "<html" in read(f"{url}/llm/")
 
 
