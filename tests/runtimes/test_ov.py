@@ -202,7 +202,7 @@ def test_missing_device_is_refused_with_its_driver(
 
 
 def test_device_nobody_knows_is_refused(bundle_of: BundleOf) -> None:
-    with pytest.raises(RuntimeUnavailableError, match="no device 'tpu'.* known are npu, gpu, cpu"):
+    with pytest.raises(RuntimeUnavailableError, match=r"no device 'tpu'.* known are npu, gpu, cpu"):
         find_runtime("openvino")(bundle_of("dense", "fp32", "npu"), device="tpu")
 
 
