@@ -89,7 +89,7 @@ def test_preflight_is_answered_for_allowed_pages_only(client: Callable[..., Any]
 
 @pytest.mark.parametrize("allowed", [(), ("https://good.example",)])
 def test_refused_preflight_names_the_option_and_is_logged(
-    client: Callable[..., Any], capsys: pytest.CaptureFixture[str], allowed: tuple[str, ...]
+    client: Callable[..., Any], capfd: pytest.CaptureFixture[str], allowed: tuple[str, ...]
 ) -> None:
     asks = {"origin": "https://other.example", "access-control-request-method": "POST"}
     reply = client(origins=allowed, access_log="text").options(CHAT, headers=asks)
@@ -97,7 +97,7 @@ def test_refused_preflight_names_the_option_and_is_logged(
     assert "--allow-origin" in reply.json()["error"]["message"]
     assert "access-control-allow-origin" not in reply.headers
     LINES.flush(10)
-    (line,) = capsys.readouterr().err.splitlines()
+    (line,) = capfd.readouterr().err.splitlines()
     assert line.startswith(f"OPTIONS {CHAT} 403 ")
     assert "https://other.example" in line
 
