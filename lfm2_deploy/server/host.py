@@ -9,6 +9,7 @@ that was idle longest makes room.
 from __future__ import annotations
 
 import asyncio
+import errno
 import socket
 from asyncio import Transport
 from collections.abc import Callable
@@ -144,12 +145,19 @@ class PatientProtocol(H11Protocol):
 class Host(uvicorn.Server):
     """One app on one socket."""
 
-    def __init__(self, app: FastAPI, *, grace_seconds: float = 30.0) -> None:
+    def __init__(
+        self,
+        app: FastAPI,
+        *,
+        grace_seconds: float = 30.0,
+        at_signal: Callable[[int], None] = lambda _: None,
+    ) -> None:
         """Prepare to run.
 
         Args:
             app: of `make_app`.
             grace_seconds: for running answers, once the server is to end.
+            at_signal: told at the first signal how many requests are not answered yet.
         """
         super().__init__(
             uvicorn.Config(
@@ -171,6 +179,7 @@ class Host(uvicorn.Server):
         )
         self._hub: Hub = app.state.hub
         self._grace = grace_seconds
+        self._at_signal = at_signal
         self._loop: asyncio.AbstractEventLoop | None = None
         self._signals = 0
 
@@ -216,6 +225,8 @@ class Host(uvicorn.Server):
 
     def _begin_end(self) -> None:
         self._hub.drain()
+        if self._signals:  # not in the handler: it may have come in the midst of a print
+            self._at_signal(self._hub.active)
         self._ending = asyncio.get_running_loop().create_task(self._end())
 
     async def _end(self) -> None:
@@ -255,10 +266,28 @@ def listen(host: str, port: int) -> socket.socket:
     except OSError as error:
         listener.close()
         raise Lfm2DeployError(
-            f"cannot listen at {host} port {port} ({error.strerror or error}): choose another "
-            "--port, or 0 for any that is free"
+            f"cannot listen at {host} port {port} ({error.strerror or error}): "
+            f"{_advise(host, error)}"
         ) from error
     return listener
+
+
+def _advise(host: str, error: OSError) -> str:
+    if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
+        return (
+            f"{host} is none of this computer's addresses; --host 127.0.0.1 is for this computer "
+            "alone, 0.0.0.0 for others, too"
+        )
+    return "choose another --port, or 0 for any that is free"
+
+
+def find_lan_address() -> str:
+    """This computer's address in its network; "" where it is in none. Nothing is sent."""
+    with suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect(("192.0.2.1", 9))  # of no computer: only the way there is chosen
+        address = str(probe.getsockname()[0])
+        return "" if address.startswith(("127.", "0.")) else address
+    return ""
 
 
 def make_url(host: str, listener: socket.socket) -> str:

@@ -193,8 +193,10 @@ def test_question_typed_on_a_screen_is_answered_there(bundle: Path) -> None:
 def run(environment: dict[str, str], *command: str, **options: Any) -> Iterator[None]:
     """A program that is ended."""
     with subprocess.Popen(command, env=environment, **options) as program:
-        yield
-        program.kill()
+        try:
+            yield
+        finally:  # else leaving waits for its end, whatever has failed
+            program.kill()
 
 
 @contextmanager

@@ -10,6 +10,7 @@ import pytest
 
 from lfm2_deploy.errors import Lfm2DeployError
 from lfm2_deploy.server.app import make_app
+from lfm2_deploy.server.log_lines import LINES
 from lfm2_deploy.server.security import is_loopback, resolve_target, split_host
 from lfm2_deploy.server.settings import Settings
 
@@ -137,6 +138,35 @@ def test_whole_url_is_a_path_and_a_host() -> None:
     assert resolved["path"] == "/v1/models"
     assert resolved["raw_path"] == b"/v1/models"
     assert resolved["headers"] == [(b"host", b"localhost"), (b"a", b"b")]
+
+
+@pytest.mark.parametrize("allowed", [(), ("https://good.example",)])
+def test_refused_preflight_names_the_option_and_is_logged(
+    client: Callable[..., Any], capfd: pytest.CaptureFixture[str], allowed: tuple[str, ...]
+) -> None:
+    asks = {"origin": "https://other.example", "access-control-request-method": "POST"}
+    reply = client(origins=allowed, access_log="text").options(CHAT, headers=asks)
+    assert reply.status_code == 403
+    assert "--allow-origin" in reply.json()["error"]["message"]
+    assert "access-control-allow-origin" not in reply.headers
+    LINES.flush(10)
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith(f"OPTIONS {CHAT} 403 ")
+    assert "https://other.example" in line
+
+
+def test_wrong_key_is_told_from_none(client: Callable[..., Any]) -> None:
+    made = client(api_keys=("right",))
+    told = {
+        key: made.get("/v1/models", headers={"authorization": key} if key else {}).json()
+        for key in ("", "Bearer ", "Bearer wrong")
+    }
+    messages = [told[key]["error"]["message"] for key in told]
+    assert [message.partition(":")[0] for message in messages] == [
+        "this server needs a key",
+        "this server needs a key",
+        "the key is none of this server's",
+    ]
 
 
 def test_key_is_asked_for_where_there_is_one(client: Callable[..., Any]) -> None:
