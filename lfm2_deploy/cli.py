@@ -130,8 +130,8 @@ def start(
 
 def _serve_shell(shell: str, install: bool) -> None:
     if install:
-        place = shells.install(PROGRAM, shell)
-        note(f"completion for {shell} is in {place}; it begins with the next shell")
+        for sentence in shells.install_telling(PROGRAM, shell):
+            note(sentence)
     else:
         print(shells.write_script(PROGRAM, shell))
 

@@ -27,7 +27,8 @@ _MOST_COMBINED = 4
 _MOST_KEYED = 64
 _MOST_REMAINDERS = 10_000
 
-_LARK_TEXTS = re.compile(r'//[^\n]*|"(?:\\.|[^"\\\n])*"|/(?:\\.|[^/\\\n])+/')
+# The end may be missing: so a text without one is passed over once, not for each of its characters.
+_LARK_TEXTS = re.compile(r'(//)[^\n]*|"(?:\\.|[^"\\\n])*+(")?|/(?:\\.|[^/\\\n])++(/)?')
 _LARK_JSON = re.compile(r"%json\s*(?=\{)")
 
 
@@ -82,7 +83,7 @@ def check_lark(source: str) -> None:
     check_length(source, "Lark grammar")
     rest = _check_inner_schemas(source)
     check_length(rest, "Lark grammar without its JSON schemas", MOST_OF_REGEXES)
-    bare = _LARK_TEXTS.sub(" ", rest)
+    bare = _LARK_TEXTS.sub(_blank, rest)
     for sign in "&~":
         if sign in bare:
             raise GrammarError(
@@ -91,6 +92,11 @@ def check_lark(source: str) -> None:
             )
     if "%llguidance" in bare:
         raise GrammarError("the Lark grammar has a line %llguidance, which is set here: remove it")
+
+
+def _blank(text: re.Match[str]) -> str:
+    """A space for a whole text or comment; one without an end is no text, and stays."""
+    return " " if text.lastindex else text[0]
 
 
 def _check_inner_schemas(source: str) -> str:

@@ -157,6 +157,17 @@ def compile_grammar(
     return constraint
 
 
+def check_grammar(grammar: Grammar) -> None:
+    """See what is wrong with a grammar whatever the model; the rest shows when it is compiled.
+
+    Raises:
+        GrammarError: it is not understood, or too large.
+    """
+    told = LLMatcher.validate_grammar(_translate(grammar), None, limits=_LIMITS)
+    if told:
+        raise GrammarError(f"the {grammar.name} cannot be used: {_shorten(told)}")
+
+
 def _probe(constraint: GrammarConstraint, failed: str) -> None:
     """Look two tokens ahead: what is too large mostly shows there, before an answer begins."""
     try:

@@ -13,6 +13,7 @@ from typing import Any
 from lfm2_deploy.errors import GenerationError
 from lfm2_deploy.grammar import Grammar
 from lfm2_deploy.sampling import SamplingOptions, is_count
+from lfm2_deploy.words import suggest
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,8 +110,11 @@ class GenerationOptions:
         of_sampling = {f.name for f in fields(SamplingOptions)}
         unknown = sorted(set(changes) - own - of_sampling)
         if unknown:
-            choices = ", ".join(sorted((own | of_sampling) - {"sampling"}))
-            raise GenerationError(f"no generation option '{unknown[0]}': choose among {choices}")
+            known = sorted((own | of_sampling) - {"sampling"})
+            near = suggest(unknown[0], known) or ":"
+            raise GenerationError(
+                f"no generation option '{unknown[0]}'{near} choose among {', '.join(known)}"
+            )
         given = {name: value for name, value in changes.items() if value is not None}
         for name in given.keys() & {"stop", "stop_token_ids", "eos_token_ids"}:
             given[name] = _as_tuple(given[name])

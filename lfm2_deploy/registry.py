@@ -177,6 +177,16 @@ OPENVINO_DEVICES = Entry(
 GRAMMAR_COMPILER = Entry(
     "lfm2_deploy.guidance", "compile_grammar", ("llguidance",), _SERVE, "following a grammar"
 )
+SERVER = Entry(
+    "lfm2_deploy.server.app",
+    "make_app",
+    ("fastapi", "prometheus_client", "sse_starlette", "uvicorn"),
+    _SERVE,
+    "serving",
+)
+GRAMMAR_CHECK = Entry(
+    "lfm2_deploy.guidance", "check_grammar", ("llguidance",), _SERVE, "following a grammar"
+)
 # lm-evaluation-harness: loading tasks, running them, and listing all there are.
 TASK_LOADER, EVALUATOR, TASK_NAMES = (
     Entry("lfm2_deploy.evaluation.harness", function, ("lm_eval",), _EVAL, "eval")

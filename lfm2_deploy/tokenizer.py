@@ -19,6 +19,8 @@ from lfm2_deploy.json_file import read_json_object
 # Characters that are encoded at once to see how many tokens they are.
 _PIECE = 65_536
 _FEW_CHARACTERS = 4
+# From so many characters on, encoding must not keep other threads from running.
+_LONG = 4_096
 # Characters of one to four bytes, and spaces where a decoder might drop one.
 _PROBE = " a é漢 🙂  b\n"
 
@@ -137,7 +139,11 @@ class Tokenizer:
                 f"the text is not valid Unicode: character {error.start} is half of a surrogate "
                 f"pair (U+{ord(text[error.start]):04X}); remove it"
             ) from error
-        return list(self._backend.encode(text, add_special_tokens=add_special_tokens).ids)
+        if len(text) < _LONG:
+            return list(self._backend.encode(text, add_special_tokens=add_special_tokens).ids)
+        # The same ids, and other threads may go on meanwhile: a megabyte takes half a second.
+        encoded = self._backend.encode_batch_fast([text], add_special_tokens=add_special_tokens)
+        return list(encoded[0].ids)
 
     def exceeds(self, text: str, most: int) -> bool:
         """Whether a text surely has more than so many tokens; without encoding all of it.

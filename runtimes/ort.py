@@ -10,6 +10,7 @@ import onnxruntime as ort
 from lfm2_deploy.bundle import Bundle
 from lfm2_deploy.config import Lfm2Config
 from lfm2_deploy.contracts import Capabilities, RuntimeInfo, Session
+from lfm2_deploy.device_names import explain_device
 from lfm2_deploy.errors import BundleError, GenerationError, RuntimeUnavailableError
 from lfm2_deploy.session_checks import check_session
 from lfm2_deploy.states import StateSpec
@@ -43,8 +44,7 @@ def load(bundle: Bundle, *, threads: int | None = None, device: str | None = Non
         )
     if device not in (None, "cpu"):
         raise RuntimeUnavailableError(
-            f"{bundle.path} was made for the CPU and cannot run on {device!r}: "
-            "export the model with --target auto, or for a device: igpu, webgpu, directml, npu, qnn"
+            explain_device(device, f"{bundle.path}, made for the CPU,", ("cpu",))
         )
     return OrtRuntime(bundle, threads)
 

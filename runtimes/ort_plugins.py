@@ -24,6 +24,7 @@ from typing import Any
 
 import onnxruntime as ort
 
+from lfm2_deploy.device_names import tell_target
 from lfm2_deploy.errors import RuntimeUnavailableError
 from lfm2_deploy.plugins import Plugin, find_clashes, list_plugins
 from runtimes import windows_ml
@@ -332,6 +333,6 @@ def find_device(provider: str, asked: str | None) -> ProviderDevice:
         several = "several devices are" if fitting else "there is no device"
         raise RuntimeUnavailableError(
             f"{several} {asked!r} for {provider}: expected one of "
-            f"{', '.join(device.describe() for device in devices)}"
+            f"{', '.join(device.describe() for device in devices)}{tell_target(word)}"
         )
     return fitting[0]

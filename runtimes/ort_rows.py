@@ -72,8 +72,7 @@ class OrtRows:
                 _part(spec, buffer[place], moved)[:] = _part(spec, buffer[last], moved)
         self._lengths[place] = self._lengths[last]
         self._lengths.pop()
-        if not self._lengths:
-            self._shrink()
+        self._shrink()
         return NamedStates((length,), taken)
 
     def decode(self, tokens: Sequence[int]) -> FloatArray:
@@ -104,22 +103,28 @@ class OrtRows:
         yield from zip(self._conv_specs, self._conv[self._turn], strict=True)
 
     def _allocate(self, capacity: int) -> None:
-        self._capacity = capacity
         self._kv = [reserve(s.concrete_shape(self._most, capacity)) for s in self._kv_specs]
+        # Only now: where there is no memory, rows go on in the buffers they have.
+        self._capacity = capacity
         self._bindings: dict[tuple[int, int], ort.IOBinding] = {}
 
     def _ensure_room(self, tokens: int) -> None:
-        if tokens <= self._capacity:
-            return
+        if tokens > self._capacity:
+            self._resize(max(tokens, 2 * self._capacity))
+
+    def _shrink(self) -> None:
+        """Give memory back when a long row has left."""
+        needed = max(_FIRST_CAPACITY, 2 * max(self._lengths, default=0))
+        if self._capacity >= 4 * needed or (self._capacity > needed and not self._lengths):
+            self._resize(needed)
+
+    def _resize(self, capacity: int) -> None:
+        """Move the rows to buffers of another size."""
         before = self._kv
-        self._allocate(min(max(tokens, 2 * self._capacity), self._context_length))
+        self._allocate(min(capacity, self._context_length))
         for spec, old, new in zip(self._kv_specs, before, self._kv, strict=True):
             for place, length in enumerate(self._lengths):
                 _part(spec, new[place], length)[:] = _part(spec, old[place], length)
-
-    def _shrink(self) -> None:
-        """Give memory back when the last row has left."""
-        self._allocate(min(_FIRST_CAPACITY, self._context_length))
 
     def _bound(self, count: int) -> ort.IOBinding:
         """Everything but the mask, bound for `count` rows that read conv buffers of this turn."""

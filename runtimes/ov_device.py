@@ -9,6 +9,7 @@ from typing import Any
 
 import openvino as ov
 
+from lfm2_deploy.device_names import explain_device
 from lfm2_deploy.errors import BundleError, RuntimeUnavailableError
 from lfm2_deploy.machine import find_cache
 from runtimes.drivers import describe_cpu, describe_npu_drivers
@@ -63,7 +64,7 @@ def find_device(asked: str) -> Device:
     kind = name.partition(".")[0]
     if kind not in REMEDIES:
         raise RuntimeUnavailableError(
-            f"there is no device {asked!r}: expected npu, gpu or cpu, or one of several as gpu.1"
+            explain_device(asked, "a bundle for OpenVINO", ("npu", "gpu", "cpu", "gpu.1"))
         )
     found = list_names()
     # One device of a kind has no number, several have; "GPU" means the first.

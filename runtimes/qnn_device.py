@@ -16,6 +16,7 @@ from typing import Any
 import onnxruntime as ort
 import onnxruntime_qnn
 
+from lfm2_deploy.device_names import explain_device
 from lfm2_deploy.errors import BundleError, RuntimeUnavailableError
 from runtimes.drivers import describe_cpu, describe_npu_drivers
 from runtimes.ort_options import PROVIDER, make_options
@@ -105,9 +106,8 @@ def find_device(asked: str, soc: str = DEFAULT_SOC) -> QnnDevice:
         EMULATOR: ort.OrtHardwareDeviceType.CPU,
     }
     if asked not in kinds:
-        raise RuntimeUnavailableError(
-            f"there is no device {asked!r}: expected npu, emulator or cpu"
-        )
+        takes = (NPU, EMULATOR, CPU)
+        raise RuntimeUnavailableError(explain_device(asked, "a bundle for QNN", takes))
     found = [device for device in list_devices() if device.device.type == kinds[asked]]
     if not found:
         what = "HTP emulator" if asked == EMULATOR else "Qualcomm NPU"

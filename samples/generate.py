@@ -4,6 +4,8 @@ import sys
 
 import lfm2_deploy
 
+if len(sys.argv) != 3:
+    sys.exit(__doc__)
 bundle, prompt = sys.argv[1:]
 model = lfm2_deploy.load(bundle)
 answer = model.generate(prompt, max_new_tokens=60, seed=1)

@@ -18,6 +18,8 @@ def get_weather(city: Literal["Paris", "Rome"]) -> str:
     return f"{ {'Paris': 16, 'Rome': 24}[city] } degrees"
 
 
+if len(sys.argv) != 3:
+    sys.exit(__doc__)
 url, question = sys.argv[1:]
 model = httpx.get(f"{url}/v1/models").json()["data"][0]["id"]
 chat = ChatOpenAI(base_url=f"{url}/v1", api_key="none", model=model, max_tokens=100)

@@ -4,6 +4,8 @@ import sys
 
 from lfm2_deploy import Engine, Finished, TextDelta
 
+if len(sys.argv) != 3:
+    sys.exit(__doc__)
 bundle, question = sys.argv[1:]
 with Engine.load(bundle) as engine:
     messages = [{"role": "user", "content": question}]

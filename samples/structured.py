@@ -14,6 +14,8 @@ class Sale(BaseModel, extra="forbid"):  # else the model may add what it likes
     buyer: str = Field(max_length=20)
 
 
+if len(sys.argv) != 3:
+    sys.exit(__doc__)
 bundle, text = sys.argv[1:]
 with Engine.load(bundle) as engine:
     messages = [{"role": "user", "content": f"What was sold here? {text}"}]

@@ -145,6 +145,11 @@ def test_unknown_option_is_named_with_the_choices() -> None:
     assert "max_new_tokens" in str(caught.value)
 
 
+def test_name_of_another_api_leads_to_ours() -> None:
+    with pytest.raises(GenerationError, match=r"'max_tokens'; did you mean max_new_tokens"):
+        GenerationOptions().with_overrides(max_tokens=3)
+
+
 def test_unknown_option_is_refused_even_when_none() -> None:
     with pytest.raises(GenerationError, match="no generation option 'num_beams'"):
         GenerationOptions().with_overrides(num_beams=None)

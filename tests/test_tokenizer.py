@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -254,3 +256,24 @@ def test_text_exceeds_where_its_beginning_does(
     assert tokenizer.exceeds(text, most) is exceeds
     if exceeds:
         assert len(tokenizer.encode(text, add_special_tokens=False)) > most
+
+
+def test_long_text_becomes_the_ids_of_a_short_one(tokenizer: Tokenizer) -> None:
+    text = "".join(TEXTS) * 100 + "<|im_end|>"
+    backend = tokenizers.Tokenizer.from_str(tokenizer.to_json())
+    for special in (False, True):
+        expected = backend.encode(text, add_special_tokens=special).ids
+        assert tokenizer.encode(text, add_special_tokens=special) == expected
+
+
+def test_long_text_leaves_other_threads_running(tokenizer: Tokenizer) -> None:
+    text = "hello world " * 100_000
+    given = {"add_special_tokens": False}
+    encoding = threading.Thread(target=tokenizer.encode, args=(text,), kwargs=given)
+    encoding.start()
+    ticks = 0
+    while encoding.is_alive():
+        ticks += 1
+        time.sleep(0.001)
+    # It takes 0.2 s; where others stood still meanwhile, the count was 1 or 2.
+    assert ticks > 5

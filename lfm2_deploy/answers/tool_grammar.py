@@ -11,11 +11,15 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections import deque
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from typing import Any, Literal
+from urllib.parse import unquote
 
 from lfm2_deploy.answers.marks import CALL_END, CALL_START, THINK_END, THINK_START
 from lfm2_deploy.errors import GrammarError
+from lfm2_deploy.grammar_bounds import MOST_CHARACTERS
 
 CallForm = Literal["pythonic", "json"]
 Thinking = Literal["no", "may", "inside"]
@@ -35,7 +39,7 @@ _PLAIN_KEYS = {
     "$schema",
     *_DEFINITIONS,
 }
-_LOCAL = re.compile(r"#/(?:\$defs|definitions)/")
+_LOCAL = re.compile(r"#/(\$defs|definitions)/([^/]+)")
 
 
 def build_tool_grammar(
@@ -64,7 +68,7 @@ def build_tool_grammar(
         Text that begins with `start:`.
 
     Raises:
-        GrammarError: there is no tool, or no call may be made.
+        GrammarError: there is no tool, no call may be made, or the tools are too large.
     """
     if not tools or (most_calls is not None and most_calls < 1):
         raise GrammarError("a call is wanted and none is possible: give at least one tool")
@@ -87,17 +91,32 @@ def _write_list(
 ) -> tuple[str, list[str]]:
     """A list of calls, and the rules of each tool's."""
     names = [f"call{index}" for index in range(len(tools))]
-    rules = [f"call: {' | '.join(names)}"]
-    for name, tool in zip(names, tools, strict=True):
-        schema = tool.get("parameters") or {}
-        if form == "pythonic" and _is_plain(schema):
-            rules += _write_python_call(name, tool["name"], schema)
-        else:
-            rules.append(_write_json_call(name, tool["name"], schema))
+    own = (
+        _write_call(name, tool["name"], tool.get("parameters") or {}, form)
+        for name, tool in zip(names, tools, strict=True)
+    )
+    rules = [f"call: {' | '.join(names)}", *_bound(chain.from_iterable(own))]
     further = '(", " call)*'
     if most_calls is not None:  # llguidance refuses {0,0}
         further = f'(", " call){{0,{most_calls - 1}}}' if most_calls > 1 else ""
     return f'"[" call {further} "]"', rules
+
+
+def _bound(rules: Iterable[str]) -> Iterator[str]:
+    """The rules, as long as they are not too large; they are written one by one.
+
+    Each argument's schema brings the definitions that it refers to, so that a small request could
+    have gigabytes written.
+    """
+    size = 0
+    for rule in rules:
+        size += len(rule)
+        if size > MOST_CHARACTERS:
+            raise GrammarError(
+                "the tools' schemas, each argument with the definitions that it refers to, have "
+                f"more than {MOST_CHARACTERS:,} characters: give fewer tools, or simpler ones"
+            )
+        yield rule
 
 
 def _mark(mark: str, special_marks: Collection[str]) -> str:
@@ -135,15 +154,52 @@ def _write_thinking(
 def _is_plain(schema: Mapping[str, Any]) -> bool:
     """Whether arguments can be written one by one, each by its own schema."""
     properties = schema.get("properties", {})
-    references = re.findall(r'"\$ref": "([^"]*)"', json.dumps(schema))
     return (
         set(schema) <= _PLAIN_KEYS
         and set(schema.get("required", ())) <= set(properties)
         and all(_ARGUMENT_NAME.fullmatch(name) for name in properties)
-        and all(_LOCAL.match(reference) for reference in references)
+        and all(_LOCAL.match(reference) for reference in _list_references(schema))
         # An object of any keys has none that could be named here.
         and bool(properties or schema.get("additionalProperties") is not True)
     )
+
+
+def _list_references(value: Any) -> Iterator[str]:
+    """Where a schema, and what is in it, refers to."""
+    todo = deque([value])
+    while todo:
+        node = todo.popleft()
+        if isinstance(node, Mapping):
+            if isinstance(node.get("$ref"), str):
+                yield node["$ref"]
+            todo.extend(node.values())
+        elif isinstance(node, list | tuple):
+            todo.extend(node)
+
+
+def _choose_definitions(value: Any, schema: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Those definitions of a schema that a part of it refers to, and those that they refer to."""
+    chosen: dict[str, dict[str, Any]] = {}
+    todo = deque(_list_references(value))
+    while todo:
+        found = _LOCAL.match(todo.popleft())
+        if found is None:
+            continue
+        # A JSON pointer, in an address.
+        key, name = found[1], unquote(found[2]).replace("~1", "/").replace("~0", "~")
+        known = schema.get(key)
+        if isinstance(known, Mapping) and name in known and name not in chosen.get(key, {}):
+            chosen.setdefault(key, {})[name] = known[name]
+            todo.extend(_list_references(known[name]))
+    return chosen
+
+
+def _write_call(rule: str, name: str, schema: Mapping[str, Any], form: CallForm) -> Iterator[str]:
+    """The rules of one tool's call."""
+    if form == "pythonic" and _is_plain(schema):
+        yield from _write_python_call(rule, name, schema)
+    else:
+        yield _write_json_call(rule, name, schema)
 
 
 def _write_json_call(rule: str, name: str, schema: Mapping[str, Any]) -> str:
@@ -165,30 +221,28 @@ def _write_schema(schema: Any) -> str:
     return f"%json {json.dumps({**schema, 'x-guidance': _SPACING}, ensure_ascii=False)}"
 
 
-def _write_python_call(rule: str, name: str, schema: Mapping[str, Any]) -> list[str]:
+def _write_python_call(rule: str, name: str, schema: Mapping[str, Any]) -> Iterator[str]:
     """Rules of one call: arguments in the schema's order, those that may be absent too.
 
     `_first` rules stand where nothing was written yet, `_next` ones after a first argument.
     """
     properties = schema.get("properties", {})
     required = set(schema.get("required", ()))
-    definitions = {key: schema[key] for key in _DEFINITIONS if key in schema}
     count = len(properties)
-    rules = [f"{rule}: {_quote(name + '(')} {rule}_first0 {_quote(')')}"]
+    yield f"{rule}: {_quote(name + '(')} {rule}_first0 {_quote(')')}"
     for index, (argument, value) in enumerate(properties.items()):
         written = f"{_quote(argument + '=')} {rule}_value{index} {rule}_next{index + 1}"
         first, following = written, f'", " {written}'
         if argument not in required:
             first += f" | {rule}_first{index + 1}"
             following += f" | {rule}_next{index + 1}"
-        own = {**definitions, **value} if isinstance(value, Mapping) else value
-        rules += [
-            f"{rule}_first{index}: {first}",
-            f"{rule}_value{index}: {_write_schema(own)}",
-        ]
+        own = value
+        if isinstance(value, Mapping):
+            own = {**_choose_definitions(value, schema), **value}
+        yield f"{rule}_first{index}: {first}"
+        yield f"{rule}_value{index}: {_write_schema(own)}"
         if index:
-            rules.append(f"{rule}_next{index}: {following}")
-    rules.append(f'{rule}_first{count}: ""')
+            yield f"{rule}_next{index}: {following}"
+    yield f'{rule}_first{count}: ""'
     if count:
-        rules.append(f'{rule}_next{count}: ""')
-    return rules
+        yield f'{rule}_next{count}: ""'

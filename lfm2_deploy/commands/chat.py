@@ -68,6 +68,8 @@ def chat(
       lfm2-deploy export MODEL        make a BUNDLE
       lfm2-deploy generate BUNDLE     continue text; for scripts, with --json
     """
+    from lfm2_deploy.bundle import open_bundle
+
     model = options.load_model(bundle, threads, device, canary, has_option=True)
     options.warn_of_speculation(model, overrides)
     if model.chat_template is None:
@@ -76,7 +78,8 @@ def chat(
             f'use `lfm2-deploy generate {bundle} "TEXT"`'
         )
     cache = options.open_cache(model, bundle, prompt_cache)
-    talk = _Talk(Conversation(model, overrides, cache, system))
+    name = open_bundle(bundle).manifest.model
+    talk = _Talk(Conversation(model, overrides, cache, system), name)
     if not talk.run() and not sys.stdin.isatty():
         raise typer.Exit(ERROR)
 
@@ -84,8 +87,8 @@ def chat(
 class _Talk:
     """Reads lines, and answers or obeys them."""
 
-    def __init__(self, conversation: Conversation) -> None:
-        self._conversation = conversation
+    def __init__(self, conversation: Conversation, name: str) -> None:
+        self._conversation, self._name = conversation, name
         self._ended = False
         self._commands: dict[str, Callable[[str], None]] = {
             "/reset": self._reset,
@@ -113,7 +116,7 @@ class _Talk:
         if sys.stdin.isatty():
             with suppress(ImportError):  # Windows has none, and does without
                 import readline  # noqa: F401  input() uses it once it is there
-            context = f"context of {model.runtime.context_length:,} tokens"
+            context = f"{self._name}, context of {model.runtime.context_length:,} tokens"
             note(f"{context}. /help lists commands, Ctrl-C stops an answer, Ctrl-D leaves.")
 
     def _handle(self, line: str) -> bool:

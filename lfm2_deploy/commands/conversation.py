@@ -89,15 +89,19 @@ class Conversation:
         """Write the messages as JSON.
 
         Raises:
-            GenerationError: the file exists.
-            OSError: it cannot be written.
+            GenerationError: nothing was said, the file exists, or cannot be written.
         """
+        self._check_begun()
         try:
             with file.open("x", encoding="utf-8") as stream:
                 json.dump({"messages": self.messages}, stream, indent=2, ensure_ascii=False)
                 stream.write("\n")
         except FileExistsError as error:
             raise GenerationError(f"{file} exists; choose another name") from error
+        except OSError as error:
+            raise GenerationError(
+                f"{file} cannot be written ({error.strerror or error}): choose another place"
+            ) from error
 
     def _check_begun(self) -> None:
         if not self.turns:

@@ -29,6 +29,12 @@ PROGRAM = "lfm2-deploy"
 ERROR, USAGE, BUG, INTERRUPTED, BROKEN_PIPE = 1, 2, 3, 130, 141
 _TRACEBACK = "LFM2_DEPLOY_TRACEBACK"
 
+# Options of other programs, or of other commands here, by what they are called where they are not.
+_MEANT = {
+    **dict.fromkeys(("--max-tokens", "--max-length", "--n-predict"), "--max-new-tokens"),
+    "--max-new-tokens": "--max-tokens",
+}
+
 
 class CommandGroup(HelpGroup):
     """The command line, whose failures are reported in the way this module describes."""
@@ -119,6 +125,11 @@ def _report(error: Exception) -> int:
 def _explain_usage(error: Exception, message: str) -> str:
     context = getattr(error, "ctx", None)
     path = PROGRAM if context is None else context.command_path
+    asked = str(getattr(error, "option_name", ""))
+    meant = _MEANT.get(asked, "") if hasattr(error, "possibilities") else ""
+    params = [] if context is None else context.command.params
+    if meant and any(meant in param.opts for param in params):
+        message = f"No such option: {asked}; did you mean {meant}"
     # What typer puts in front of a message that is a sentence already.
     message = message.removeprefix("Invalid value: ").replace("Value error, ", "").rstrip(".?")
     return f"{message}; see {path} --help"

@@ -102,11 +102,22 @@ def _print(root: Path, models: Sequence[StoredModel], unfinished: Sequence[str])
     for model in models:
         if model.fault:
             note(f"{model.name}: {model.fault}")
+    whole = {model.name for model in models}
     for name in unfinished:
-        note(
-            f"{name}: its pull has not ended; the same pull goes on, "
-            f"`lfm2-deploy remove {name}` discards what is there"
+        note(f"{name}: {tell_unfinished(name, name in whole)}")
+
+
+def tell_unfinished(name: str, has_model: bool) -> str:
+    """What is said of a pull that has not ended, where its name may have a model, too."""
+    if has_model:  # which a plain `remove` would take along
+        return (
+            "a pull to replace it has not ended; the same pull, with --overwrite, goes on, "
+            f"`lfm2-deploy remove {name} --unfinished` discards what it has"
         )
+    return (
+        "its pull has not ended; the same pull goes on, "
+        f"`lfm2-deploy remove {name}` discards what is there"
+    )
 
 
 def _list_cells(model: StoredModel) -> tuple[str, ...]:

@@ -17,12 +17,12 @@ import typer
 
 from lfm2_deploy.commands import completers
 from lfm2_deploy.commands.console import note, show_progress
-from lfm2_deploy.errors import GrammarError, Lfm2DeployError
+from lfm2_deploy.commands.grammars import read_grammar
+from lfm2_deploy.errors import Lfm2DeployError
 
 if TYPE_CHECKING:
     from lfm2_deploy.contracts import Progress
     from lfm2_deploy.generate import LanguageModel
-    from lfm2_deploy.grammar import Grammar
     from lfm2_deploy.prompt_cache import PromptCache
 
 _DEFAULT_LENGTH = 512
@@ -281,35 +281,11 @@ def gather_overrides(
         "presence_penalty": presence_penalty,
         "frequency_penalty": frequency_penalty,
         "seed": seed,
-        "grammar": _read_grammar(schema, grammar, regex),
+        "grammar": read_grammar(schema, grammar, regex),
         "prompt_lookup_num_tokens": _LOOK_AHEAD if speculate else None,
     }
     GenerationOptions().with_overrides(**overrides)
     return overrides
-
-
-def _read_grammar(schema: Path | None, file: Path | None, regex: str | None) -> Grammar | None:
-    """The grammar of the one option that is given."""
-    from lfm2_deploy.grammar import Grammar
-
-    if sum(given is not None for given in (schema, file, regex)) > 1:
-        raise typer.BadParameter("--schema, --grammar and --regex are three ways: choose one")
-    if schema is not None:
-        return Grammar.json_schema(_read_text(schema))
-    if file is not None:
-        if file.suffix.lower() == ".gbnf":
-            raise GrammarError(
-                f"{file} is GBNF, which is not read: write it in Lark (rule: ..., not rule ::= ...)"
-            )
-        return Grammar.lark(_read_text(file))
-    return None if regex is None else Grammar.regex(regex)
-
-
-def _read_text(file: Path) -> str:
-    try:
-        return file.read_text("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise GrammarError(f"{file} is not UTF-8 text: convert it first") from error
 
 
 def takes_generation_options(command: Callable[..., None]) -> Callable[..., None]:

@@ -18,7 +18,7 @@ from lfm2_deploy.commands.console import (
     print_title,
     show_progress,
 )
-from lfm2_deploy.commands.list_models import describe_model
+from lfm2_deploy.commands.list_models import describe_model, tell_unfinished
 from lfm2_deploy.commands.options import AsJson, Precision
 
 if TYPE_CHECKING:
@@ -94,15 +94,21 @@ def pull(
         from lfm2_deploy.store.place import find_store
         from lfm2_deploy.store.pull import Wanted
         from lfm2_deploy.store.pull import pull as run
-        from lfm2_deploy.store.shelf import describe
+        from lfm2_deploy.store.shelf import describe, list_unfinished
 
         wanted = Wanted(model, name, target, precision, revision, overwrite)
         found, came = run(find_store(), wanted, progress)
         stored = describe(find_store(), found)
+        is_left = found in list_unfinished(find_store())
     if as_json:
         print_json({**describe_model(stored), "pulled": came})
         return
     _print(stored, came, time.monotonic() - started)
+    if is_left:
+        note(f"{found}: {tell_unfinished(found, True)}")
+    if came:
+        _remark_on_target(stored.target)
+    _tell_next(stored)
 
 
 @contextmanager
@@ -112,6 +118,21 @@ def _tell_how_to_go_on() -> Iterator[None]:
     except KeyboardInterrupt:
         note("stopped; the same command goes on where this one was")
         raise
+
+
+def _remark_on_target(target: str) -> None:
+    """Say so where this computer lacks what the model was made for."""
+    from lfm2_deploy.auto import run_probe
+    from lfm2_deploy.registry import list_entries
+    from lfm2_deploy.store.pull import TARGET
+
+    entry = None if target == TARGET else list_entries("probe").get(target)
+    found = None if entry is None else run_probe(entry)
+    if found is not None and not found.available:
+        note(
+            f"this computer does not run target {target} ({found.reason}): take it to one that "
+            "does; `lfm2-deploy doctor` says what runs here"
+        )
 
 
 def _print(model: StoredModel, came: bool, seconds: float) -> None:
@@ -125,6 +146,9 @@ def _print(model: StoredModel, came: bool, seconds: float) -> None:
             "target": model.target,
         }
     )
+
+
+def _tell_next(model: StoredModel) -> None:
     if (model.path / "tokenizer.json").is_file():
         note(f"next: lfm2-deploy chat {model.name}")
     else:

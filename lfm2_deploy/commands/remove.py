@@ -29,10 +29,16 @@ def remove(
     every: Annotated[
         bool, typer.Option("--all", help="Remove every model; asks before it does.")
     ] = False,
+    unfinished: Annotated[
+        bool,
+        typer.Option(
+            "--unfinished", help="Only what unfinished pulls have; models of that name stay."
+        ),
+    ] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Remove models from the store, or what unfinished pulls have of them.
+    """Remove models from the store, and what unfinished pulls have of them.
 
     A model that a running program has loaded, or that is being pulled, stays, and the
     exit code is 1.
@@ -41,6 +47,7 @@ def remove(
     Examples:
       lfm2-deploy remove LFM2-350M-cpu-int4
       lfm2-deploy remove --all --yes
+      lfm2-deploy remove --all --unfinished
 
     \b
     See also:
@@ -52,46 +59,43 @@ def remove(
     store = ModelStore()
     if bool(names) == every:
         raise typer.BadParameter("name the models to remove, or pass --all")
-    chosen = _choose_all(store, yes) if every else list(dict.fromkeys(names or ()))
-    if not every:
-        _require_known(store, chosen)
+    if every:
+        chosen = _choose_all(store, yes, unfinished)
+    else:
+        chosen = list(dict.fromkeys(names or ()))
+        for name in chosen:  # nothing is removed where one of several is mistyped
+            store.require_removable(name, unfinished=unfinished)
     removed, failed = {}, {}
     for name in chosen:
         try:
-            removed[name] = store.remove(name)
+            removed[name] = store.remove(name, unfinished=unfinished)
         except StoreError as error:
             failed[name] = str(error)
     if as_json:
         print_json({"removed": removed, "failed": failed})
     for name, size in removed.items():
-        note(f"removed {name} ({format_bytes(size)})")
+        what = "what the unfinished pull had of " if unfinished else ""
+        note(f"removed {what}{name} ({format_bytes(size)})")
     for why in failed.values():
         print_error(why)
     if failed:
         raise typer.Exit(ERROR)
 
 
-def _require_known(store: ModelStore, names: list[str]) -> None:
-    """Remove nothing where one of several names is mistyped."""
-    unfinished = store.list_unfinished()
-    for name in names:
-        if name not in unfinished:
-            store.get(name)
-
-
-def _choose_all(store: ModelStore, yes: bool) -> list[str]:
+def _choose_all(store: ModelStore, yes: bool, unfinished: bool) -> list[str]:
     """Every name, after the user agreed."""
-    models, unfinished = store.list(), store.list_unfinished()
-    names = list(dict.fromkeys([*(model.name for model in models), *unfinished]))
+    models = () if unfinished else store.list()
+    names = list(dict.fromkeys([*(model.name for model in models), *store.list_unfinished()]))
     if not names or yes:
         return names
+    what = "unfinished pulls" if unfinished else "models"
     if not _can_ask():
         raise typer.BadParameter(
-            f"--all would remove {len(names)} models, and nobody can be asked here: pass --yes"
+            f"--all would remove {len(names)} {what}, and nobody can be asked here: pass --yes"
         )
-    size = format_bytes(sum(model.size_bytes for model in models))
-    note(f"{', '.join(names)}: {size} in {store.root}")
-    typer.confirm(f"Remove all {len(names)}?", abort=True, err=True)
+    size = "" if unfinished else f"{format_bytes(sum(model.size_bytes for model in models))} "
+    note(f"{', '.join(names)}: {size}in {store.root}")
+    typer.confirm(f"Remove all {len(names)} {what}?", abort=True, err=True)
     return names
 
 

@@ -15,7 +15,7 @@ import typer
 from lfm2_deploy.commands import completers, options
 from lfm2_deploy.commands.console import note, show_progress
 from lfm2_deploy.commands.sizes import parse_size
-from lfm2_deploy.errors import Lfm2DeployError, RuntimeUnavailableError
+from lfm2_deploy.errors import Lfm2DeployError
 
 if TYPE_CHECKING:
     from lfm2_deploy.bundle import Bundle
@@ -137,7 +137,7 @@ def serve(
     max_body: Annotated[
         str,
         typer.Option(metavar="SIZE", help="Largest request.", rich_help_panel=_HOW_MUCH),
-    ] = "8MB",
+    ] = "2MB",
     timeout: Annotated[
         float | None,
         typer.Option(
@@ -208,8 +208,9 @@ def serve(
       lfm2-deploy generate BUNDLE     one answer, for scripts
     """
     from lfm2_deploy.commands.served_bundle import find_served
+    from lfm2_deploy.registry import SERVER
 
-    _require_packages()
+    SERVER.require()  # at once, and not after a long export
     keys = read_keys(api_key_file, api_key)
     check_reach(host, keys, without_key)
     found = find_served(bundle, target, precision)
@@ -222,7 +223,7 @@ def serve(
         api_keys=keys,
         origins=tuple(origins or ()),
         hosts=tuple(hosts or ()),
-        max_body_bytes=parse_size(max_body, "8MB"),
+        max_body_bytes=parse_size(max_body, "2MB"),
         max_tokens=max_tokens,
         request_seconds=timeout,
         serves_page=page,
@@ -236,22 +237,6 @@ def serve(
     )
     loading = {"device": device, "threads": threads, "canary": canary}
     _run(found, settings, limits, loading, port, grace, open_page)
-
-
-def _require_packages() -> None:
-    """Refuse at once what would fail after a long export."""
-    from importlib.util import find_spec
-
-    lacking = [
-        name
-        for name in ("fastapi", "prometheus_client", "sse_starlette", "uvicorn")
-        if find_spec(name) is None
-    ]
-    if lacking:
-        raise RuntimeUnavailableError(
-            f"serving needs {', '.join(lacking)}, which is not installed: "
-            "pip install 'lfm2-deploy[serve]'"
-        )
 
 
 def read_keys(file: Path | None, given: Sequence[str] | None) -> tuple[str, ...]:
@@ -297,8 +282,11 @@ def check_reach(host: str, keys: Sequence[str], without_key: bool) -> None:
 
 def list_names(given: str, bundle: Bundle) -> list[str]:
     """What a model is called: as it calls itself, by its folder, and as it was asked for."""
-    told = given if "/" in given and not Path(given).exists() else ""
-    return list(dict.fromkeys(n for n in (bundle.manifest.model, bundle.path.name, told) if n))
+    from lfm2_deploy.store.resolve import list_asked
+
+    told = [] if Path(given).expanduser().exists() else [given]
+    names = [bundle.manifest.model, bundle.path.name, *told, *list_asked(bundle.path)]
+    return list(dict.fromkeys(name for name in names if name))
 
 
 def _run(
@@ -312,10 +300,12 @@ def _run(
 ) -> None:
     from lfm2_deploy.server.app import make_app
     from lfm2_deploy.server.host import Host, listen, make_url
+    from lfm2_deploy.store.locks import hold_model
 
+    hold = hold_model(bundle.path)  # while it is unloaded, too: it could not be loaded again
     listener = listen(settings.host, port)
     app = make_app(None, settings)
-    host = Host(app, grace_seconds=grace)
+    host = Host(app, grace_seconds=grace, at_signal=lambda count: _tell_end(count, grace))
     url = make_url(settings.host, listener)
     loader = _Loader(bundle, limits, loading, app.state.hub, host)
     loader.at_ready = lambda: _tell_ready(url, settings, opens_page)
@@ -327,16 +317,30 @@ def _run(
             sys.stdout.flush()
             os._exit(0)
         loader.close()
+        hold.release()
     if loader.error is not None:
         raise loader.error
 
 
+def _tell_end(count: int, grace: float) -> None:
+    """Say what a first Ctrl-C waits for."""
+    if count:
+        run = "1 answer runs" if count == 1 else f"{count} answers run"
+        note(f"ending: {run}, up to {grace:g} s; Ctrl-C again ends at once")
+
+
 def _tell_ready(url: str, settings: Settings, opens_page: bool) -> None:
+    from lfm2_deploy.server.host import find_lan_address
     from lfm2_deploy.server.page import has_page
 
     shows_page = settings.serves_page and has_page()
     page = f"chat at {url}/, " if shows_page else ""
     print(f"ready: {page}API at {url}/v1 (model {settings.names[0]})", flush=True)
+    address = find_lan_address() if settings.host == "0.0.0.0" else ""
+    if address:
+        there = f"http://{address}:{url.rpartition(':')[2]}"
+        by_name = "" if settings.hosts else ", and by a name only with --allow-host NAME"
+        note(f"other computers reach it at {there}{by_name}")
     if opens_page and shows_page:
         webbrowser.open(url)
 

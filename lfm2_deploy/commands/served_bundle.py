@@ -11,9 +11,13 @@ from typing import TYPE_CHECKING
 from lfm2_deploy.bundle import MANIFEST, open_bundle
 from lfm2_deploy.commands.console import note, notes, show_progress
 from lfm2_deploy.errors import BundleError, RuntimeUnavailableError
+from lfm2_deploy.words import quote_path
 
 if TYPE_CHECKING:
     from lfm2_deploy.bundle import Bundle
+
+# What `serve` offers in place of a pull of one's own.
+_ALSO = "or --target auto to have that done here"
 
 
 def find_served(given: str, target: str | None, precision: str | None) -> Bundle:
@@ -53,14 +57,22 @@ def _find_folder(given: str) -> Path | None:
 
 def _explain_none(given: str) -> None:
     """Raise what is to be done about something that is no bundle."""
-    folder = Path(given).expanduser()
-    if folder.exists() or "/" in given or ":" in given:
-        raise BundleError(
-            f"{given} is not a bundle: export it first, or add --target auto to have that done"
-        )
-    from lfm2_deploy.store.resolve import resolve
+    from lfm2_deploy.checkpoint.source import is_hub_id
+    from lfm2_deploy.store.names import is_name
+    from lfm2_deploy.store.place import find_store
+    from lfm2_deploy.store.resolve import explain_unknown
 
-    resolve(given)
+    exists = Path(given).expanduser().exists()
+    if not exists and (is_name(given) or is_hub_id(given)):
+        raise explain_unknown(given, find_store(), also=f", {_ALSO}")
+    if not exists and ":" not in given:
+        raise BundleError(
+            f"{given} does not exist: expected a bundle's folder, or a name that `list` shows"
+        )
+    word = quote_path(Path(given)) if exists else given
+    raise BundleError(
+        f"{given} is not a bundle: `lfm2-deploy pull {word}` makes one of a model, {_ALSO}"
+    )
 
 
 def _check_target(bundle: Bundle, target: str) -> None:
@@ -93,15 +105,23 @@ def _export(model: str, target: str, precision: str | None) -> Bundle:
     from lfm2_deploy.auto import AUTO
     from lfm2_deploy.store.place import find_store
     from lfm2_deploy.store.pull import Wanted, pull
+    from lfm2_deploy.store.sources import BundleSource, find_source
 
-    if target.lower() == AUTO:
-        target = _choose(model, precision)
+    source, wants_any = find_source(model, None), target.lower() == AUTO
+    is_made = isinstance(source, BundleSource)  # which is for one target, whatever runs here
+    chosen: str | None = target.lower()
+    if wants_any:
+        chosen = None if isinstance(source, BundleSource) else _choose(source.model, precision)
     with show_progress() as progress:
         progress("starting", 0, 0)
-        wanted = Wanted(model, target=target.lower(), precision=precision)
+        wanted = Wanted(model, target=chosen, precision=precision)
         name, is_new = pull(find_store(), wanted, progress)
-    note(f"{'exported' if is_new else 'found'} {name} in the store")
-    return open_bundle(find_store() / name)
+    come = "pulled" if is_made else "exported"
+    note(f"{come if is_new else 'found'} {name} in the store")
+    bundle = open_bundle(find_store() / name)
+    if is_made and wants_any:
+        _check_target(bundle, AUTO)
+    return bundle
 
 
 def _choose(model: str, precision: str | None) -> str:

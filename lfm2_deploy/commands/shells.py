@@ -26,6 +26,8 @@ _BASH = "complete_bash"
 _BREAKS = re.compile(r"[:@=]+")
 _SPECIAL = re.compile(r"([^\w@%+=:,./~-])")
 _POWERSHELLS = ("powershell", "pwsh")
+# What a shell reads first, where completion adds a line to it.
+_STARTS = {"bash": ".bashrc", "zsh": ".zshrc"}
 _REMARK = "# Completion of lfm2-deploy"
 
 
@@ -98,6 +100,31 @@ def install(program: str, shell: str) -> Path:
 
     _, place = write(shell, program, SWITCH)
     return Path(place)
+
+
+def install_telling(program: str, shell: str) -> list[str]:
+    """As `install`; returns what was written where, and how to undo it, in sentences."""
+    start = Path.home() / _STARTS[shell] if shell in _STARTS else None
+    before = _list_lines(start)
+    place = install(program, shell)
+    told = [f"completion for {shell} is in {place}; it begins with the next shell"]
+    if shell in _POWERSHELLS:
+        return [*told, f"to undo: take what follows the line {_REMARK!r} out of it"]
+    # A shell's line for this program's own file is taken out, whoever wrote it and when.
+    ours = [
+        line
+        for line in _list_lines(start)
+        if line.strip() and (line not in before or str(place) in line)
+    ]
+    told += [f"{start} has the line: {line}" for line in ours]
+    lines = "that line" if len(ours) == 1 else "those lines"
+    return [*told, f"to undo: delete {place}{f', and take {lines} out' if ours else ''}"]
+
+
+def _list_lines(file: Path | None) -> list[str]:
+    if file is None or not file.is_file():
+        return []
+    return file.read_text(encoding="utf-8", errors="replace").splitlines()
 
 
 def find_shell() -> str:

@@ -15,12 +15,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lfm2_deploy.server.errors import make_api_error
 from lfm2_deploy.server.hub import Hub
-from lfm2_deploy.server.security import HEADERS
+from lfm2_deploy.server.security import HEADERS, REMARK
 
 # (method, path, status, seconds, remark)
 Log = Callable[[str, str, int, float, str], None]
-# Under which key of a request's state a route leaves a remark, such as how many tokens it took.
-REMARK = "remark"
 _LONGEST_PATH = 120
 # What nginx calls a client that went away before it had its reply.
 _GONE = 499

@@ -11,7 +11,6 @@ from __future__ import annotations
 from typing import Any
 
 from fastapi import FastAPI
-from starlette.middleware.cors import CORSMiddleware
 
 from lfm2_deploy.server.access import Access, choose_log
 from lfm2_deploy.server.errors import add_handlers
@@ -20,7 +19,7 @@ from lfm2_deploy.server.limits import BodyLimit
 from lfm2_deploy.server.page import add_page
 from lfm2_deploy.server.response_store import ResponseStore
 from lfm2_deploy.server.routes import chat, completions, responses, status
-from lfm2_deploy.server.security import Doors
+from lfm2_deploy.server.security import Doors, Preflight
 from lfm2_deploy.server.settings import Settings
 from lfm2_deploy.serving.engine import Engine
 
@@ -83,7 +82,7 @@ def _add_middleware(app: FastAPI, settings: Settings, hub: Hub) -> None:
     app.add_middleware(Doors, settings=settings)
     if settings.origins:
         app.add_middleware(
-            CORSMiddleware,
+            Preflight,
             allow_origins=list(settings.origins),
             allow_methods=["GET", "POST", "DELETE"],
             allow_headers=["*"],

@@ -32,6 +32,7 @@ _TYPES = {
 }
 # Longer ones would echo what a client sent.
 _LONGEST_MESSAGE = 600
+_LONGEST_KEY = 64
 
 
 class ApiError(HTTPException):
@@ -127,7 +128,7 @@ def timed_out(seconds: float) -> ApiError:
 def add_handlers(app: FastAPI) -> None:
     """Have an app answer every failure in this shape."""
     app.add_exception_handler(HTTPException, _handle)
-    app.add_exception_handler(RequestValidationError, _handle_invalid)
+    app.add_exception_handler(RequestValidationError, _handle_missing)
     app.add_exception_handler(errors.Lfm2DeployError, _handle)
 
 
@@ -135,23 +136,42 @@ async def _handle(request: Request, error: Exception) -> Response:
     return make_api_error(error).respond()
 
 
-async def _handle_invalid(request: Request, error: Exception) -> Response:
-    assert isinstance(error, RequestValidationError)
-    return explain_invalid(error.errors()).respond()
+async def _handle_missing(request: Request, error: Exception) -> Response:
+    """Bodies are checked by `json_body`; what FastAPI itself finds is that there is none."""
+    return refuse("the body is missing: send JSON", code="invalid_json").respond()
 
 
-def explain_invalid(found: Sequence[Mapping[str, Any]]) -> ApiError:
-    """The 400 for what pydantic found: the first fault, by the field's path."""
+def explain_invalid(found: Sequence[Mapping[str, Any]], body: Any) -> ApiError:
+    """The 400 for what pydantic found: the first fault, by the field's path.
+
+    Args:
+        found: every fault.
+        body: what it was found in.
+    """
     # Of a union every member complains; the deepest fault is of the member that was meant, and
     # `max` takes the first of those that are equally deep.
     first = max(found, key=lambda fault: len(fault["loc"]))
-    path = [str(part) for part in first["loc"] if part != "body"]
-    # pydantic names members of unions by their types, which are no fields.
-    param = ".".join(part for part in path if part.isidentifier() or part.isdigit()) or None
-    said = str(first["msg"]).removeprefix("Value error, ")
-    if first["type"] == "missing":
-        said = "this field is missing"
+    is_missing = first["type"] == "missing"
+    param = _find_path(first["loc"], body, is_missing) or None
+    said = "this field is missing" if is_missing else str(first["msg"])
+    said = said.removeprefix("Value error, ")
     return refuse(f"{param or 'the request'}: {said}", param, "invalid_value")
+
+
+def _find_path(place: Sequence[str | int], body: Any, is_missing: bool) -> str:
+    """Where in a body a fault is: keys and indices that the client knows.
+
+    pydantic names members of unions in between, by types or tags, which the body does not have.
+    """
+    path, value = [], body
+    for index, part in enumerate(place):
+        is_there = part in value if isinstance(value, Mapping) else isinstance(part, int)
+        if is_there and isinstance(value, Mapping | list):
+            value = value[part]  # type: ignore[index]
+        elif not (is_missing and index == len(place) - 1):
+            continue
+        path.append(str(part)[:_LONGEST_KEY])
+    return ".".join(path)
 
 
 def _describe_status(error: HTTPException) -> str:

@@ -2,12 +2,14 @@
 
 On the first signal new requests are refused and running answers get a grace period; what is left
 then is cut, with an end that says so. On the second everything ends at once. Connections that send
-no request, and connections beyond a number, are closed.
+no request, and those that read none of their replies, are closed; where there are too many, the one
+that was idle longest makes room.
 """
 
 from __future__ import annotations
 
 import asyncio
+import errno
 import socket
 from asyncio import Transport
 from collections.abc import Callable
@@ -27,20 +29,29 @@ _KEEP_ALIVE_SECONDS = 30
 _HEADER_SECONDS = 15.0
 _MOST_HEADER_BYTES = 32 * 2**10
 _MOST_CONNECTIONS = 256
+# In which a client must have read something of what is there for it.
+_READ_SECONDS = 60.0
+_FULL = (
+    b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nRetry-After: 1\r\n"
+    b"Connection: close\r\n\r\n"
+)
 # For answers that were cut to write their last lines.
 _LAST_SECONDS = 3.0
 _POLL_SECONDS = 0.05
 
 
 class PatientProtocol(H11Protocol):
-    """HTTP/1.1 that waits for headers only so long, and has a bounded number of connections."""
+    """HTTP/1.1 that waits for clients only so long, and has a bounded number of connections."""
 
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
         """See `asyncio.Protocol`."""
         super().connection_made(transport)
         self._header_timer: asyncio.TimerHandle | None = None
-        if len(self.connections) > _MOST_CONNECTIONS:
-            transport.close()
+        self._read_timer: asyncio.TimerHandle | None = None
+        self._idle_since = self.loop.time()
+        if len(self.connections) > _MOST_CONNECTIONS and not self._make_room():
+            transport.write(_FULL)
+            self._close()
             return
         self._await_headers()
 
@@ -57,26 +68,94 @@ class PatientProtocol(H11Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """See `asyncio.Protocol`."""
         self._stop_waiting()
+        self._stop_watching()
         super().connection_lost(exc)
 
+    def pause_writing(self) -> None:
+        """See `asyncio.Protocol`: more waits to be read than the system takes."""
+        super().pause_writing()
+        self._await_reader()
+
+    def resume_writing(self) -> None:
+        """See `asyncio.Protocol`."""
+        self._stop_watching()
+        super().resume_writing()
+
+    def on_response_complete(self) -> None:
+        """A reply was written, perhaps not read."""
+        self._idle_since = self.loop.time()
+        super().on_response_complete()
+
+    def timeout_keep_alive_handler(self) -> None:
+        """No further request has come."""
+        super().timeout_keep_alive_handler()
+        self._await_reader()
+
+    @property
+    def _is_idle(self) -> bool:
+        return self.cycle is None or bool(self.cycle.response_complete)
+
+    def _make_room(self) -> bool:
+        """Close the connection that was idle longest, where there is one."""
+        others = (
+            other
+            for other in self.connections
+            if isinstance(other, PatientProtocol) and other is not self
+        )
+        idle = [other for other in others if other._is_idle and not other.transport.is_closing()]
+        if idle:
+            # What it has not read by now is lost to it.
+            min(idle, key=lambda other: other._idle_since).transport.abort()
+        return bool(idle)
+
     def _await_headers(self) -> None:
-        self._header_timer = self.loop.call_later(_HEADER_SECONDS, self.transport.close)
+        self._header_timer = self.loop.call_later(_HEADER_SECONDS, self._close)
 
     def _stop_waiting(self) -> None:
         if self._header_timer is not None:
             self._header_timer.cancel()
             self._header_timer = None
 
+    def _close(self) -> None:
+        """Close once all is read that was written, or after a while."""
+        self.transport.close()
+        self._await_reader()
+
+    def _await_reader(self) -> None:
+        """See that the client reads: what closes would wait for it without end."""
+        self._stop_watching()
+        left = self.transport.get_write_buffer_size()
+        if left:
+            self._read_timer = self.loop.call_later(_READ_SECONDS, self._check_reader, left)
+
+    def _check_reader(self, before: int) -> None:
+        if self.transport.get_write_buffer_size() >= before:
+            self.transport.abort()
+        else:
+            self._await_reader()
+
+    def _stop_watching(self) -> None:
+        if self._read_timer is not None:
+            self._read_timer.cancel()
+            self._read_timer = None
+
 
 class Host(uvicorn.Server):
     """One app on one socket."""
 
-    def __init__(self, app: FastAPI, *, grace_seconds: float = 30.0) -> None:
+    def __init__(
+        self,
+        app: FastAPI,
+        *,
+        grace_seconds: float = 30.0,
+        at_signal: Callable[[int], None] = lambda _: None,
+    ) -> None:
         """Prepare to run.
 
         Args:
             app: of `make_app`.
             grace_seconds: for running answers, once the server is to end.
+            at_signal: told at the first signal how many requests are not answered yet.
         """
         super().__init__(
             uvicorn.Config(
@@ -98,6 +177,7 @@ class Host(uvicorn.Server):
         )
         self._hub: Hub = app.state.hub
         self._grace = grace_seconds
+        self._at_signal = at_signal
         self._loop: asyncio.AbstractEventLoop | None = None
         self._signals = 0
 
@@ -142,6 +222,8 @@ class Host(uvicorn.Server):
 
     def _begin_end(self) -> None:
         self._hub.drain()
+        if self._signals:  # not in the handler: it may have come in the midst of a print
+            self._at_signal(self._hub.active)
         self._ending = asyncio.get_running_loop().create_task(self._end())
 
     async def _end(self) -> None:
@@ -181,10 +263,28 @@ def listen(host: str, port: int) -> socket.socket:
     except OSError as error:
         listener.close()
         raise Lfm2DeployError(
-            f"cannot listen at {host} port {port} ({error.strerror or error}): choose another "
-            "--port, or 0 for any that is free"
+            f"cannot listen at {host} port {port} ({error.strerror or error}): "
+            f"{_advise(host, error)}"
         ) from error
     return listener
+
+
+def _advise(host: str, error: OSError) -> str:
+    if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
+        return (
+            f"{host} is none of this computer's addresses; --host 127.0.0.1 is for this computer "
+            "alone, 0.0.0.0 for others, too"
+        )
+    return "choose another --port, or 0 for any that is free"
+
+
+def find_lan_address() -> str:
+    """This computer's address in its network; "" where it is in none. Nothing is sent."""
+    with suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect(("192.0.2.1", 9))  # of no computer: only the way there is chosen
+        address = str(probe.getsockname()[0])
+        return "" if address.startswith(("127.", "0.")) else address
+    return ""
 
 
 def make_url(host: str, listener: socket.socket) -> str:

@@ -121,10 +121,12 @@ class Hub:
         Raises:
             Lfm2DeployError: it cannot be begun.
         """
-        cap, wanted = self.settings.max_tokens, asked.overrides.get("max_new_tokens")
+        most = asked.overrides.get("max_new_tokens") or self.settings.max_tokens
         try:
-            stream = await self._ask(asked, wanted or cap)
+            stream = await self._ask(asked, most)
         except ContextOverflowError:
+            if most is None:
+                raise
             # Clients ask for thousands whatever the context is: an answer that comes to its end is
             # cut there, and says so. A prompt that leaves no room fails again.
             stream = await self._ask(asked, None)

@@ -129,25 +129,36 @@ class ResponseWriter:
         item = self._open
         if item is None:
             return
+        item["status"] = "incomplete" if self._is_cut(item) else "completed"
         if item["type"] == "function_call":
-            done = {"name": item["name"], "arguments": item["arguments"]}
-            yield self._tell_item("response.function_call_arguments.done", **done)
+            # Of a call that was cut nobody is told that its arguments are done.
+            if item["status"] == "completed":
+                done = {"name": item["name"], "arguments": item["arguments"]}
+                yield self._tell_item("response.function_call_arguments.done", **done)
         else:
             name = _PARTS[item["type"]][1]
             part = item["content"][0]
             more = {"logprobs": part["logprobs"]} if "logprobs" in part else {}
             yield self._tell_part(f"{name}.done", text=part["text"], **more)
             yield self._tell_part("response.content_part.done", part=dict(part))
-        item["status"] = "completed"
         yield self._tell("response.output_item.done", output_index=self._place, item=dict(item))
         self._open = None
 
+    def _is_cut(self, item: JsonObject) -> bool:
+        """Whether the answer, if it has ended, ended within this item."""
+        answer = self.answer
+        if answer is None:
+            return False
+        if item["type"] == "function_call":
+            return answer.cut_call is not None and answer.cut_call.id == item["call_id"]
+        return answer.finish_reason == "length"
+
     def _finish(self, answer: Answer) -> None:
         self.answer = answer
-        is_cut = answer.finish_reason == "length"
-        self.response["status"] = "incomplete" if is_cut else "completed"
-        if is_cut:
-            self.response["incomplete_details"] = {"reason": "max_output_tokens"}
+        reason = _explain_cut(answer)
+        self.response["status"] = "completed" if reason is None else "incomplete"
+        if reason is not None:
+            self.response["incomplete_details"] = {"reason": reason}
         self.response["usage"] = _describe_usage(answer, self._tokenizer)
 
     @property
@@ -169,6 +180,14 @@ class ResponseWriter:
     def _copy(self) -> JsonObject:
         # What was told must not change where it waits to be sent.
         return {**self.response, "output": list(self.response["output"])}
+
+
+def _explain_cut(answer: Answer) -> str | None:
+    """Why an answer is incomplete; None where it is not."""
+    if answer.finish_reason == "length":
+        return "max_output_tokens"
+    # A stop string within text is an end like any other; within a call it is not.
+    return "stop_sequence" if answer.cut_call is not None else None
 
 
 def _new_item(kind: str) -> JsonObject:

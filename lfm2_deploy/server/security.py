@@ -13,6 +13,7 @@ import ipaddress
 from collections.abc import Mapping
 
 from starlette.datastructures import Headers
+from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from lfm2_deploy.server.errors import ApiError
@@ -22,6 +23,8 @@ _SAFE = {"GET", "HEAD", "OPTIONS"}
 # Not the page, which asks for a key itself, nor health, which is for whoever starts the server.
 _LOCKED_PATHS = ("/v1/", "/metrics")
 ANY = "*"
+# Under which key of a request's state a remark for the log is, such as how many tokens it took.
+REMARK = "remark"
 # default-src covers scripts, styles, fonts, images and connections.
 _PAGE_POLICY = (
     "default-src 'self'; object-src 'none'; base-uri 'none'; form-action 'none'; "
@@ -62,6 +65,8 @@ class Doors:
             self._check_origin(scope, headers)
             self._check_key(scope, headers)
         except ApiError as error:
+            # What `access` writes behind the request's line.
+            scope.setdefault("state", {})[REMARK] = error.message
             await error.respond()(scope, receive, send)
             return
         await self._app(scope, receive, send)
@@ -78,14 +83,15 @@ class Doors:
             return
         raise ApiError(
             403,
-            f"the host {given[:80]!r} is none of this server's names: start it with "
+            f"the host {given[:80]!a} is none of this server's names: start it with "
             "--allow-host NAME",
             code="host_not_allowed",
         )
 
     def _check_origin(self, scope: Scope, headers: Headers) -> None:
         origin = headers.get("origin")
-        if origin is None or scope["method"] in _SAFE:
+        asks = scope["method"] == "OPTIONS" and "access-control-request-method" in headers
+        if origin is None or (scope["method"] in _SAFE and not asks):
             return
         if ANY in self._settings.origins or origin in self._settings.origins:
             return
@@ -93,7 +99,7 @@ class Doors:
             return
         raise ApiError(
             403,
-            f"web pages of {origin[:80]!r} may not use this server: start it with "
+            f"web pages of {origin[:80]!a} may not use this server: start it with "
             "--allow-origin ORIGIN",
             code="origin_not_allowed",
         )
@@ -109,12 +115,28 @@ class Doors:
         given = _digest(key.strip() if scheme.lower() == "bearer" else "")
         # Every key is compared, so that time tells nothing.
         if not sum(hmac.compare_digest(given, known) for known in self._keys):
+            wanted = "send the header Authorization: Bearer KEY"
             raise ApiError(
                 401,
-                "this server needs a key: send the header Authorization: Bearer KEY",
+                f"the key is none of this server's: {wanted} with one that it was started with"
+                if scheme.lower() == "bearer" and key.strip()
+                else f"this server needs a key: {wanted}",
                 code="invalid_api_key",
                 headers={"WWW-Authenticate": "Bearer"},
             )
+
+
+class Preflight(CORSMiddleware):
+    """Answers what browsers ask for web pages that may call; the doors refuse others."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See ASGI."""
+        if scope["type"] == "http" and scope["method"] == "OPTIONS":
+            origin = Headers(scope=scope).get("origin")
+            if origin is not None and not self.is_allowed_origin(origin):
+                await self.app(scope, receive, send)
+                return
+        await super().__call__(scope, receive, send)
 
 
 def split_host(header: str) -> str:

@@ -41,7 +41,8 @@ class Settings:
     api_keys: tuple[str, ...] = ()
     origins: tuple[str, ...] = ()
     hosts: tuple[str, ...] = ()
-    max_body_bytes: int = 8 * 2**20
+    # Three times what a context of 128,000 tokens takes, as text or as ids.
+    max_body_bytes: int = 2 * 2**20
     body_seconds: float = 30.0
     max_tokens: int | None = None
     request_seconds: float | None = None

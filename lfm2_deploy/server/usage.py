@@ -56,7 +56,8 @@ def join_usage(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
 def _describe_timings(answer: Answer) -> dict[str, Any]:
     usage = answer.usage
     computed = usage.prompt_tokens - usage.reused_tokens
-    rate = computed / usage.prefill_seconds if usage.prefill_seconds > 0 else None
+    is_known = computed > 0 and usage.prefill_seconds > 0
+    rate = computed / usage.prefill_seconds if is_known else None
     return {
         "reused_tokens": usage.reused_tokens,
         "queue_seconds": usage.queue_seconds,

@@ -52,10 +52,11 @@ class Engine:
 
     def _begin(self, load_model: Callable[[], LanguageModel]) -> None:
         self._load_model = load_model
-        self._lock = threading.Lock()
+        # A progress callback may close the engine that is loading.
+        self._lock = threading.RLock()
         self._totals = Totals()
         self._scheduler = None
-        self._closed = False
+        self._closed = self._draining = False
 
     @classmethod
     def load(
@@ -140,7 +141,7 @@ class Engine:
             ClosedError: the engine was closed.
         """
         asked = (tools, tool_choice, parallel_tool_calls, n, template_options)
-        return self._submit(Stream(), prompt, options, overrides, *asked)
+        return self._submit(Stream(), prompt, options, overrides, n, *asked)
 
     def astream(
         self,
@@ -160,7 +161,7 @@ class Engine:
         time: `astart` does that in another thread.
         """
         asked = (tools, tool_choice, parallel_tool_calls, n, template_options)
-        return self._submit(AsyncStream(), prompt, options, overrides, *asked)
+        return self._submit(AsyncStream(), prompt, options, overrides, n, *asked)
 
     async def astart(
         self,
@@ -177,7 +178,7 @@ class Engine:
         """As `astream`, and the event loop is never blocked."""
         stream = AsyncStream()
         asked = (tools, tool_choice, parallel_tool_calls, n, template_options)
-        submit = partial(self._submit, stream, prompt, options, overrides, *asked)
+        submit = partial(self._submit, stream, prompt, options, overrides, n, *asked)
         try:
             return await asyncio.to_thread(submit)
         except asyncio.CancelledError:  # the thread goes on, and may submit what nobody reads
@@ -222,10 +223,11 @@ class Engine:
             totals.completion_tokens,
             dict(totals.answers),
             totals.refused,
+            "" if scheduler is None else scheduler.failure,
         )
 
     def drain(self, timeout: float | None = None) -> bool:
-        """Take no more requests, and wait for those there are.
+        """Take no more requests, for good, and wait for those there are.
 
         Args:
             timeout: seconds at most; None waits as long as it takes.
@@ -233,6 +235,7 @@ class Engine:
         Returns:
             Whether all ended in time; those that did not go on.
         """
+        self._draining = True
         scheduler = self._scheduler
         return scheduler is None or scheduler.drain(timeout)
 
@@ -262,10 +265,12 @@ class Engine:
         prompt: Prompt,
         options: GenerationOptions | None,
         overrides: Mapping[str, Any],
+        count: int,
         *asked: Any,
     ) -> _AnyStream:
         while True:
             model, scheduler = self._ensure()
+            scheduler.check_room(count)
             chosen = (options or model.defaults).with_overrides(**overrides)
             wish = Wish(prompt, chosen, *asked)
             stream.begin(prepare(model, wish, stream.deliver), scheduler.wake)
@@ -276,7 +281,11 @@ class Engine:
             return stream
 
     def _start(self) -> Scheduler:
-        self._scheduler = Scheduler(self._load_model(), self._limits, self._totals)
+        model = self._load_model()
+        if self._closed:
+            model.runtime.close()
+            raise ClosedError("the engine was closed while it was loading")
+        self._scheduler = Scheduler(model, self._limits, self._totals)
         return self._scheduler
 
     def _ensure(self) -> tuple[LanguageModel, Scheduler]:
@@ -284,12 +293,13 @@ class Engine:
         with self._lock:
             if self._closed:
                 raise ClosedError("the engine was closed: load the model again")
+            if self._draining:
+                raise ClosedError("the engine is shutting down and takes no more requests")
             scheduler = self._scheduler
-            if scheduler is None or scheduler.ended_idle:
+            if scheduler is None or scheduler.may_be_replaced:
                 scheduler = self._start()
             model = scheduler.model
-        if model is None:  # it ended in this moment, or by a fault
-            scheduler.require()
+        if model is None:  # it ended in this moment
             return self._ensure()
         return model, scheduler
 

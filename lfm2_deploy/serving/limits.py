@@ -33,9 +33,11 @@ class EngineLimits:
         kept: most conversations whose states are kept for what follows them.
         idle_seconds: unload the model after so long without a request; None keeps it. The next
             request loads it again.
-        exact_rows: answers that run at once are computed one after the other, so that each is
-            bit for bit what it is alone. Otherwise, where the runtime can, they are computed
-            together, several times as fast, and the last bits of their logits may differ.
+        exact_rows: answers that run at once are computed one after the other, so that none
+            changes another one's last bits. Otherwise, where the runtime can, they are computed
+            together, several times as fast. What either leaves: with 8-bit activations (int8,
+            int4), a prompt that is read in pieces, or whose beginning was read before, may round
+            otherwise than one that is read at once.
 
     Raises:
         GenerationError: a value is out of range.
@@ -68,6 +70,8 @@ class EngineState:
         prompt_tokens, reused_tokens, completion_tokens: since the engine was made.
         answers: finished, by finish reason; "error" for those that failed.
         refused: requests, for a full queue.
+        failure: why the model's thread ended, if a fault ended it; the next request loads the
+            model again.
     """
 
     loaded: bool
@@ -78,3 +82,4 @@ class EngineState:
     completion_tokens: int
     answers: Mapping[str, int]
     refused: int
+    failure: str = ""

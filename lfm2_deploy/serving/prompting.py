@@ -15,7 +15,7 @@ from lfm2_deploy.answers.parser import AnswerParser, markers
 from lfm2_deploy.answers.tool_grammar import Thinking, build_tool_grammar
 from lfm2_deploy.answers.tools import ChosenTools, choose_tools, normalize_tools
 from lfm2_deploy.chat import Message
-from lfm2_deploy.errors import GenerationError, RequestError
+from lfm2_deploy.errors import GenerationError, RequestError, TemplateError
 from lfm2_deploy.generate import LanguageModel, Prompt
 from lfm2_deploy.grammar import Grammar
 from lfm2_deploy.options import GenerationOptions
@@ -30,6 +30,8 @@ ToolChoice: TypeAlias = str | Mapping[str, Any]
 # The prompt of a model that reasons first may open its reasoning itself.
 _LAST_TOKENS = 8
 _MOST_CHOICES = 64
+# What a template is given besides.
+_NO_OPTIONS = frozenset({"messages", "tools"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +113,11 @@ def _read(model: LanguageModel, wish: Wish) -> _Reading:
     prepared = prepare_messages(messages, knows_calls=knows_calls)
     chosen = choose_tools(normalize_tools(wish.tools or ()), wish.tool_choice)
     shown = list(chosen.shown) or None
-    ids = tuple(model.encode_prompt(prepared, tools=shown, **(wish.template_options or {})))
+    template_options = wish.template_options or {}
+    taken = next((name for name in template_options if name in _NO_OPTIONS), None)
+    if taken is not None:
+        raise TemplateError(f"'{taken}' is no option of a chat template: leave it out")
+    ids = tuple(model.encode_prompt(prepared, tools=shown, **template_options))
     ending = model.tokenizer.decode(ids[-_LAST_TOKENS:], skip_special_tokens=False)
     opened = ending.rstrip().endswith(THINK_START)
     options = _force_call(model.tokenizer, wish, chosen, opened)

@@ -48,6 +48,8 @@ class Row:
         self._chooser = RowChooser(request.ids, request.options, ends, most, request.constraint)
         self._reply = Reply(request, AnswerText(tokenizer, request.options, request.kept))
         self._position = lease.start.held[0]
+        # Pieces of the prompt that were read.
+        self.pieces = 0
         self._started_at = time.perf_counter()
         self._answering_at: float | None = None
         self._reason: AnswerReason | None = None
@@ -72,6 +74,7 @@ class Row:
     def take_piece(self, size: int) -> list[int]:
         """The next tokens of the prompt, at most `size` where it can be cut."""
         start, ids = self._position, self.request.ids
+        self.pieces += 1
         if not self._able.appends_many:
             end = start + 1 if start else len(ids)
         else:

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from lfm2_deploy.answers.events import Answer, Finished
 from lfm2_deploy.branches import BranchPool, count_common
 from lfm2_deploy.contracts import FloatArray
-from lfm2_deploy.errors import ClosedError, QueueFullError
+from lfm2_deploy.errors import ClosedError, GenerationError, QueueFullError
 from lfm2_deploy.generate import LanguageModel, choose_slice
 from lfm2_deploy.serving.limits import EngineLimits
 from lfm2_deploy.serving.request import Request, cancel_unstarted
@@ -33,6 +33,10 @@ class IdleEndError(ClosedError):
     """The scheduler ended because nobody asked anything for a while."""
 
 
+class FaultError(ClosedError):
+    """The scheduler ended by a fault of its own."""
+
+
 class Totals:
     """What was done so far; read by any thread, written by the scheduler's."""
 
@@ -41,9 +45,10 @@ class Totals:
         self.answers: Counter[str] = Counter()
 
     def add(self, answer: Answer) -> None:
-        """Count a finished answer."""
-        self.prompt_tokens += answer.usage.prompt_tokens
-        self.reused_tokens += answer.usage.reused_tokens
+        """Count an answer that ended, and its prompt where that was begun: once for all choices."""
+        if answer.choice == 0 and answer.usage.prefill_seconds > 0:
+            self.prompt_tokens += answer.usage.prompt_tokens
+            self.reused_tokens += answer.usage.reused_tokens
         self.completion_tokens += answer.usage.completion_tokens
         self.answers[answer.finish_reason] += 1
 
@@ -87,6 +92,8 @@ class Scheduler:
         self._rows: list[Row] = []
         self._waiting: deque[Request] = deque()
         self._changed = threading.Condition()
+        # Between the two above.
+        self._beginning: Request | None = None
         self._end: ClosedError | None = None
         self._draining = False
         self._thread = threading.Thread(target=self._run, name="lfm2-deploy engine", daemon=True)
@@ -105,40 +112,53 @@ class Scheduler:
         return self._end is not None
 
     @property
-    def ended_idle(self) -> bool:
-        """Whether it ended for want of work, so that another one may be started."""
-        return isinstance(self._end, IdleEndError)
+    def may_be_replaced(self) -> bool:
+        """Whether it ended for want of work or by a fault: another one may be started."""
+        return isinstance(self._end, IdleEndError | FaultError)
 
-    def require(self) -> None:
-        """See that it runs, or ended for want of work only.
+    @property
+    def failure(self) -> str:
+        """The fault it ended by; "" for none."""
+        return str(self._end) if isinstance(self._end, FaultError) else ""
+
+    def check_room(self, count: int) -> None:
+        """See, before any work on them, that so many requests would be taken.
 
         Raises:
-            ClosedError: it was closed, or ended by a fault.
+            GenerationError: there is never room for so many.
+            QueueFullError, ClosedError: as `submit`.
         """
-        if self._end is not None and not isinstance(self._end, IdleEndError):
-            raise self._end
+        most = self._limits.running + self._limits.waiting
+        if count > most:
+            raise GenerationError(f"{count} answers at once, and at most {most} are taken on")
+        with self._changed:
+            self._require_room(count)
 
     def submit(self, requests: Sequence[Request]) -> None:
         """Put requests into the queue, all or none.
 
         Raises:
             QueueFullError: too many wait already.
-            ClosedError: the scheduler ends; `IdleEndError` where another may be started.
+            ClosedError: the scheduler ends; see `may_be_replaced`.
         """
         with self._changed:
-            if self._end is not None:
-                raise self._end
-            if self._draining:
-                raise ClosedError("the engine is shutting down and takes no more requests")
-            room = self._limits.waiting + max(0, self._limits.running - len(self._rows))
-            if len(self._waiting) + len(requests) > room:
-                self._totals.refused += 1
-                raise QueueFullError(
-                    f"{len(self._rows)} answers run and {len(self._waiting)} wait, which is all "
-                    "that is taken on: try again later"
-                )
+            self._require_room(len(requests))
             self._waiting.extend(requests)
             self._changed.notify_all()
+
+    def _require_room(self, count: int) -> None:
+        if self._end is not None:
+            raise self._end
+        if self._draining:
+            raise ClosedError("the engine is shutting down and takes no more requests")
+        running = len(self._rows) + (self._beginning is not None)
+        room = self._limits.waiting + max(0, self._limits.running - running)
+        if len(self._waiting) + count > room:
+            self._totals.refused += 1
+            raise QueueFullError(
+                f"{running} answers run and {len(self._waiting)} wait, which is all that is taken "
+                "on: try again later"
+            )
 
     def wake(self) -> None:
         """Look at requests again: one was cancelled."""
@@ -149,15 +169,13 @@ class Scheduler:
         """Take no more requests, and wait for those there are; whether all ended in time."""
         with self._changed:
             self._draining = True
-            return self._changed.wait_for(lambda: not self._rows and not self._waiting, timeout)
+            return self._changed.wait_for(lambda: not self._has_work(), timeout)
 
     def end(self) -> None:
         """Cancel everything, and wait for the thread."""
         with self._changed:
             if self._end is None:
                 self._end = ClosedError("the engine was closed: load the model again")
-            for request in (*self._waiting, *(row.request for row in self._rows)):
-                request.cancelled.set()
             self._changed.notify_all()
         if threading.current_thread() is not self._thread:
             self._thread.join()
@@ -165,8 +183,8 @@ class Scheduler:
     def _run(self) -> None:
         try:
             while self._wait_for_work():
-                self._admit()
                 self._drop_cancelled()
+                self._admit()
                 self._read_prompts()
                 self._answer()
         except Exception as error:  # who waits is told, and who asks later
@@ -184,7 +202,7 @@ class Scheduler:
     def _wait_for_work(self) -> bool:
         """Whether there is any; false when the thread is to end."""
         with self._changed:
-            if self._rows or self._waiting:
+            if self._has_work():
                 return True
             self._changed.notify_all()  # for `drain`
             busy = self._changed.wait_for(
@@ -194,25 +212,46 @@ class Scheduler:
                 self._end = IdleEndError("the model was unloaded: ask again to load it")
             return self._end is None or bool(self._waiting)
 
-    def _admit(self) -> None:
-        while len(self._rows) < self._limits.running:
-            with self._changed:
-                if not self._waiting or self._should_wait(self._waiting[0]):
-                    return
-                request = self._waiting.popleft()
-            self._begin(request)
+    def _has_work(self) -> bool:
+        return bool(self._rows or self._waiting or self._beginning)
 
-    def _begin(self, request: Request) -> None:
+    def _admit(self) -> None:
+        while len(self._rows) < self._limits.running and self._take_request() is not None:
+            row = self._begin()
+            logits = None if row is None else row.lease.start.logits
+            if row is not None and logits is not None and not row.is_prompting:
+                self._choose(row, logits[0])
+
+    def _take_request(self) -> Request | None:
+        """The first in the queue that need not wait for another one's prompt."""
+        with self._changed:
+            for place, request in enumerate(self._waiting):
+                if not self._should_wait(request):
+                    del self._waiting[place]
+                    self._beginning = request
+                    return request
+        return None
+
+    def _begin(self) -> Row | None:
+        """Make a row of the request that was taken; None where that fails."""
+        request, row = self._beginning, None
+        assert request is not None
         try:
             lease = self._pool.lease(request.ids)
+            try:
+                end_ids = self._model.runtime.config.eos_token_ids
+                row = Row(request, lease, self._model.tokenizer, self._able, end_ids)
+            except Exception:
+                self._pool.drop(lease)
+                raise
         except Exception as error:  # the reader is told whatever it is
+            self._totals.answers["error"] += 1
             request.deliver(error)
-            return
-        end_ids = self._model.runtime.config.eos_token_ids
-        row = Row(request, lease, self._model.tokenizer, self._able, end_ids)
-        self._rows.append(row)
-        if lease.start.logits is not None and not row.is_prompting:
-            self._choose(row, lease.start.logits[0])
+        with self._changed:
+            self._beginning = None
+            if row is not None:
+                self._rows.append(row)
+        return row
 
     def _should_wait(self, request: Request) -> bool:
         """Whether a prompt that is being read begins as this one does: then it is read once."""
@@ -226,6 +265,10 @@ class Scheduler:
         return False
 
     def _drop_cancelled(self) -> None:
+        with self._changed:
+            if self._end is not None:
+                for request in (*self._waiting, *(row.request for row in self._rows)):
+                    request.cancelled.set()
         for row in tuple(self._rows):
             if row.request.cancelled.is_set():
                 self._finish(row)
@@ -237,12 +280,13 @@ class Scheduler:
             self._tell_end(request, cancel_unstarted(request))
 
     def _read_prompts(self) -> None:
-        """A piece of the oldest prompt that is not read yet."""
-        row = next((row for row in self._rows if row.is_prompting), None)
-        if row is None:
+        """A piece of one prompt; they take turns, so that short ones do not wait for long ones."""
+        prompting = [row for row in self._rows if row.is_prompting]
+        if not prompting:
             return
+        row = min(prompting, key=lambda one: one.pieces)
         size = choose_slice(self._able) or len(row.request.ids)
-        if any(other.last is not None for other in self._rows):
+        if len(self._rows) > 1:
             size = min(size, choose_piece(self._seconds_per_token, self._able.chunk))
         piece = row.take_piece(size)
         started = time.perf_counter()
@@ -296,10 +340,12 @@ class Scheduler:
     def _fail_all(self, error: Exception) -> None:
         """The thread ends by a fault of its own: nobody must wait for it forever."""
         with self._changed:
-            self._end = ClosedError(f"the engine stopped: {error}; load the model again")
+            self._end = FaultError(f"the engine stopped: {error}; load the model again")
             requests = [*(row.request for row in self._rows), *self._waiting]
+            requests += [] if self._beginning is None else [self._beginning]
             self._rows.clear()
             self._waiting.clear()
+            self._beginning = None
             self._changed.notify_all()
         for request in requests:
             request.deliver(error)

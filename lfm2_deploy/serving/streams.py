@@ -16,7 +16,24 @@ class _Requests:
     def __init__(self) -> None:
         self.requests: tuple[Request, ...] = ()
         self._wake: Callable[[], None] = lambda: None
-        self._cancelled = False
+        self._cancelled = self._has_failed = False
+        self._answers: list[Answer] = []
+
+    @property
+    def _has_ended(self) -> bool:
+        return self._has_failed or len(self._answers) >= len(self.requests)
+
+    def _note(self, event: Event | Exception) -> Event:
+        """Keep answers; raise what is no event, and end."""
+        if isinstance(event, Exception):
+            self._has_failed = True
+            raise event
+        if isinstance(event, Finished):
+            self._answers.append(event.answer)
+        return event
+
+    def _sorted_answers(self) -> list[Answer]:
+        return sorted(self._answers, key=lambda answer: answer.choice)
 
     def begin(self, requests: tuple[Request, ...], wake: Callable[[], None]) -> None:
         """Say which requests these are; perhaps cancelled before there were any.
@@ -52,14 +69,9 @@ class Stream(_Requests):
         self._events.put(event)
 
     def __iter__(self) -> Iterator[Event]:
-        left = len(self.requests)
         try:
-            while left:
-                event = self._events.get()
-                if isinstance(event, Exception):
-                    raise event
-                left -= isinstance(event, Finished)
-                yield event
+            while not self._has_ended:
+                yield self._note(self._events.get())
         finally:
             self.cancel()
 
@@ -71,8 +83,9 @@ class Stream(_Requests):
 
     def answers(self) -> list[Answer]:
         """Wait for the end; every choice's answer, in order."""
-        found = [event.answer for event in self if isinstance(event, Finished)]
-        return sorted(found, key=lambda answer: answer.choice)
+        for _ in self:
+            pass
+        return self._sorted_answers()
 
 
 class AsyncStream(_Requests):
@@ -92,14 +105,9 @@ class AsyncStream(_Requests):
                 request.cancelled.set()  # without `wake`: this is the thread that looks at them
 
     async def __aiter__(self) -> AsyncIterator[Event]:
-        left = len(self.requests)
         try:
-            while left:
-                event = await self._events.get()
-                if isinstance(event, Exception):
-                    raise event
-                left -= isinstance(event, Finished)
-                yield event
+            while not self._has_ended:
+                yield self._note(await self._events.get())
         finally:
             self.cancel()
 
@@ -111,5 +119,6 @@ class AsyncStream(_Requests):
 
     async def answers(self) -> list[Answer]:
         """Wait for the end; every choice's answer, in order."""
-        found = [event.answer async for event in self if isinstance(event, Finished)]
-        return sorted(found, key=lambda answer: answer.choice)
+        async for _ in self:
+            pass
+        return self._sorted_answers()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from lfm2_deploy.contracts import Progress, ignore_progress
+from lfm2_deploy.errors import UnknownModelError
 from lfm2_deploy.store import resolve, shelf
 from lfm2_deploy.store.place import find_store
 from lfm2_deploy.store.pull import Wanted
@@ -77,7 +78,10 @@ class ModelStore:
         return tuple(shelf.describe(self.root, name) for name in shelf.list_names(self.root))
 
     def list_unfinished(self) -> tuple[str, ...]:
-        """Names whose pulls were begun and have not ended; the same pull goes on, `remove` ends."""
+        """Names whose pulls were begun and have not ended.
+
+        The same pull goes on; `remove` with `unfinished` discards what is there.
+        """
         return tuple(shelf.list_unfinished(self.root))
 
     def get(self, name: str) -> StoredModel:
@@ -114,16 +118,34 @@ class ModelStore:
         self.get(name)
         return shelf.verify(self.root, name, progress)
 
-    def remove(self, name: str) -> int:
-        """Remove a model, or what an unfinished pull has of one.
+    def remove(self, name: str, *, unfinished: bool = False) -> int:
+        """Remove a model, and what an unfinished pull has of it.
+
+        Args:
+            name: the model's, or that of a pull that has not ended.
+            unfinished: only what the pull has; a model of that name stays.
 
         Returns:
             Bytes of its files.
 
         Raises:
             UnknownModelError: there is none.
-            StoreError: a process has it loaded or pulls it, or the store cannot be written.
+            StoreError: a process has it loaded or pulls it, or the store cannot be written; then
+                all is as it was.
         """
-        if not shelf.has_model(self.root, name) and name not in self.list_unfinished():
-            raise resolve.explain_unknown(name, self.root)
-        return shelf.remove(self.root, name)
+        self.require_removable(name, unfinished=unfinished)
+        return (shelf.discard if unfinished else shelf.remove)(self.root, name)
+
+    def require_removable(self, name: str, *, unfinished: bool = False) -> None:
+        """See that there is something for `remove` of these arguments.
+
+        Raises:
+            UnknownModelError: there is nothing.
+        """
+        if name in self.list_unfinished():
+            return
+        is_there = shelf.has_model(self.root, name)
+        if unfinished and is_there:
+            raise UnknownModelError(f"{name} has no unfinished pull: there is nothing to discard")
+        if not is_there:
+            raise resolve.explain_unknown(name, self.root, to_have=False)

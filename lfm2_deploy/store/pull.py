@@ -22,11 +22,11 @@ from lfm2_deploy.errors import BundleError, ResumeError, StoreError
 from lfm2_deploy.exporting import choose_target, export
 from lfm2_deploy.intact import ensure_intact
 from lfm2_deploy.store.fetch import fetch_bundle, tell_full_disk
-from lfm2_deploy.store.locks import pulling
+from lfm2_deploy.store.locks import gate, pulling
 from lfm2_deploy.store.names import check_name, make_name, name_bundle
 from lfm2_deploy.store.place import explain_unwritable, find_owner, incoming_of
 from lfm2_deploy.store.records import BUNDLE, EXPORTED, Record, make_record, read_record
-from lfm2_deploy.store.shelf import has_model, put
+from lfm2_deploy.store.shelf import has_model, put, require_unused
 from lfm2_deploy.store.sources import BundleSource, CheckpointSource, find_source, write_source
 from lfm2_deploy.unfinished import find_unfinished
 
@@ -146,6 +146,7 @@ def _pull_bundle(
             if (root / name / MANIFEST).read_bytes() != sealed:
                 raise _explain_taken(root, name)
             return name, False
+        _require_replaceable(root, name)
         # What comes of one manifest is never mixed with what came of another.
         part = folder / f"+{hashlib.sha256(sealed).hexdigest()[:16]}"
         for other in folder.iterdir():
@@ -186,6 +187,7 @@ def _pull_checkpoint(
             if found is None or found.kind != EXPORTED or not _answers(found, asked):
                 raise _explain_taken(root, name)
             return name, False
+        _require_replaceable(root, name)
         with tell_full_disk(folder):
             try:
                 bundle = make(folder, find_unfinished(folder / name) is not None)
@@ -203,6 +205,17 @@ def _is_there(root: Path, name: str, progress: Progress) -> bool:
     if place.exists() and not has_model(root, name):
         raise StoreError(f"{place} is in the way, and is no model: choose another --name")
     return False
+
+
+def _require_replaceable(root: Path, name: str) -> None:
+    """Refuse before the work what moving it into place would refuse after it.
+
+    Raises:
+        StoreError: what is there is in use, or holds files of somebody's own.
+    """
+    if (root / name).exists():
+        with gate(root, name):
+            require_unused(root, name)
 
 
 def _explain_taken(root: Path, name: str) -> StoreError:

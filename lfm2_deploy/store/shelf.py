@@ -163,7 +163,7 @@ def put(root: Path, name: str, staged: Path, record: Record, overwrite: bool) ->
         if (root / name).exists():
             if not overwrite:
                 raise StoreError(f"{root / name} is in the way: choose another --name")
-            _require_unused(root, name)
+            require_unused(root, name)
             retired = _retire(root, name)
         try:
             os.replace(staged, root / name)
@@ -181,7 +181,7 @@ def put(root: Path, name: str, staged: Path, record: Record, overwrite: bool) ->
 
 
 def remove(root: Path, name: str) -> int:
-    """Remove a model, or what an unfinished pull has of one.
+    """Remove a model, and what an unfinished pull has of it.
 
     Args:
         root: the store.
@@ -192,24 +192,52 @@ def remove(root: Path, name: str) -> int:
 
     Raises:
         StoreError: it is loaded or being pulled somewhere, holds files of somebody's own, or
-            the store cannot be written.
+            the store cannot be written; then all is as it was.
     """
-    retired = None
+    retired, size = None, 0
     with pulling(root, name):
-        size = _measure(incoming_of(root, name))
-        shutil.rmtree(incoming_of(root, name), ignore_errors=True)
         with gate(root, name):
             if has_model(root, name):
-                _require_unused(root, name)
-                size += _measure(root / name)
+                require_unused(root, name)
+                size = _measure(root / name)
                 retired = _retire(root, name)
             record_of(root, name).unlink(missing_ok=True)
             used_of(root, name).unlink(missing_ok=True)
+        size += _discard(root, name)
     _throw_away(root, retired)
     return size
 
 
-def _require_unused(root: Path, name: str) -> None:
+def discard(root: Path, name: str) -> int:
+    """Remove what an unfinished pull has of a model; a model of that name stays.
+
+    Args:
+        root: the store.
+        name: as `list_unfinished` has it.
+
+    Returns:
+        Bytes of its files.
+
+    Raises:
+        StoreError: it is being pulled, or the store cannot be written.
+    """
+    with pulling(root, name):
+        return _discard(root, name)
+
+
+def _discard(root: Path, name: str) -> int:
+    folder = incoming_of(root, name)
+    size = _measure(folder)
+    shutil.rmtree(folder, ignore_errors=True)
+    return size
+
+
+def require_unused(root: Path, name: str) -> None:
+    """See that a model may be replaced or removed; within its `gate`.
+
+    Raises:
+        StoreError: it is loaded somewhere, or holds files of somebody's own.
+    """
     users = list_users(root, name)
     if users:
         own = os.getpid()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from typing import Any
 
 import llguidance
@@ -230,3 +231,38 @@ def test_no_tool_is_refused() -> None:
         build_tool_grammar([], special_marks=MARKS)
     with pytest.raises(GrammarError, match="at least one tool"):
         build_tool_grammar([CLOCK], special_marks=MARKS, most_calls=0)
+
+
+def test_arguments_bring_only_the_definitions_that_they_refer_to(accepts: Any) -> None:
+    tool = {
+        "name": "f",
+        "parameters": {
+            "type": "object",
+            "properties": {"a": {"$ref": "#/$defs/x~1y%20z"}, "b": {"type": "integer"}},
+            "required": ["a"],
+            "$defs": {
+                "x/y z": {"type": "array", "items": {"$ref": "#/$defs/inner"}},
+                "inner": {"enum": ["leaf"]},
+                "unused": {"description": "d" * 20_000},
+            },
+        },
+    }
+    grammar = build_tool_grammar([tool], special_marks=MARKS)
+    assert grammar.count('"inner"') == 1
+    assert "ddd" not in grammar
+    assert accepts(grammar, mark('f(a=["leaf"], b=1)'))
+    assert not accepts(grammar, mark('f(a=["loaf"])'))
+
+
+def test_definitions_that_many_arguments_refer_to_do_not_multiply() -> None:
+    properties = {f"p{index}": {"$ref": "#/$defs/x"} for index in range(2_000)}
+    definitions = {"x": {"description": "d" * 20_000}}
+    schema = {"type": "object", "properties": properties, "$defs": definitions}
+    tracemalloc.start()
+    try:
+        with pytest.raises(GrammarError, match="fewer tools"):
+            build_tool_grammar([{"name": "f", "parameters": schema}], special_marks=MARKS)
+        # All of them together have 40 MB; these are the four that show that it is too much.
+        assert tracemalloc.get_traced_memory()[1] < 2_000_000
+    finally:
+        tracemalloc.stop()

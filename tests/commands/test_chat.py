@@ -135,6 +135,7 @@ def test_interrupt_stops_the_answer_and_not_the_chat(terminal: Callable) -> None
 
 def test_end_of_input_leaves(terminal: Callable) -> None:
     child = terminal(*SHORT[:3], NO_COLOR="1")
+    child.expect_exact("lfm2-demo-9m, context of 2,048 tokens")
     child.expect_exact("> ")
     child.sendline("Hello")
     child.expect_exact("tok/s")

@@ -356,6 +356,19 @@ def test_install_writes_where_the_shell_looks(
     assert SWITCH in (tmp_path / file).read_text(encoding="utf-8")
 
 
+def test_install_says_what_it_changed_and_how_to_undo_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Callable
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / ".bashrc").write_text("alias ll='ls -l'\n", encoding="utf-8")
+    for _ in range(2):
+        told = run("--install-completion", "--shell", "bash").stderr.replace("\n", " ")
+        script = tmp_path / ".bash_completions" / "lfm2-deploy.sh"
+        assert f"{tmp_path / '.bashrc'} has the line: source '{script}'" in told
+        assert f"to undo: delete {script}, and take that line out" in told
+        assert "alias" not in told
+
+
 def fake_powershell(folder: Path, policy: str) -> None:
     script = folder / "pwsh"
     script.write_text(

@@ -106,6 +106,20 @@ def test_saved_file_holds_the_messages_and_is_not_replaced(
         conversation.save(file)
 
 
+def test_nothing_is_saved_where_nothing_was_said_or_nothing_can_be_written(
+    conversation: Conversation, tmp_path: Path
+) -> None:
+    conversation.system = "Be kind."
+    with pytest.raises(GenerationError, match="say something first"):
+        conversation.save(tmp_path / "talk.json")
+    assert not (tmp_path / "talk.json").exists()
+    answer(conversation, "Hello")
+    absent = tmp_path / "absent" / "talk.json"
+    with pytest.raises(GenerationError) as caught:
+        conversation.save(absent)
+    assert str(caught.value).startswith(f"{absent} cannot be written (No such file or directory)")
+
+
 def test_edit_puts_another_message_in_the_last_ones_place(
     conversation: Conversation, model: LanguageModel
 ) -> None:

@@ -285,15 +285,40 @@ def test_answer_follows_a_schema_a_grammar_or_an_expression(
     assert re.fullmatch(r"[0-9]{3}\n", answer.stdout)
 
 
+def test_option_of_other_programs_leads_to_ours(run: Callable, bundle: Path) -> None:
+    told = run("generate", bundle, PROMPT, "--max-tokens", "3").stderr
+    assert "No such option: --max-tokens; did you mean --max-new-tokens" in told
+    told = run("serve", bundle, "--max-new-tokens", "3").stderr
+    assert "did you mean --max-tokens" in told
+
+
+@pytest.mark.parametrize(
+    ("device", "message"),
+    [
+        ("gpuu", "there is no device 'gpuu'; did you mean gpu"),
+        ("nvidia", "cannot run on 'nvidia': export the model with --target auto, or for that"),
+        ("cuda", "--target webgpu or directml"),
+    ],
+)
+def test_device_that_does_not_fit_is_one_line_with_what_does(
+    run: Callable, bundle: Path, device: str, message: str
+) -> None:
+    result = run("generate", bundle, PROMPT, "--device", device)
+    assert result.exit_code == 1
+    assert message in result.stderr
+
+
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
         (("--regex", "("), 1, "the regular expression cannot be used: unclosed group"),
         (("--regex", "a", "--schema", "FILE"), 2, "choose one"),
-        (("--schema", "FILE"), 1, "the JSON schema is not JSON"),
-        (("--schema", "no/such/file"), 1, "no/such/file"),
+        (("--schema", "FILE"), 1, "bad: the JSON schema is not JSON"),
+        (("--schema", "no/such/file"), 1, "error: --schema no/such/file: it cannot be read (No s"),
+        (("--schema", "FOLDER"), 1, ": it cannot be read ("),
+        (("--schema", "UNKNOWN"), 1, "JSON schema cannot be used: Unknown format: date-tim"),
         (("--grammar", "FILE"), 1, "the Lark grammar cannot be used: "),
-        (("--grammar", "x.gbnf"), 1, "x.gbnf is GBNF, which is not read: write it in Lark"),
+        (("--grammar", "x.gbnf"), 1, "--grammar x.gbnf: this is GBNF, which is not read: write"),
         (("--frequency-penalty", "3"), 1, "frequency_penalty is 3.0, expected a number from -2"),
     ],
 )
@@ -302,8 +327,11 @@ def test_bad_grammar_or_penalty_is_one_line(
 ) -> None:
     file = tmp_path / "bad"
     file.write_text("no grammar at all", "utf-8")
-    named = [str(file) if word == "FILE" else word for word in words]
-    result = run("generate", bundle, PROMPT, *named)
+    unknown = tmp_path / "unknown.json"
+    unknown.write_text('{"type": "string", "format": "date-tim"}', "utf-8")
+    places = {"FILE": file, "FOLDER": tmp_path, "UNKNOWN": unknown}
+    # Before the bundle is looked at.
+    result = run("generate", tmp_path, PROMPT, *(places.get(word, word) for word in words))
     assert (result.exit_code, result.stdout) == (code, "")
     assert message in result.stderr
     assert result.stderr.count("\n") == 1

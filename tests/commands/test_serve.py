@@ -6,9 +6,12 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -53,6 +56,7 @@ def test_signal_ends_the_program_well(
     assert process.returncode == 0
     assert "POST /v1/chat/completions 200" in told
     assert "secret" not in told
+    assert "ending" not in told  # nothing was waited for
     assert "Traceback" not in told
 
 
@@ -64,6 +68,10 @@ def test_second_signal_ends_at_once(program: Sequence[str], bundle: Path) -> Non
             lines = reply.iter_lines()
             next(lines)
             process.send_signal(signal.SIGTERM)
+            assert process.stderr is not None
+            while not (told := process.stderr.readline()).startswith("ending: "):
+                assert told, "it did not say what it waits for"
+            assert told == "ending: 1 answer runs, up to 50 s; Ctrl-C again ends at once\n"
             process.send_signal(signal.SIGTERM)
             assert process.wait(PATIENCE) == 0
 
@@ -106,7 +114,8 @@ def test_damaged_bundle_ends_with_one_line(program: Sequence[str], copied_bundle
         (("--precision", "int8"), ("in int4", "--precision")),
         (("--target", "npu"), ("target cpu", "npu")),
         (("--api-key", "a b"), ("key", "ASCII")),
-        (("--host", "203.0.113.7", "--without-key"), ("203.0.113.7", "--port")),
+        (("--host", "203.0.113.7", "--without-key"), ("none of this computer's", "--host 127.")),
+        (("--host", "no-such.invalid", "--without-key"), ("none of this computer's", "--host")),
     ],
 )
 def test_what_cannot_be_served_is_refused_in_one_line(
@@ -127,6 +136,30 @@ def test_empty_key_file_is_refused(run: Callable, bundle: Path, tmp_path: Path) 
     assert "holds no key" in result.stderr
 
 
+def test_what_serving_lacks_is_told_with_how_to_get_it(
+    run: Callable, bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lfm2_deploy import registry
+
+    lacking = replace(registry.SERVER, needs=("no_such_package", "nor_this_one"))
+    monkeypatch.setattr(registry, "SERVER", lacking)
+    told = run("serve", bundle).stderr
+    assert "serving needs no_such_package, nor_this_one, which are not installed: pip" in told
+    assert "(in a clone: '.[serve]')" in told
+
+
+def test_address_for_other_computers_is_told(program: Sequence[str], bundle: Path) -> None:
+    from lfm2_deploy.server.host import find_lan_address
+
+    address = find_lan_address()
+    with started(program, bundle, "--host", "0.0.0.0", "--without-key") as (process, url):
+        process.terminate()
+        told = process.communicate(timeout=PATIENCE)[1]
+    port = url.rpartition(":")[2]
+    line = f"http://{address}:{port}, and by a name only with --allow-host NAME"
+    assert (line in told) == bool(address)
+
+
 def test_port_in_use_is_refused(run: Callable, bundle: Path) -> None:
     from lfm2_deploy.server.host import listen
 
@@ -145,6 +178,10 @@ def test_what_is_no_bundle_is_told_how_to_become_one(
     assert "--target auto" in run("serve", tmp_path).stderr
     assert "--target auto" in run("serve", "synthetic:tiny-dense").stderr
     assert "store" in run("serve", "no-such-model").stderr
+    for model in ("somebody/LFM2-tiny", "demo"):
+        told = run("serve", model).stderr
+        assert f"`lfm2-deploy pull {model}` gets it" in told
+        assert "or --target auto" in told
 
 
 def test_model_is_exported_once_and_then_found(program: Sequence[str], tmp_path: Path) -> None:
@@ -157,6 +194,32 @@ def test_model_is_exported_once_and_then_found(program: Sequence[str], tmp_path:
             process.terminate()
             notes = process.communicate(timeout=PATIENCE)[1]
         assert f"{told} lfm2-demo-9m-cpu-int4 in the store" in notes
+
+
+def test_unloaded_model_of_a_server_is_not_removed(
+    program: Sequence[str], run: Callable, bundle: Path, tmp_path: Path, monkeypatch: Any
+) -> None:
+    monkeypatch.setenv("LFM2_DEPLOY_STORE", str(tmp_path / "store"))
+    assert run("pull", bundle, "--name", "mine").exit_code == 0
+    with started(program, "mine", "--idle-unload", "1") as (_, url):
+        end = time.monotonic() + PATIENCE
+        while "model_loaded 0" not in httpx.get(f"{url}/metrics").text:
+            assert time.monotonic() < end, "it was not unloaded"
+            time.sleep(0.1)
+        assert "mine is loaded by a process" in run("remove", "mine").stderr
+        body = {"prompt": "x", "max_tokens": 1, "model": "mine"}
+        assert httpx.post(f"{url}/v1/completions", json=body).status_code == 200
+    assert run("remove", "mine").exit_code == 0
+
+
+def test_demo_is_what_pull_takes_for_it_and_a_name_of_the_model(
+    program: Sequence[str], tmp_path: Path
+) -> None:
+    store = {"LFM2_DEPLOY_STORE": str(tmp_path / "store")}
+    for given in ("demo", "demo-cpu-int4"):
+        with started(program, given, "--target", "auto", **store) as (_, url):
+            names = [model["id"] for model in httpx.get(f"{url}/v1/models").json()["data"]]
+        assert names == ["lfm2-demo-9m", "demo-cpu-int4", "demo"]
 
 
 def test_auto_with_a_bundle_sees_to_its_device(program: Sequence[str], bundle: Path) -> None:

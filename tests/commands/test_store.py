@@ -100,6 +100,43 @@ def test_list_names_unfinished_pulls(filled: Path, run: Callable) -> None:
     assert "begun" not in run("list").stderr
 
 
+def test_unfinished_pull_of_a_name_that_has_a_model_is_discarded_alone(
+    filled: Path, run: Callable, bundle: Path, fails: Fails
+) -> None:
+    (filled / ".incoming" / "mine").mkdir(parents=True)
+    advice = "mine: a pull to replace it has not ended"
+    assert advice in run("list").stderr
+    assert "`lfm2-deploy remove mine --unfinished` discards" in run("list").stderr
+    assert advice in run("pull", bundle, "--name", "mine").stderr
+    result = run("remove", "mine", "--unfinished")
+    assert "removed what the unfinished pull had of mine" in result.stderr
+    assert run("list").exit_code == 0
+    assert advice not in run("list").stderr
+    assert (filled / "mine").is_dir()
+    fails(run("remove", "mine", "--unfinished"), "mine has no unfinished pull")
+
+
+def test_all_unfinished_pulls_are_discarded_and_models_stay(filled: Path, run: Callable) -> None:
+    for name in ("mine", "other"):
+        (filled / ".incoming" / name).mkdir(parents=True)
+    result = run("remove", "--all", "--unfinished", "--yes", "--json")
+    assert list(json.loads(result.stdout)["removed"]) == ["mine", "other"]
+    assert (filled / "mine").is_dir()
+
+
+@pytest.mark.parametrize("target", ["cpu", "npu"])
+def test_pull_for_what_this_computer_lacks_says_so(
+    store: Path, run: Callable, monkeypatch: pytest.MonkeyPatch, target: str
+) -> None:
+    from lfm2_deploy import auto
+    from lfm2_deploy.contracts import Probe
+
+    monkeypatch.setattr(auto, "run_probe", lambda _: Probe(False, "", "no NPU was found", "asked"))
+    told = run("pull", "synthetic:tiny-dense", "--target", target).stderr
+    remark = "this computer does not run target npu (no NPU was found)"
+    assert (remark in told) == (target == "npu")
+
+
 def test_commands_take_a_models_name(filled: Path, run: Callable) -> None:
     options = ("--greedy", "--max-new-tokens", "2", "--threads", "1")
     assert run("generate", "mine", "My fellow", *options).exit_code == 0
@@ -141,8 +178,9 @@ def test_remove_tells_what_went(filled: Path, run: Callable) -> None:
 def test_remove_of_an_unknown_name_removes_nothing(
     filled: Path, run: Callable, fails: Fails
 ) -> None:
-    fails(run("remove", "mine", "mnie"), "mnie is no folder", "did you mean mine?")
+    fails(run("remove", "mine", "mnie"), "mnie is no model", "did you mean mine?")
     assert (filled / "mine").is_dir()
+    assert "pull" not in run("remove", "nope").stderr
 
 
 def test_remove_goes_on_after_a_model_that_is_in_use(

@@ -93,3 +93,14 @@ def person(anybody: Person, server: FakeServer) -> Iterator[Person]:
     anybody.open()
     yield anybody
     _check(anybody)
+
+
+@pytest.fixture
+def neighbour(person: Person) -> Iterator[Person]:
+    """A second tab of the same browser profile, which shows what the first one shows."""
+    second = Person(person.page.context.new_page(), person.url)
+    second.page.goto(person.page.url)
+    second.page.wait_for_selector("#dot.there")
+    yield second
+    second.page.close()
+    _check(second)

@@ -83,6 +83,35 @@ def test_last_row_that_leaves_gives_the_memory_back(runtime: OrtRuntime) -> None
     assert rows._capacity < grown
 
 
+def test_row_that_stays_when_a_long_one_leaves_keeps_its_states(runtime: OrtRuntime) -> None:
+    rows = runtime.open_rows(2)
+    short, long = begin(runtime, 1, 2), begin(runtime, *(i % 50 for i in range(2100)))
+    rows.join(short.snapshot())
+    rows.join(long.snapshot())
+    grown = rows._capacity
+    rows.leave(1)
+    assert rows._capacity < grown
+    np.testing.assert_allclose(rows.decode([3]), short.decode([3]), **CLOSE)
+
+
+def test_rows_go_on_where_there_is_no_memory_for_a_longer_one(
+    runtime: OrtRuntime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = runtime.open_rows(3)
+    kept, long = begin(runtime, 1, 2), begin(runtime, *(i % 50 for i in range(600)))
+    rows.join(kept.snapshot())
+
+    def refuse(shape: tuple[int, ...]) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr("runtimes.ort_rows.reserve", refuse)
+        with pytest.raises(MemoryError):
+            rows.join(long.snapshot())
+    for token in (3, 4):
+        np.testing.assert_allclose(rows.decode([token]), kept.decode([token]), **CLOSE)
+
+
 def test_more_rows_than_places_are_refused(runtime: OrtRuntime) -> None:
     rows = runtime.open_rows(1)
     rows.join(begin(runtime, 1).snapshot())

@@ -31,7 +31,7 @@ ARGUMENTS = {
     "langchain_client.py": ["{server}", "How warm is it in Rome?"],
 }
 # What else they need than the tests themselves.
-NEEDS = {"langchain_client.py": "langchain_openai"}
+NEEDS = {"langchain_client.py": "langchain_openai", "desktop/app.py": "PySide6"}
 # What they print on these arguments.
 PRINTED = {
     "generate.py": r"It was .+",
@@ -93,6 +93,23 @@ def test_call_that_was_cut_is_told_in_one_line(bundle: Path) -> None:
     assert re.fullmatch(r"the call was cut \(length\): .+\n", done.stderr), done.stderr
 
 
+@pytest.mark.parametrize("name", sorted({*ARGUMENTS, *LASTING, "desktop/app.py"}))
+def test_sample_without_arguments_says_how_to_run_it(name: str) -> None:
+    if name in NEEDS:
+        pytest.importorskip(NEEDS[name], reason=f"not run: {NEEDS[name]} is not installed")
+    done = start_sample(name)
+    assert done.returncode == 1
+    assert f"python samples/{name} " in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_comparison_that_cannot_run_is_one_line(bundle: Path) -> None:
+    done = start_sample("compare_devices.py", f"{bundle}@cpu", f"{bundle}@npu")
+    assert done.returncode == 1
+    assert "cannot run on 'npu'" in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+
+
 def test_langchain_calls_a_tool_of_a_served_model(bundle: Path) -> None:
     pytest.importorskip("langchain_openai", reason="not run: langchain-openai is not installed")
     command = ["-m", "lfm2_deploy", "serve", str(bundle), "--port", "0"]
@@ -110,9 +127,13 @@ def test_embedded_server_has_its_own_paths_and_ours(bundle: Path) -> None:
         assert "<html" in read(f"{url}/llm/")
 
 
-def run_sample(name: str, *words: str) -> str:
+def start_sample(name: str, *words: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(SAMPLES / name), *words]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+
+
+def run_sample(name: str, *words: str) -> str:
+    done = start_sample(name, *words)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

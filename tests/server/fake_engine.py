@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import json
 import threading
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -203,6 +204,8 @@ def _join(parts: Sequence[Part], reason: Any, choice: int) -> Answer:
     calls = tuple(
         ToolCall(start.id, start.name, _arguments(parts, start.index)) for start in started
     )
+    cut = calls[-1] if calls and not _is_whole(calls[-1]) else None
+    calls = calls[:-1] if cut else calls
     if calls and reason == "stop":
         reason = "tool_calls"
     return Answer(
@@ -212,7 +215,14 @@ def _join(parts: Sequence[Part], reason: Any, choice: int) -> Answer:
         finish_reason=reason,
         usage=Usage(12, max(1, len(parts)), 5, 0.1, 0.5, 1.0),
         choice=choice,
+        cut_call=cut,
     )
+
+
+def _is_whole(call: ToolCall) -> bool:
+    with suppress(ValueError):
+        return isinstance(json.loads(call.arguments), dict)
+    return False
 
 
 def _arguments(parts: Sequence[Part], index: int) -> str:

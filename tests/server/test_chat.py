@@ -113,6 +113,27 @@ def test_streamed_tool_calls_join_by_index(serve: Callable[..., Any]) -> None:
     assert calls[0].id != calls[1].id
 
 
+@pytest.mark.parametrize("n", [1, 2])
+def test_call_that_was_cut_is_the_same_whole_and_streamed(
+    client: Callable[..., Any], n: int
+) -> None:
+    parts = (TextDelta("So: "), *call_tool("weather", '{"city"', ': "O'))
+    made = client(Reply(parts, reason="length"))
+    body = {"messages": ASK, "tools": [WEATHER], "n": n}
+    whole = made.post("/v1/chat/completions", json=body).json()["choices"]
+    text = made.post("/v1/chat/completions", json={**body, "stream": True}).text
+    lines = [json.loads(line[6:]) for line in text.splitlines() if line.startswith("data: {")]
+    for choice in whole:
+        chunks = [c for line in lines for c in line["choices"] if c["index"] == choice["index"]]
+        calls = [call for c in chunks for call in c["delta"].get("tool_calls", ())]
+        arguments = "".join(call["function"]["arguments"] for call in calls)
+        assert arguments == choice["message"]["tool_calls"][0]["function"]["arguments"]
+        assert arguments == '{"city": "O'
+        content = "".join(c["delta"].get("content", "") for c in chunks)
+        assert content == choice["message"]["content"] == "So: "
+        assert chunks[-1]["finish_reason"] == choice["finish_reason"] == "length"
+
+
 @pytest.mark.parametrize("streams", [False, True])
 def test_parallel_calls_refused_leaves_the_first(client: Callable[..., Any], streams: bool) -> None:
     parts = (*call_tool("weather", "{}"), *call_tool("weather", "{}", index=1))

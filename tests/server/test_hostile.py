@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 
 from lfm2_deploy.generate import LanguageModel
+from lfm2_deploy.server import json_body
 from lfm2_deploy.serving.engine import Engine
 from lfm2_deploy.tokenizer import Tokenizer
 from runtimes.fake import FakeRuntime, hash_logits
@@ -108,6 +110,26 @@ def test_more_messages_than_any_context_holds_are_refused_unread(
     reply = client().post(CHAT, json={"messages": ASK * 10_001})
     assert reply.status_code == 400
     assert reply.json()["error"]["param"] == "messages"
+
+
+def test_large_body_is_read_in_another_thread(
+    client: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: dict[int, int] = {}
+    read = json_body.parse_json
+
+    def note(body: bytes) -> Any:
+        threads[len(body)] = threading.get_ident()
+        return read(body)
+
+    monkeypatch.setattr(json_body, "parse_json", note)
+    asker = client()
+    bodies = [json.dumps({"messages": ASK, "x": "x" * size}) for size in (10, 100_000)]
+    with asker:  # one event loop for both
+        for body in bodies:
+            assert asker.post(CHAT, content=body, headers=JSON).status_code == 200
+    small, large = (threads[len(body)] for body in bodies)
+    assert small != large
 
 
 def test_log_that_nobody_reads_breaks_no_answer(

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import socket
+import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
@@ -89,10 +92,70 @@ def test_length_left_out_is_the_cap_or_what_is_left(client: Callable[..., Any]) 
     assert "max_new_tokens" not in engine.calls[-1].overrides
 
 
+def test_idle_connection_makes_room_for_a_new_one(
+    serve: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(host, "_MOST_CONNECTIONS", 3)
+    server = serve()
+    with ExitStack() as stack:
+        silent = [stack.enter_context(_connect(server.url)) for _ in range(3)]
+        with server.http as http:
+            assert http.get("/health").status_code == 200
+        assert silent[0].recv(1) == b""  # the oldest
+        silent[2].sendall(b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+        assert silent[2].recv(12) == b"HTTP/1.1 200"
+
+
+def test_busy_connections_make_no_room(
+    serve: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(host, "_MOST_CONNECTIONS", 1)
+    server = serve(endless())
+    with server.http as http, http.stream("POST", CHAT, json={**BODY, "stream": True}) as reply:
+        lines = reply.iter_lines()
+        next(lines)
+        with server.http as other:
+            assert other.get("/health").status_code == 503
+        assert next(line for line in lines if "on " in line)
+
+
+def test_client_that_reads_no_reply_is_left(
+    serve: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(host, "_READ_SECONDS", 0.2)
+    server = serve(say("x" * 20_000_000))
+    body = json.dumps(BODY)
+    head = f"POST {CHAT} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+    with _connect(server.url) as client:
+        client.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode())
+        assert client.recv(12) == b"HTTP/1.1 200"
+        deadline = time.monotonic() + 10
+        while server.host.server_state.connections:
+            assert time.monotonic() < deadline, "it kept its place"
+            time.sleep(0.02)
+
+
+def test_client_that_reads_slowly_gets_its_reply(
+    serve: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(host, "_READ_SECONDS", 0.2)
+    server = serve(say("x" * 20_000_000))
+    with server.http as http, http.stream("POST", CHAT, json=BODY) as reply:
+        read = 0
+        for piece in reply.iter_bytes(2_000_000):
+            read += len(piece)
+            time.sleep(0.05)  # half a second, several times what one that reads nothing has
+    assert read > 20_000_000
+
+
+def _connect(url: str) -> socket.socket:
+    name, _, port = url.removeprefix("http://").partition(":")
+    return socket.create_connection((name, int(port)), timeout=10)
+
+
 def _send(url: str, request: bytes) -> bytes:
     """Everything that a server says until it closes the connection."""
-    name, _, port = url.removeprefix("http://").partition(":")
-    with socket.create_connection((name, int(port)), timeout=10) as connection:
+    with _connect(url) as connection:
         connection.sendall(request)
         if request.endswith(b"\r\n\r\n"):
             connection.shutdown(socket.SHUT_WR)

@@ -40,6 +40,7 @@ def ask(**fields: Any) -> dict[str, Any]:
         ({"messages": [{"role": "tool", "content": "x"}]}, "tool_call_id"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "image_url"),
         ({"messages": [{"role": "user", "content": [{"type": "file"}]}]}, "reads text"),
+        ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "needs a text"),
         (ask(temperature=3), "temperature"),
         (ask(temperature="1"), "temperature"),
         (ask(max_tokens=0), "max_tokens"),
@@ -81,6 +82,28 @@ def test_bad_chat_is_refused_by_the_field(
 
 
 @pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({}, "messages"),
+        (ask(tools=[TOOL], tool_choice={"type": "function", "function": {}}),
+         "tool_choice.function.name"),
+        (ask(response_format={"type": "json_schema", "json_schema": {"name": "x"}}),
+         "response_format.json_schema.schema"),
+        ({"messages": [{"role": "user", "content": [{"type": "text", "text": 1}]}]},
+         "messages.0.content.0.text"),
+        (ask(stop=["a", 1]), "stop.1"),
+        (ask(structured_outputs={"choice": [""]}), "structured_outputs.choice.0"),
+        (ask(logit_bias={"x" * 500: "y"}), "logit_bias." + "x" * 64),
+        (ask(temperature="1"), "temperature"),
+    ],
+)  # fmt: skip
+def test_param_is_the_path_that_the_client_wrote(
+    client: Callable[..., Any], body: dict[str, Any], param: str
+) -> None:
+    assert client().post(CHAT, json=body).json()["error"]["param"] == param
+
+
+@pytest.mark.parametrize(
     "body",
     [
         {"prompt": ""},
@@ -107,6 +130,9 @@ def test_bad_completion_is_refused(client: Callable[..., Any], body: dict[str, A
         {"input": "x", "background": True},
         {"input": "x", "conversation": "c"},
         {"input": "x", "truncation": "auto"},
+        {"input": "x", "metadata": {"a": "b" * 513}},
+        {"input": "x", "metadata": {"a" * 65: "b"}},
+        {"input": "x", "user": "b" * 513},
         {"input": "x", "tools": [{"type": "web_search_preview"}]},
     ],
 )

@@ -114,6 +114,33 @@ def test_answer_cut_by_its_limit_is_incomplete(client: Callable[..., Any]) -> No
     reply = client(say("a", reason="length")).post("/v1/responses", json=body).json()
     assert reply["status"] == "incomplete"
     assert reply["incomplete_details"] == {"reason": "max_output_tokens"}
+    assert reply["output"][0]["status"] == "incomplete"
+
+
+@pytest.mark.parametrize(
+    ("ending", "reason"), [("length", "max_output_tokens"), ("stop", "stop_sequence")]
+)
+def test_call_that_was_cut_is_no_completed_one(
+    serve: Callable[..., Any], ending: str, reason: str
+) -> None:
+    whole, cut = call_tool("weather", "{}"), call_tool("weather", '{"city": "O', index=1)
+    server = serve(Reply((*whole, *cut), reason=ending))
+    asked: dict[str, Any] = {"model": "tiny", "input": "Weather?", "tools": [WEATHER]}
+    reply = server.openai.responses.create(**asked)
+    with server.openai.responses.stream(**asked) as stream:
+        events = list(stream)
+    told = events[-1].response
+    assert events[-1].type == "response.incomplete"
+    for response in (reply, told):
+        assert response.status == "incomplete"
+        assert response.incomplete_details.reason == reason
+        calls = [(item.arguments, item.status) for item in response.output]
+        assert calls == [("{}", "completed"), ('{"city": "O', "incomplete")]
+    # A program that calls what is done must not call it.
+    done = [event for event in events if event.type == "response.function_call_arguments.done"]
+    assert [event.arguments for event in done] == ["{}"]
+    items = [event.item.status for event in events if event.type == "response.output_item.done"]
+    assert items == ["completed", "incomplete"]
 
 
 def test_failure_in_a_stream_is_a_failed_response(client: Callable[..., Any]) -> None:

@@ -74,6 +74,34 @@ def test_preflight_is_answered_for_allowed_pages_only(client: Callable[..., Any]
     assert "access-control-allow-origin" not in client().options(CHAT, headers=asks).headers
 
 
+@pytest.mark.parametrize("allowed", [(), ("https://good.example",)])
+def test_refused_preflight_names_the_option_and_is_logged(
+    client: Callable[..., Any], capsys: pytest.CaptureFixture[str], allowed: tuple[str, ...]
+) -> None:
+    asks = {"origin": "https://other.example", "access-control-request-method": "POST"}
+    reply = client(origins=allowed, access_log="text").options(CHAT, headers=asks)
+    assert reply.status_code == 403
+    assert "--allow-origin" in reply.json()["error"]["message"]
+    assert "access-control-allow-origin" not in reply.headers
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"OPTIONS {CHAT} 403 ")
+    assert "https://other.example" in line
+
+
+def test_wrong_key_is_told_from_none(client: Callable[..., Any]) -> None:
+    made = client(api_keys=("right",))
+    told = {
+        key: made.get("/v1/models", headers={"authorization": key} if key else {}).json()
+        for key in ("", "Bearer ", "Bearer wrong")
+    }
+    messages = [told[key]["error"]["message"] for key in told]
+    assert [message.partition(":")[0] for message in messages] == [
+        "this server needs a key",
+        "this server needs a key",
+        "the key is none of this server's",
+    ]
+
+
 def test_key_is_asked_for_where_there_is_one(client: Callable[..., Any]) -> None:
     made = client(api_keys=("first", "second"))
     for path in ("/v1/models", "/metrics", "/v1/engine"):

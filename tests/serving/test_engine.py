@@ -21,6 +21,7 @@ from lfm2_deploy.errors import (
     GenerationError,
     QueueFullError,
     StoreError,
+    TemplateError,
 )
 from lfm2_deploy.serving.engine import Engine, EngineLimits, LoadProgress
 from lfm2_deploy.tokenizer import Tokenizer
@@ -324,6 +325,124 @@ def test_sessions_stay_as_many_as_the_limits_allow(make_engine: MakeEngine) -> N
     assert len(runtime_of(engine).sessions) <= 3
 
 
+def test_closing_ends_an_answer_whose_request_is_being_begun(
+    make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = make_engine()
+    scheduler = engine._scheduler
+    lease, begun, go_on = scheduler._pool.lease, threading.Event(), threading.Event()
+
+    def lease_slowly(ids: list[int]) -> object:
+        begun.set()
+        assert go_on.wait(20)
+        return lease(ids)
+
+    monkeypatch.setattr(scheduler._pool, "lease", lease_slowly)
+    stream = engine.stream(PROMPT, max_new_tokens=1900)
+    assert begun.wait(20)
+    assert engine.drain(timeout=0.01) is False  # it is neither in the queue nor running
+    closing = threading.Thread(target=engine.close)
+    closing.start()
+    wait_until(lambda: scheduler.has_ended)
+    go_on.set()
+    closing.join(20)
+    assert stream.answers()[0].finish_reason == "cancelled"
+
+
+def test_request_that_cannot_be_begun_ends_with_the_error(
+    make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = make_engine()
+    with monkeypatch.context() as patch:
+        patch.setattr("lfm2_deploy.serving.scheduler.Row", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            engine.generate(PROMPT, max_new_tokens=2)
+    assert len(engine.generate(PROMPT, max_new_tokens=2).token_ids) == 2
+
+
+def test_short_prompt_does_not_wait_for_long_ones(make_engine: MakeEngine, gate: Gate) -> None:
+    engine = make_engine()
+    gate.shut()
+    long = [engine.stream([9 + i, *LONG * 4], max_new_tokens=1) for i in range(2)]
+    assert gate.reached.wait(20)
+    short = engine.stream(PROMPT, max_new_tokens=1)
+    gate.open.set()
+    short.answers()
+    read = [piece for piece in prefilled(engine) if piece != PROMPT]
+    assert len(read) < 8, "the long ones take 26 pieces"
+    for stream in long:
+        stream.answers()
+
+
+def test_request_behind_one_that_waits_for_its_prompt_is_begun(
+    make_engine: MakeEngine, gate: Gate
+) -> None:
+    engine = make_engine()
+    gate.shut()
+    first = engine.stream(LONG, max_new_tokens=1)
+    assert gate.reached.wait(20)
+    twin = engine.stream([*LONG, 1], max_new_tokens=1)
+    other = engine.stream(PROMPT, max_new_tokens=1)
+    gate.open.set()
+    other.answers()
+    assert first.answers()[0].usage.reused_tokens == 0
+    assert twin.answers()[0].usage.reused_tokens == len(LONG)
+    order = [piece[:1] for piece in prefilled(engine)]
+    assert order.index(PROMPT[:1]) < len(order)
+
+
+def test_more_answers_than_are_ever_taken_on_are_an_error_of_the_request(
+    make_engine: MakeEngine,
+) -> None:
+    with pytest.raises(GenerationError, match="2 answers at once, and at most 1") as caught:
+        make_engine(running=1, waiting=0).stream(PROMPT, n=2)
+    assert not isinstance(caught.value, QueueFullError)
+
+
+def test_full_queue_refuses_before_a_prompt_is_read(
+    make_engine: MakeEngine, gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = make_engine(running=1, waiting=0)
+    gate.shut()
+    stream = engine.stream(PROMPT, max_new_tokens=2)
+    assert gate.reached.wait(20)
+    monkeypatch.setattr(engine.model, "encode_prompt", lambda *_: pytest.fail("it was read"))
+    with pytest.raises(QueueFullError):
+        engine.stream("x" * 1000)
+    gate.open.set()
+    stream.answers()
+
+
+def test_answers_can_be_asked_for_after_the_events(make_engine: MakeEngine) -> None:
+    stream = make_engine().stream(PROMPT, max_new_tokens=3, n=2)
+    events = list(stream)
+    told = [event.answer for event in events if isinstance(event, Finished)]
+    assert sorted(told, key=lambda answer: answer.choice) == stream.answers()
+    assert list(stream) == []
+
+
+def test_prompt_counts_once_for_several_answers_and_not_where_nothing_was_read(
+    make_engine: MakeEngine, gate: Gate
+) -> None:
+    engine = make_engine(running=1)
+    engine.stream(PROMPT, n=3, max_new_tokens=2).answers()
+    gate.shut()
+    running = engine.stream([1, 5], max_new_tokens=2)
+    assert gate.reached.wait(20)
+    waiting = engine.stream([1, 6], max_new_tokens=2)
+    waiting.cancel()
+    gate.open.set()
+    running.answers(), waiting.answers()
+    assert engine.state.prompt_tokens == len(PROMPT) + 2
+
+
+@pytest.mark.parametrize("name", ["messages", "tools"])
+def test_template_option_that_is_none_is_refused(make_engine: MakeEngine, name: str) -> None:
+    messages = [{"role": "user", "content": "x"}]
+    with pytest.raises(TemplateError, match=name):
+        make_engine().stream(messages, template_options={name: 1})
+
+
 # Event loops.
 
 
@@ -462,3 +581,38 @@ def test_model_of_the_store_can_be_removed_once_it_is_unloaded(
     store.remove(name)
     assert store.list() == ()
     engine.close()
+
+
+def test_engine_loads_again_after_a_fault(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Engine.load(bundle) as engine:
+        with monkeypatch.context() as patch:
+            patch.setattr(engine._scheduler, "_admit", lambda: 1 / 0)
+            with pytest.raises(ZeroDivisionError):
+                engine.generate("It was", max_new_tokens=2)
+            wait_until(lambda: not engine.state.loaded)
+        assert "division by zero" in engine.state.failure
+        assert len(engine.generate("It was", max_new_tokens=2).token_ids) == 2
+        assert engine.state.failure == ""
+
+
+def test_engine_that_was_drained_while_unloaded_takes_nothing_more(bundle: Path) -> None:
+    with Engine.load(bundle, limits=EngineLimits(idle_seconds=0.05)) as engine:
+        wait_until(lambda: not engine.state.loaded)
+        assert engine.drain() is True
+        with pytest.raises(ClosedError, match="shutting down"):
+            engine.generate("It was")
+
+
+def test_engine_can_be_closed_while_it_loads_again(bundle: Path) -> None:
+    engines: list[Engine] = []
+
+    def close_at_reload(at: LoadProgress) -> None:
+        if engines and at.stage == "loading":
+            engines[0].close()
+
+    engines.append(
+        Engine.load(bundle, limits=EngineLimits(idle_seconds=0.05), progress=close_at_reload)
+    )
+    wait_until(lambda: not engines[0].state.loaded)
+    with pytest.raises(ClosedError, match="while it was loading"):
+        engines[0].generate("It was")

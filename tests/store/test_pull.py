@@ -14,8 +14,15 @@ import pytest
 
 from lfm2_deploy import ModelStore, open_bundle
 from lfm2_deploy.contracts import Progress
-from lfm2_deploy.errors import BundleError, DiskFullError, SourceError, StoreError
+from lfm2_deploy.errors import (
+    BundleError,
+    DiskFullError,
+    SourceError,
+    StoreError,
+    UnknownModelError,
+)
 from lfm2_deploy.store import fetch
+from lfm2_deploy.store.locks import hold_model
 from lfm2_deploy.store.shelf import StoredModel
 
 Damage = Callable[[Path], None]
@@ -315,3 +322,50 @@ def test_store_that_cannot_be_written_is_one_clear_line(bundle: Path) -> None:
     with pytest.raises(StoreError, match=r"nothing can be written in the store /proc/store"):
         store.pull(str(bundle))
     assert store.list() == ()
+
+
+def begin_to_replace(store: ModelStore) -> None:
+    """A model `x`, and what an interrupted pull has that would replace it."""
+    store.pull("synthetic:tiny-dense", name="x")
+    with pytest.raises(KeyboardInterrupt):
+        store.pull(
+            "synthetic:tiny-moe",
+            name="x",
+            overwrite=True,
+            progress=interrupt_at("writing weights"),
+        )
+    assert store.list_unfinished() == ("x",)
+
+
+def test_discarding_an_unfinished_pull_leaves_the_model_of_that_name(store: ModelStore) -> None:
+    begin_to_replace(store)
+    assert store.remove("x", unfinished=True) > 0
+    assert store.list_unfinished() == ()
+    assert store.check("x").fault == ""
+    with pytest.raises(UnknownModelError, match="x has no unfinished pull"):
+        store.remove("x", unfinished=True)
+
+
+def test_refused_removal_leaves_the_unfinished_pull(store: ModelStore) -> None:
+    begin_to_replace(store)
+    hold = hold_model(store.root / "x")
+    with pytest.raises(StoreError, match="x is loaded by a process"):
+        store.remove("x")
+    assert store.list_unfinished() == ("x",)
+    hold.release()
+    store.remove("x")
+    assert (store.list(), store.list_unfinished()) == ((), ())
+
+
+@pytest.mark.parametrize("source", ["bundle", "synthetic:tiny-dense"])
+def test_model_in_use_is_refused_before_it_is_made_anew(
+    store: ModelStore, bundle: Path, source: str
+) -> None:
+    model = str(bundle) if source == "bundle" else source
+    hold = hold_model(store.pull(model, name="x").path)
+    stages: list[tuple[str, int]] = []
+    with pytest.raises(StoreError, match="x is loaded by a process"):
+        store.pull(model, name="x", overwrite=True, progress=record_stages(stages))
+    assert stages == []
+    assert store.list_unfinished() == ()
+    hold.release()

@@ -10,6 +10,7 @@ import lfm2_deploy
 from lfm2_deploy import ModelStore
 from lfm2_deploy.errors import BundleError, StoreError, UnknownModelError
 from lfm2_deploy.store.place import find_store
+from lfm2_deploy.store.records import Record, write_record
 from lfm2_deploy.store.resolve import find_stored, resolve
 
 
@@ -50,6 +51,22 @@ def test_hub_id_is_told_to_be_pulled(filled: ModelStore) -> None:
         UnknownModelError, match=r"mean LFM2-350M-cpu-int4\? `lfm2-deploy pull LiquidAI/LFM2-350M`"
     ):
         lfm2_deploy.load("LiquidAI/LFM2-350M")
+
+
+@pytest.mark.parametrize("name", ["lfm2-demo-9m", "somebody/LFM2-Demo-9M", "demo"])
+def test_what_a_model_was_made_from_is_told_its_name(
+    store: ModelStore, bundle: Path, name: str
+) -> None:
+    store.pull(str(bundle), name="mine")
+    source = Record("demo", "", "exported", "cpu", "int4", 0.0)
+    write_record(store.root, "mine", source)
+    with pytest.raises(UnknownModelError, match=r"did you mean mine\?"):
+        resolve(name)
+
+
+def test_demo_is_told_to_be_pulled(store: ModelStore) -> None:
+    with pytest.raises(UnknownModelError, match=r"`lfm2-deploy pull demo` gets it$"):
+        resolve("demo")
 
 
 @pytest.mark.parametrize("given", ["./absent", "/no/such/folder", "~/absent"])

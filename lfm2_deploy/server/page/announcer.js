@@ -1,7 +1,7 @@
 // Answers for those who hear the page: sentence by sentence, not token by token.
 
 import { byId, el } from "./dom.js";
-import { describeNumbers } from "./answer.js";
+import { numbersOf } from "./answer.js";
 
 const MOST = 30; // sentences kept in the log
 const SENTENCE_END = /[.!?:](?=\s)|\n/g;
@@ -31,7 +31,7 @@ export class Announcer {
     if (node.state === "running" || this.done) return;
     this.done = true;
     for (const call of node.calls) this.say(`The model calls ${call.name}.`);
-    this.say(node.error?.message ?? `End of the answer. ${describeNumbers(node)}`);
+    this.say(node.error?.message ?? `End of the answer. ${numbersOf(node, chat.engine?.contextLength).join(", ")}`);
   }
 
   #sayText(node) {

@@ -6,7 +6,7 @@ import { Chat } from "./chat.js";
 import { Composer } from "./composer.js";
 import { byId } from "./dom.js";
 import { bindFacts, bindTheme, showEngine } from "./header.js";
-import { offerUndo, watchStorage } from "./notices.js";
+import { offerUndo, tellLost, watchStorage } from "./notices.js";
 import { Settings } from "./settings.js";
 import { Sidebar } from "./sidebar.js";
 import { Store } from "./store.js";
@@ -18,6 +18,7 @@ const chat = new Chat(store);
 bindTheme();
 bindFacts();
 watchStorage(store);
+tellLost(chat);
 chat.addEventListener("engine", () => showEngine(chat));
 const composer = new Composer(chat);
 const thread = new Thread(chat);
@@ -32,7 +33,8 @@ chat.addEventListener("list", () => {
   history.replaceState(null, "", kept ? `#${chat.conversation.id}` : location.pathname + location.search);
 });
 window.addEventListener("hashchange", () => chat.open(location.hash.slice(1)));
-for (const name of ["beforeunload", "pagehide"]) window.addEventListener(name, () => chat.leave());
+window.addEventListener("beforeunload", () => chat.leave(false));
+window.addEventListener("pagehide", () => chat.leave(true));
 document.addEventListener("keydown", (event) => {
   if (event.key === "Escape" && !document.querySelector("dialog[open]")) chat.stop();
 });

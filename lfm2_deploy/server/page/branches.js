@@ -15,12 +15,12 @@ export function branchSwitch(chat, node) {
   const spoken = el("span", { class: "unseen", text: `Version ${index + 1} of ${ids.length}` });
   const left = iconButton("left", "Previous version", go(-1), { disabled: index === 0 });
   const right = iconButton("right", "Next version", go(1), { disabled: index === ids.length - 1 });
-  return el("span", { class: "branches", "data-node": node.id }, left, count, spoken, right);
+  return el("span", { class: "branches", "data-version": node.id }, left, count, spoken, right);
 }
 
 // The buttons were drawn anew: whoever uses the keyboard goes on where he was.
 function focusSwitch(id, step) {
-  const [left, right] = document.querySelectorAll(`.branches[data-node="${id}"] button`);
+  const [left, right] = document.querySelectorAll(`.branches[data-version="${id}"] button`);
   const [wanted, other] = step < 0 ? [left, right] : [right, left];
   (wanted?.disabled ? other : wanted)?.focus();
 }

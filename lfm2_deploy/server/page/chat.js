@@ -1,16 +1,19 @@
 // What the page does: sends, stops, regenerates, edits, runs tools. Knows no DOM.
 //
-// Tells by events: "engine" (known, or gone), "thread" (other nodes are shown), "node" (its
-// `detail` has changed), "list" (of conversations), "key" (one is asked for; `detail` goes on).
+// Tells by events: "engine" (known, or gone), "open" (another conversation), "thread" (other nodes
+// are shown), "node" (its `detail` has changed), "list" (of conversations), "settings", "lost"
+// (`detail` was deleted in another tab) and "found", "key" (one is asked for; `detail` goes on).
 
 import { ApiError, isHealthy, readEngine } from "./api.js";
 import { answerNode } from "./answering.js";
-import { runTool } from "./tools.js";
-import { ROOT, addNode, chooseNode, leafId, newConversation, nodesUpTo, removeLeaf, titleFrom } from "./tree.js";
+import { Tabs } from "./tabs.js";
+import { isCut, runTool } from "./tools.js";
+import { ROOT, addNode, chooseNode, leafId, newConversation, nodesUpTo, setField, shownNodes, titleFrom } from "./tree.js";
 
 const MOST_ROUNDS = 6; // of tools that run by themselves, after one message of the user
 const SAVE_MS = 2000; // while an answer comes
-const ASK_AGAIN_MS = 2000; // whether the server is back
+const TOO_LONG = "This message is too long for the model's context. Edit it to shorten it.";
+const ASK_AGAIN_MS = 2000; // whether the server is back, and whether another tab still answers
 
 export class Chat extends EventTarget {
   constructor(store) {
@@ -21,12 +24,18 @@ export class Chat extends EventTarget {
     this.leaving = false;
     /** Answers that come, by conversation. @type {Map<string, {node: Object, control: AbortController}>} */
     this.runs = new Map();
-    this.conversation = newConversation(store.settings);
+    this.conversation = newConversation(store.beginning);
+    this.lostId = null; // of the conversation that another tab deleted
+    this.watched = new Set(); // ids of nodes that other tabs write
+    this.tabs = new Tabs((id) => store.own.has(id), (id) => this.#stopNode(id));
     store.addEventListener("elsewhere", (event) => this.#follow(event.detail));
+    store.addEventListener("deleted", (event) => this.#lose(event.detail));
+    for (const conversation of store.conversations.values()) this.#watch(conversation);
   }
 
+  /** Whether an answer comes in the conversation that is shown, here or in another tab. */
   get running() {
-    return this.runs.has(this.conversation.id);
+    return this.runs.has(this.conversation.id) || this.#shownElsewhere() !== undefined;
   }
 
   get settings() {
@@ -48,46 +57,62 @@ export class Chat extends EventTarget {
 
   /** Show a conversation; a new one where there is none of this id. */
   open(id) {
-    this.conversation = this.store.conversations.get(id) ?? newConversation(this.store.settings);
-    this.#tell("thread");
-    this.#tell("list");
+    const hasBegun = this.conversation.nodes[ROOT].children.length > 0;
+    const begin = () => (hasBegun ? newConversation(this.store.beginning) : this.conversation);
+    this.conversation = this.store.conversations.get(id) ?? begin();
+    for (const name of ["open", "thread", "list", "settings"]) this.#tell(name);
   }
 
   rename(id, title) {
     const conversation = this.store.conversations.get(id);
-    conversation.title = title.trim() || conversation.title;
-    this.store.save(conversation);
+    if (conversation && title.trim()) {
+      setField(conversation, "title", title.trim());
+      this.store.save(conversation);
+    }
     this.#tell("list");
   }
 
   /** @returns {function(): void} takes it back. */
   remove(id) {
     const conversation = this.store.conversations.get(id);
+    this.store.remove(id); // first: what the answer still saves is for nothing
     this.runs.get(id)?.control.abort();
-    this.store.remove(id);
     if (this.conversation.id === id) this.open(null);
     else this.#tell("list");
-    return () => {
-      this.store.save(conversation);
-      this.open(id);
-    };
+    return () => this.restore(conversation);
   }
 
+  /** Keep a conversation that was deleted, here or in another tab. */
+  restore(conversation) {
+    this.#find(conversation);
+    this.open(conversation.id);
+  }
+
+  /** Change this conversation's settings. */
   changeSettings(changes) {
-    this.conversation.settings = { ...this.settings, ...changes };
+    setField(this.conversation, "settings", { ...this.settings, ...changes });
+    if (this.conversation.nodes[ROOT].children.length) this.#save(this.conversation);
+    else this.store.beginning = this.settings;
+    this.#tell("settings");
+  }
+
+  /** Let new conversations begin with the settings of this one. */
+  keepSettings() {
     this.store.settings = this.settings;
-    this.#save(this.conversation);
   }
 
   /** Say something and have it answered; an empty text has what is there continued. */
   send(text) {
     const conversation = this.conversation;
+    if (!conversation.nodes[ROOT].children.length) this.store.beginning = null;
     if (!conversation.title) conversation.title = titleFrom(text) || "Untitled";
     const parent = leafId(conversation);
     return this.#answer(conversation, text ? addNode(conversation, parent, { role: "user", content: text }).id : parent);
   }
 
   stop() {
+    const elsewhere = this.#shownElsewhere();
+    if (elsewhere) this.tabs.stop(elsewhere.id);
     this.runs.get(this.conversation.id)?.control.abort();
   }
 
@@ -98,8 +123,7 @@ export class Chat extends EventTarget {
 
   /** Try again what failed; where nothing had come, nothing of it is kept. */
   retry(node) {
-    if (isEmpty(node)) removeLeaf(this.conversation, node);
-    return this.regenerate(node);
+    return isEmpty(node) ? this.#answer(this.conversation, node.parent, node) : this.regenerate(node);
   }
 
   /** Say something else instead, beside what was said. */
@@ -121,25 +145,38 @@ export class Chat extends EventTarget {
     this.#tell("thread");
   }
 
-  /** Keep all that has come so far: the page may close, which breaks connections off. */
-  leave() {
-    this.leaving = true;
-    for (const id of this.runs.keys()) this.#save(this.store.conversations.get(id));
+  /** Whether another tab writes this answer. */
+  isElsewhere(node) {
+    return node.state === "running" && !this.store.own.has(node.id);
   }
 
-  async #answer(conversation, parent) {
+  /** Keep all that has come so far: the page may close, which breaks connections off. */
+  leave(forSure) {
+    this.leaving = true;
+    for (const [id, { node }] of this.runs) {
+      if (forSure) node.state = "stopped"; // and other tabs know
+      this.#saveNode(this.store.conversations.get(id), node);
+    }
+  }
+
+  async #answer(conversation, parent, again = null) {
     this.runs.get(conversation.id)?.control.abort();
     this.leaving = false; // it stayed
+    // Who goes on with a conversation wants it.
+    if (this.lostId === conversation.id && !conversation.nodes[parent].automatic) this.#find(conversation);
     const fields = { role: "assistant", content: "", reasoning: "", calls: [], state: "running" };
-    const node = addNode(conversation, parent, fields);
+    const node = again ?? addNode(conversation, parent, fields);
+    Object.assign(node, fields, { error: null, limit: conversation.settings.maxTokens ?? null });
     const run = { node, control: new AbortController() };
     this.runs.set(conversation.id, run);
-    this.#save(conversation);
+    this.store.own.add(node.id);
+    this.#saveNode(conversation, node);
     this.#tell("thread");
     this.#tell("list");
     await this.#receive(conversation, run);
     if (this.runs.get(conversation.id) === run) this.runs.delete(conversation.id);
-    this.#save(conversation);
+    this.#saveNode(conversation, node);
+    this.store.own.delete(node.id);
     this.#tell("node", node);
     if (node.state === "done") await this.#runTools(conversation, node);
   }
@@ -151,27 +188,30 @@ export class Chat extends EventTarget {
       for await (const _ of answerNode(node, before, this.engine, conversation.settings, control.signal)) {
         this.#tell("node", node);
         if (performance.now() - savedAt > SAVE_MS) {
-          this.#save(conversation);
+          this.#saveNode(conversation, node);
           savedAt = performance.now();
         }
       }
       node.state = "done";
     } catch (error) {
-      this.#fail(node, error, control.signal.aborted);
+      this.#fail(conversation, node, error, control.signal.aborted);
     }
   }
 
-  #fail(node, error, stopped) {
+  #fail(conversation, node, error, stopped) {
     node.state = stopped || this.leaving ? "stopped" : "failed";
     if (node.state === "stopped") return;
     if (!(error instanceof ApiError)) console.error(error); // a fault of the page
-    node.error = { kind: error.kind ?? "broken", message: error.message };
+    const isFirst = nodesUpTo(conversation, node.parent).length === 1;
+    const message = error.kind === "context" && isFirst ? TOO_LONG : error.message;
+    node.error = { kind: error.kind ?? "broken", message };
     if (error.kind === "offline") this.#setOffline(true);
     if (error.kind === "key") this.#tell("key", () => this.retry(node));
   }
 
   // Tools of the page run by themselves; where one is the user's, the user answers all.
   async #runTools(conversation, node) {
+    if (node.calls.some((call) => isCut(node, call))) return;
     const enabled = conversation.settings.builtIn ?? [];
     const results = node.calls.map((call) => ({ id: call.id, name: call.name, content: runTool(call, enabled) }));
     if (!results.length || results.some((result) => result.content === null)) return;
@@ -201,10 +241,63 @@ export class Chat extends EventTarget {
     if (conversation?.nodes[ROOT].children.length) this.store.save(conversation);
   }
 
+  #saveNode(conversation, node) {
+    node.rev = (node.rev ?? 0) + 1;
+    this.#save(conversation);
+  }
+
+  #stopNode(id) {
+    for (const { node, control } of this.runs.values()) if (node.id === id) control.abort();
+  }
+
+  #shownElsewhere() {
+    return shownNodes(this.conversation).find((node) => this.isElsewhere(node));
+  }
+
+  #find(conversation) {
+    this.lostId = null;
+    this.store.restore(conversation);
+    this.#tell("found");
+  }
+
   // Another tab changed a conversation.
   #follow(id) {
-    if (id === this.conversation.id && !this.running) this.open(id);
-    else this.#tell("list");
+    if (this.lostId === id) this.#tell("found");
+    this.#watch(this.store.conversations.get(id));
+    if (id === this.conversation.id) {
+      this.#tell("thread");
+      this.#tell("settings");
+    }
+    this.#tell("list");
+  }
+
+  // Another tab deleted a conversation; what is shown stays, and an answer comes to its end.
+  #lose(id) {
+    const shown = this.conversation.id === id;
+    if (shown || this.runs.has(id)) {
+      this.lostId = id;
+      this.#tell("lost", this.store.gone.get(id));
+    }
+    this.#tell("list");
+  }
+
+  #watch(conversation) {
+    for (const node of Object.values(conversation?.nodes ?? {})) {
+      if (this.isElsewhere(node) && !this.watched.has(node.id)) this.#watchNode(conversation, node);
+    }
+  }
+
+  // A tab that crashed says nothing any more: its answer has stopped.
+  async #watchNode(conversation, node) {
+    this.watched.add(node.id);
+    while (this.isElsewhere(node) && (await this.tabs.isReceived(node.id))) {
+      await new Promise((go) => setTimeout(go, ASK_AGAIN_MS));
+    }
+    this.watched.delete(node.id);
+    if (!this.isElsewhere(node)) return;
+    node.state = "stopped";
+    this.#saveNode(conversation, node);
+    this.#tell("thread");
   }
 
   #tell(name, detail) {

@@ -98,6 +98,11 @@ function copyBySelection(text) {
   return done;
 }
 
+/** Put the focus where a message is: the button that had it is gone. */
+export function focusMessage(id) {
+  document.querySelector(`[data-node="${id}"]`)?.focus({ preventScroll: true });
+}
+
 /** Let a text area be as high as its text; style.css bounds it. */
 export function fitHeight(area) {
   area.style.height = "auto";

@@ -1,5 +1,7 @@
 // Nodes of a conversation as the messages that the server is sent.
 
+import { isCut } from "./tools.js";
+
 /**
  * @param {Object[]} nodes see `nodesUpTo`
  * @param {string} system the system prompt; none where it is blank
@@ -18,7 +20,9 @@ export function toMessages(nodes, system) {
 /** @returns {string} nodes as one text, for models that continue texts. */
 export const toText = (nodes) => nodes.map((node) => node.content ?? "").join("");
 
-// A call may have been cut, by Stop or by the most tokens; servers refuse what is no object.
+const NONE = "No result was given.";
+
+// Servers refuse what is no object.
 function asObject(text) {
   try {
     const value = JSON.parse(text);
@@ -28,14 +32,14 @@ function asObject(text) {
   }
 }
 
-const toResult = ({ id, content }) => ({ role: "tool", tool_call_id: id, content });
+const toResult = ({ id, content }) => ({ role: "tool", tool_call_id: id, content: content ?? NONE });
 
 function fromAnswer(node, next) {
-  const calls = node.calls ?? [];
+  const calls = (node.calls ?? []).filter((call) => !isCut(node, call)); // a half is none
   if (!calls.length) return node.content ? [{ role: "assistant", content: node.content }] : [];
   const tool_calls = calls.map(({ id, name, arguments: text }) => ({ id, type: "function", function: { name, arguments: asObject(text) } }));
   const answer = { role: "assistant", content: node.content, tool_calls };
   if (next?.role === "tool") return [answer];
   // Servers expect a result for each call, but a user may go on without.
-  return [answer, ...calls.map(({ id }) => toResult({ id, content: "No result was given." }))];
+  return [answer, ...calls.map(({ id }) => toResult({ id, content: null }))];
 }

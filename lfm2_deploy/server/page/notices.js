@@ -18,16 +18,34 @@ export function notice(text, ...more) {
 
 /** Offer for a while to take back what was done. */
 export function offerUndo(text, undo) {
-  document.querySelector(".notice.undo")?.remove();
-  const button = el("button", { class: "quiet", type: "button", text: "Undo" });
-  const line = notice(text, button);
-  line.classList.add("undo");
-  button.addEventListener("click", () => {
-    undo();
-    line.remove();
-  });
+  const line = offer(text, "Undo", undo);
   setTimeout(() => line.remove(), UNDO_MS);
 }
+
+/** Say it where another tab deletes what is shown or answered here, and offer to keep it. */
+export function tellLost(chat) {
+  chat.addEventListener("open", dropOffer);
+  chat.addEventListener("lost", ({ detail: conversation }) => {
+    offer(`“${conversation.title}” was deleted in another tab.`, "Keep it", () => chat.restore(conversation));
+  });
+  chat.addEventListener("found", dropOffer);
+}
+
+// One at a time; it is about what was there before another conversation is opened.
+function offer(text, label, act) {
+  dropOffer();
+  const button = el("button", { class: "quiet", type: "button", text: label });
+  const line = notice(text, button);
+  line.classList.add("offer");
+  button.addEventListener("click", () => {
+    line.remove();
+    act();
+    byId("input").focus();
+  });
+  return line;
+}
+
+const dropOffer = () => document.querySelector(".notice.offer")?.remove();
 
 /** Say it where conversations cannot be kept. */
 export function watchStorage(store) {

@@ -1,18 +1,22 @@
 // A message of the user, and its editing.
 
 import { branchSwitch } from "./branches.js";
-import { copyText, el, fitHeight, iconButton } from "./dom.js";
+import { copyText, el, fitHeight, focusMessage, iconButton } from "./dom.js";
+import { leafId, siblingsOf } from "./tree.js";
 
 export class SaidView {
   constructor(chat, node) {
     this.chat = chat;
     this.node = node;
-    this.element = el("article", { class: "said" });
+    this.element = el("article", { class: "said", tabindex: "-1", "data-node": node.id });
     this.edits = false;
   }
 
   update() {
-    if (!this.edits) this.#show();
+    const shown = JSON.stringify(siblingsOf(this.chat.conversation, this.node));
+    if (this.edits || shown === this.shown) return;
+    this.shown = shown;
+    this.#show();
   }
 
   #show() {
@@ -53,6 +57,7 @@ export class SaidView {
     this.edits = false;
     this.#show(); // as the version that it stays
     this.chat.edit(this.node, text);
+    focusMessage(leafId(this.chat.conversation));
   }
 
   #leave() {

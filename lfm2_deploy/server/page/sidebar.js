@@ -22,9 +22,23 @@ export class Sidebar {
   }
 
   render() {
+    if (this.list.querySelector("input")) return; // a title is being typed
+    const focused = this.#focused();
     const items = this.chat.store.list().map((conversation) => this.#item(conversation));
     const none = el("li", { class: "none", text: "None yet" });
     this.list.replaceChildren(...(items.length ? items : [none]));
+    if (focused) this.#focus(focused.id, focused.at);
+  }
+
+  // The buttons are drawn anew: the focus stays on the same one.
+  #focused() {
+    const item = document.activeElement?.closest("#conversations li[data-id]");
+    const at = item && [...item.querySelectorAll("button")].indexOf(document.activeElement);
+    return item && { id: item.dataset.id, at };
+  }
+
+  #focus(id, at = 0) {
+    this.list.querySelectorAll(`li[data-id="${id}"] button`)[at]?.focus();
   }
 
   #item(conversation) {
@@ -34,7 +48,7 @@ export class Sidebar {
     const rename = iconButton("edit", `Rename ${title}`, () => this.#rename(item, conversation));
     const save = iconButton("save", `Export ${title} as JSON`, () => exportJson(conversation));
     const remove = iconButton("remove", `Delete ${title}`, () => this.#remove(conversation));
-    const item = el("li", { class: current ? "current" : null }, open, el("span", { class: "actions" }, rename, save, remove));
+    const item = el("li", { class: current ? "current" : null, "data-id": id }, open, el("span", { class: "actions" }, rename, save, remove));
     return item;
   }
 
@@ -46,21 +60,35 @@ export class Sidebar {
 
   #rename(item, { id, title }) {
     const input = el("input", { "aria-label": "Title", maxlength: "200" });
+    let byKey = false;
     input.value = title;
     input.addEventListener("keydown", (event) => {
       if (event.key === "Escape") input.value = title;
       if (event.key !== "Enter" && event.key !== "Escape") return;
       event.stopPropagation();
+      byKey = true;
       input.blur();
     });
-    input.addEventListener("blur", () => this.chat.rename(id, input.value), { once: true });
+    const keep = () => {
+      item.replaceChildren();
+      if (input.value !== title) this.chat.rename(id, input.value);
+      else this.render();
+      if (byKey) this.#focus(id);
+    };
+    input.addEventListener("blur", keep, { once: true });
     item.replaceChildren(input);
     input.select();
   }
 
+  // The focus goes on to the conversation that takes this one's place.
   #remove({ id, title }) {
+    const ids = this.chat.store.list().map((one) => one.id);
+    const at = ids.indexOf(id);
     const undo = this.chat.remove(id);
     this.offer(`Deleted “${title}”.`, undo);
+    const neighbour = ids[at + 1] ?? ids[at - 1];
+    if (neighbour) this.#focus(neighbour);
+    else byId("new").focus();
   }
 
   #press(event) {

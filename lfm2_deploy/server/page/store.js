@@ -1,21 +1,33 @@
-// Conversations in localStorage, one key each, so that two tabs do not overwrite each other's.
+// Conversations in localStorage, one key each; what two tabs write of one is merged.
 //
-// Storage may be blocked or full: then the page works on in memory and says so.
+// A conversation that was deleted leaves a mark, so that no other tab writes it again.
+// Tells by events: "elsewhere" and "deleted" (by another tab; `detail` is the id), "trouble":
+// storage may be blocked or full, and then the page works on in memory.
 
+import { merge } from "./merge.js";
 import { isConversation } from "./tree.js";
 
 const PREFIX = "lfm2.conversation.";
+const DELETED = "lfm2.deleted.";
 const SETTINGS = "lfm2.settings";
+const BEGINNING = "lfm2.beginning"; // settings of the conversation that has not begun
+const MARK_MS = 30 * 24 * 3600 * 1000; // no tab stays open for longer
 
 export class Store extends EventTarget {
   constructor() {
     super();
     /** @type {Map<string, Object>} */
     this.conversations = new Map();
+    /** Ids of nodes that this tab writes. @type {Set<string>} */
+    this.own = new Set();
+    this.deleted = new Set();
+    this.gone = new Map(); // what this tab knew of those that other tabs deleted
     this.storage = openStorage();
     /** null, "blocked" or "full" */
     this.trouble = this.storage ? null : "blocked";
-    for (const name of this.storage ? Object.keys(this.storage) : []) this.#read(name);
+    const names = this.storage ? Object.keys(this.storage) : [];
+    for (const name of names) if (name.startsWith(DELETED)) this.#forget(name);
+    for (const name of names) if (name.startsWith(PREFIX)) this.#read(name.slice(PREFIX.length));
     window.addEventListener("storage", (event) => this.#hear(event));
   }
 
@@ -24,26 +36,56 @@ export class Store extends EventTarget {
     return [...this.conversations.values()].sort((a, b) => b.changed - a.changed);
   }
 
-  /** Keep a conversation. One without messages is not worth keeping. */
+  /** Keep a conversation, unless it was deleted. One without messages is not worth keeping. */
   save(conversation) {
-    this.conversations.set(conversation.id, conversation);
-    this.#write(PREFIX + conversation.id, conversation);
+    const { id } = conversation;
+    if (this.isDeleted(id)) return;
+    this.conversations.set(id, conversation);
+    const kept = this.#parse(id);
+    if (kept) merge(conversation, kept, this.own);
+    this.#write(PREFIX + id, conversation);
   }
 
   remove(id) {
+    this.deleted.add(id);
     this.conversations.delete(id);
     this.storage?.removeItem(PREFIX + id);
+    this.#write(DELETED + id, Date.now());
     if (this.trouble === "full") this.#tell(null);
   }
 
-  /** @returns {Object} the settings that a new conversation begins with. */
+  /** Keep a conversation although it was deleted. */
+  restore(conversation) {
+    this.deleted.delete(conversation.id);
+    this.storage?.removeItem(DELETED + conversation.id);
+    this.save(conversation);
+  }
+
+  isDeleted(id) {
+    return this.deleted.has(id) || (this.storage?.getItem(DELETED + id) ?? null) !== null;
+  }
+
+  /** @returns {Object} the settings that new conversations begin with. */
   get settings() {
-    const kept = parse(this.storage?.getItem(SETTINGS));
-    return typeof kept === "object" && kept !== null ? kept : {};
+    return asObject(parse(this.storage?.getItem(SETTINGS)));
   }
 
   set settings(settings) {
     this.#write(SETTINGS, settings);
+  }
+
+  /** @returns {Object} those of the conversation that has not begun yet; a reload keeps them. */
+  get beginning() {
+    const kept = this.storage && parse(sessionStorage.getItem(BEGINNING));
+    return kept ? asObject(kept) : this.settings;
+  }
+
+  set beginning(settings) {
+    try {
+      sessionStorage.setItem(BEGINNING, JSON.stringify(settings));
+    } catch {
+      // They hold until the page closes.
+    }
   }
 
   #write(name, value) {
@@ -61,23 +103,50 @@ export class Store extends EventTarget {
     this.dispatchEvent(new Event("trouble"));
   }
 
-  #read(name) {
-    if (!name.startsWith(PREFIX)) return;
-    const value = parse(this.storage.getItem(name));
-    if (!isConversation(value) || PREFIX + value.id !== name) return;
-    for (const node of Object.values(value.nodes)) {
-      if (node.state === "running") node.state = "stopped"; // by closing the page
-    }
-    this.conversations.set(value.id, value);
+  #parse(id) {
+    const value = parse(this.storage?.getItem(PREFIX + id));
+    return isConversation(value) && value.id === id ? value : null;
+  }
+
+  // @returns {boolean} whether this tab knows more than what is stored.
+  #read(id) {
+    const kept = this.isDeleted(id) ? null : this.#parse(id);
+    if (!kept) return false;
+    const mine = this.conversations.get(id) ?? this.gone.get(id) ?? kept;
+    this.conversations.set(id, mine);
+    return mine !== kept && merge(mine, kept, this.own);
+  }
+
+  // Of a mark that is old enough, or of a conversation that a full storage left behind.
+  #forget(name) {
+    const at = Number(this.storage.getItem(name));
+    if (Date.now() - at > MARK_MS) this.storage.removeItem(name);
+    else this.storage.removeItem(PREFIX + name.slice(DELETED.length));
   }
 
   // Another tab wrote.
-  #hear(event) {
-    if (event.storageArea !== this.storage || !event.key?.startsWith(PREFIX)) return;
-    const id = event.key.slice(PREFIX.length);
-    if (event.newValue === null) this.conversations.delete(id);
-    else this.#read(event.key);
+  #hear({ storageArea, key, newValue }) {
+    if (storageArea !== this.storage) return;
+    if (key?.startsWith(DELETED) && newValue === null) this.deleted.delete(key.slice(DELETED.length));
+    else if (key?.startsWith(DELETED)) this.#lose(key.slice(DELETED.length));
+    if (!key?.startsWith(PREFIX)) return;
+    const id = key.slice(PREFIX.length);
+    if (newValue === null) {
+      this.#lose(id); // a full storage takes no mark
+      return;
+    }
+    // Both wrote at once: what the other had not heard of is written again.
+    if (this.#read(id)) this.save(this.conversations.get(id));
     this.dispatchEvent(new CustomEvent("elsewhere", { detail: id }));
+  }
+
+  #lose(id) {
+    const conversation = this.conversations.get(id);
+    this.deleted.add(id);
+    if (!conversation) return;
+    this.gone.set(id, conversation);
+    this.conversations.delete(id);
+    this.dispatchEvent(new CustomEvent("deleted", { detail: id }));
   }
 }
 
@@ -92,6 +161,8 @@ function openStorage() {
     return error.name === "QuotaExceededError" ? localStorage : null;
   }
 }
+
+const asObject = (value) => (typeof value === "object" && value !== null ? value : {});
 
 function parse(text) {
   try {

@@ -76,8 +76,7 @@ export class Thread {
 
   #update(nodes) {
     nodes.forEach((node, at) => {
-      const next = nodes[at + 1];
-      if (node.role !== "tool") this.views.get(node.id).update(next?.role === "tool" ? next : null);
+      if (node.role !== "tool") this.views.get(node.id).update(nodes[at + 1]);
     });
   }
 
@@ -95,9 +94,7 @@ export class Thread {
   #renderEnd() {
     const nodes = shownNodes(this.chat.conversation);
     const at = nodes.findLastIndex((node) => node.role === "assistant");
-    const view = this.views.get(nodes[at]?.id);
-    const next = nodes[at + 1];
-    view?.update(next?.role === "tool" ? next : null);
+    this.views.get(nodes[at]?.id)?.update(nodes[at + 1]);
   }
 
   #look() {

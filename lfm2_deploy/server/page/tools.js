@@ -80,6 +80,21 @@ export function toolsOf(settings) {
   return [...own.map((name) => asTool(BUILT_IN[name].schema)), ...readTools(settings.tools).tools];
 }
 
+/** @returns {boolean} whether a call has no end: the answer stopped in the middle of it. */
+export function isCut(node, call) {
+  const whole = node.state === "done" && node.finish !== "length";
+  return !whole && node.state !== "running" && !isJson(call.arguments);
+}
+
+function isJson(text) {
+  try {
+    JSON.parse(text);
+    return true;
+  } catch {
+    return false;
+  }
+}
+
 /** @returns {string} arguments as a reader likes them; as they came where they are no JSON. */
 export function prettyArguments(text) {
   try {

@@ -22,7 +22,7 @@ export function newConversation(settings) {
 
 /** Add a node after `parent`, beside those that are there, and show it. @returns {Object} it. */
 export function addNode(conversation, parent, fields) {
-  const node = { ...fields, id: newId(), parent, children: [], chosen: null, at: Date.now() };
+  const node = { ...fields, id: newId(), parent, children: [], chosen: null, at: Date.now(), rev: 0 };
   conversation.nodes[node.id] = node;
   conversation.nodes[parent].children.push(node.id);
   conversation.nodes[parent].chosen = node.id;
@@ -30,12 +30,13 @@ export function addNode(conversation, parent, fields) {
   return node;
 }
 
-/** Take a node without children out again, such as an answer that never began. */
-export function removeLeaf(conversation, node) {
-  const parent = conversation.nodes[node.parent];
-  parent.children = parent.children.filter((id) => id !== node.id);
-  if (parent.chosen === node.id) parent.chosen = parent.children.at(-1) ?? null;
-  delete conversation.nodes[node.id];
+/** @returns {boolean} whether this copy of a node was written later than the other. */
+export const isNewer = (node, other) => (node.rev ?? 0) > (other.rev ?? 0);
+
+/** Change a field of the whole conversation, so that other tabs take it over. */
+export function setField(conversation, name, value) {
+  conversation[name] = value;
+  conversation.edited = { ...conversation.edited, [name]: Date.now() };
 }
 
 /** @returns {Object[]} the nodes that are shown, first to last. */

@@ -9,10 +9,10 @@ from typing import Any, TypeVar
 from starlette.requests import Request
 
 from lfm2_deploy.answers.events import Answer
-from lfm2_deploy.server.access import REMARK
 from lfm2_deploy.server.errors import ApiError
 from lfm2_deploy.server.hub import Asked, Feed, Hub
 from lfm2_deploy.server.schemas.common import ErrorBody
+from lfm2_deploy.server.security import REMARK
 
 T = TypeVar("T")
 

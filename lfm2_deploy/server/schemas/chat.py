@@ -43,6 +43,12 @@ class Part(Schema):
             )
         return given
 
+    @model_validator(mode="after")
+    def _check(self) -> Part:
+        if self.text is None and (self.type != "refusal" or self.refusal is None):
+            raise ValueError(f"content of type '{self.type}' needs a text")
+        return self
+
 
 Content = str | Annotated[list[Part], FIRST_FAULT, Field(max_length=MOST_MESSAGES)]
 

@@ -27,6 +27,9 @@ from lfm2_deploy.server.schemas.common import (
 from lfm2_deploy.server.settings import MOST_LOGPROBS, MOST_MESSAGES
 
 LOGPROBS = "message.output_text.logprobs"
+# As long as OpenAI takes them.
+MetadataKey = Annotated[str, Field(max_length=64)]
+MetadataValue = Annotated[str, Field(max_length=512)]
 
 
 class MessageItem(Schema):
@@ -137,8 +140,11 @@ class ResponseRequest(Choosing):
     tool_choice: Literal["none", "auto", "required"] | ChosenTool | None = None
     parallel_tool_calls: bool | None = None
     truncation: Literal["disabled"] | None = None
-    metadata: Annotated[dict[str, str] | None, at_most(16)] = Field(None, max_length=16)
-    user: str | None = None
+    # It comes back in the reply.
+    metadata: Annotated[dict[MetadataKey, MetadataValue] | None, at_most(16)] = Field(
+        None, max_length=16
+    )
+    user: Annotated[str, Field(max_length=512)] | None = None
     chat_template_kwargs: JsonObject | None = None
 
     @model_validator(mode="before")
