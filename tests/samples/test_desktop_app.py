@@ -330,7 +330,7 @@ def run(environment: dict[str, str], *command: str, **options: Any) -> Iterator[
     with subprocess.Popen(command, env=environment, **options) as program:
         try:
             yield
-        finally:
+        finally:  # else leaving waits for its end, whatever has failed
             program.kill()
 
 

@@ -31,7 +31,7 @@ ARGUMENTS = {
     "langchain_client.py": ["{server}", "How warm is it in Rome?"],
 }
 # What else they need than the tests themselves.
-NEEDS = {"langchain_client.py": "langchain_openai"}
+NEEDS = {"langchain_client.py": "langchain_openai", "desktop/app.py": "PySide6"}
 # What they print on these arguments.
 PRINTED = {
     "generate.py": r"It was .+",
@@ -93,7 +93,7 @@ def test_call_that_was_cut_is_told_in_one_line(bundle: Path) -> None:
     assert re.fullmatch(r"the call was cut \(length\): .+\n", done.stderr), done.stderr
 
 
-@pytest.mark.parametrize("name", sorted(set(ARGUMENTS) | LASTING))
+@pytest.mark.parametrize("name", sorted({*ARGUMENTS, *LASTING, "desktop/app.py"}))
 def test_sample_without_arguments_says_how_to_run_it(name: str) -> None:
     if name in NEEDS:
         pytest.importorskip(NEEDS[name], reason=f"not run: {NEEDS[name]} is not installed")
