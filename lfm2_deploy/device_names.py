@@ -33,20 +33,21 @@ def tell_target(asked: str) -> str:
     return f"; for {asked} export the model with --target {targets}" if targets else ""
 
 
-def explain_device(asked: str, made_for: str, takes: Sequence[str]) -> str:
+def explain_device(asked: str, subject: str, takes: Sequence[str]) -> str:
     """Why a bundle does not run on a device, in one line.
 
     Args:
         asked: what the user wrote; "gpu.1" is one of several.
-        made_for: what the bundle was made for, as the line begins.
+        subject: of what the line says that it cannot run there; its begin.
         takes: names that it takes.
     """
     targets = _TARGETS.get(asked.lower().partition(".")[0])
     if targets is None:
-        near = suggest(asked, _TARGETS) or ":"
-        return f"there is no device {asked!r}{near} known are {', '.join(_COMMON)}"
-    taken = f" ({made_for} takes {', '.join(takes)})" if len(takes) > 1 else ""
+        known = takes if len(takes) > 1 else _COMMON
+        near = suggest(asked, known) or ":"
+        return f"there is no device {asked!r}{near} known are {', '.join(known)}"
+    taken = f" (it takes {', '.join(takes)})" if len(takes) > 1 else ""
     return (
-        f"{made_for} cannot run on {asked!r}{taken}: export the model with --target auto, or for "
+        f"{subject} cannot run on {asked!r}{taken}: export the model with --target auto, or for "
         f"that device with --target {targets}"
     )

@@ -44,7 +44,7 @@ def load(bundle: Bundle, *, threads: int | None = None, device: str | None = Non
         )
     if device not in (None, "cpu"):
         raise RuntimeUnavailableError(
-            explain_device(device, f"{bundle.path}, made for the CPU,", ("cpu",))
+            explain_device(device, f"{bundle.path} was made for the CPU and", ("cpu",))
         )
     return OrtRuntime(bundle, threads)
 

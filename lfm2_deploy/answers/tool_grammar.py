@@ -50,6 +50,7 @@ def build_tool_grammar(
     required: bool = True,
     most_calls: int | None = None,
     thinking: Thinking = "no",
+    otherwise: Mapping[str, Any] | None = None,
 ) -> str:
     """The grammar of an answer that calls tools.
 
@@ -63,6 +64,7 @@ def build_tool_grammar(
         most_calls: in one list; None for any number.
         thinking: "may" where the answer may begin with <think>...</think>, "inside" where the
             prompt ended with <think>.
+        otherwise: a schema of JSON that may be the answer in place of required calls.
 
     Returns:
         Text that begins with `start:`.
@@ -77,6 +79,9 @@ def build_tool_grammar(
     think, think_rules = _write_thinking(thinking, special_marks)
     if required:
         body = f"{start} {calls} {end}"
+        if otherwise is not None:
+            body = f"({body} | otherwise)"
+            rules.append(f"otherwise: {_write_schema(otherwise)}")
     elif CALL_START in special_marks:
         body = f"TEXT ({start} {calls} {end} TEXT)*"
     else:

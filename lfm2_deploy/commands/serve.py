@@ -161,8 +161,8 @@ def serve(
         bool,
         typer.Option(
             "--exact-rows",
-            help="Compute answers that run at once one after the other: slower, and each is bit "
-            "for bit what it is alone.",
+            help="Compute answers that run at once one after the other: slower, and none changes "
+            "another one's last bits.",
             rich_help_panel=_HOW_MUCH,
         ),
     ] = False,

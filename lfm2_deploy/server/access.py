@@ -6,16 +6,15 @@ Also where headers are put on every reply that browsers shall mind.
 from __future__ import annotations
 
 import json
-import sys
 import time
 from collections.abc import Callable
-from contextlib import suppress
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lfm2_deploy.server.errors import make_api_error
 from lfm2_deploy.server.hub import Hub
-from lfm2_deploy.server.security import HEADERS, REMARK
+from lfm2_deploy.server.log_lines import LINES
+from lfm2_deploy.server.security import HEADERS, REMARK, resolve_target
 
 # (method, path, status, seconds, remark)
 Log = Callable[[str, str, int, float, str], None]
@@ -38,6 +37,7 @@ class Access:
             await self._app(scope, receive, send)
             return
         began, status = time.monotonic(), 0
+        scope = resolve_target(scope)
         state = scope.setdefault("state", {})
 
         async def tell(message: Message) -> None:
@@ -62,8 +62,7 @@ class Access:
             status = status or _GONE
             self._hub.metrics.count_request(_name_endpoint(scope), status)
             seconds = time.monotonic() - began
-            with suppress(OSError, ValueError):  # nobody reads stderr any more
-                self._log(scope["method"], scope["path"], status, seconds, state.get(REMARK, ""))
+            self._log(scope["method"], scope["path"], status, seconds, state.get(REMARK, ""))
 
 
 def choose_log(style: str) -> Log:
@@ -74,7 +73,7 @@ def choose_log(style: str) -> Log:
 def _log_text(method: str, path: str, status: int, seconds: float, remark: str) -> None:
     shown = _show(path)
     line = f"{method} {shown} {status} {seconds:.3f}s{' ' if remark else ''}{remark}"
-    print(line, file=sys.stderr, flush=True)
+    LINES.write(line)
 
 
 def _log_json(method: str, path: str, status: int, seconds: float, remark: str) -> None:
@@ -86,7 +85,7 @@ def _log_json(method: str, path: str, status: int, seconds: float, remark: str) 
         "seconds": round(seconds, 4),
         "remark": remark,
     }
-    print(json.dumps(record), file=sys.stderr, flush=True)
+    LINES.write(json.dumps(record))
 
 
 def _log_nothing(method: str, path: str, status: int, seconds: float, remark: str) -> None:

@@ -19,7 +19,7 @@ from lfm2_deploy.server.limits import BodyLimit
 from lfm2_deploy.server.page import add_page
 from lfm2_deploy.server.response_store import ResponseStore
 from lfm2_deploy.server.routes import chat, completions, responses, status
-from lfm2_deploy.server.security import Doors, Preflight
+from lfm2_deploy.server.security import Doors, Preflight, read_origin
 from lfm2_deploy.server.settings import Settings
 from lfm2_deploy.serving.engine import Engine
 
@@ -34,6 +34,9 @@ def make_app(
             `app.state.hub.open(engine)`; requests are told to wait until then.
         settings: limits, keys, names; the defaults when None.
         precision: how the weights are stored, to be told.
+
+    Raises:
+        Lfm2DeployError: a setting is not what it has to be.
     """
     settings = settings or Settings()
     hub = Hub(settings)
@@ -83,7 +86,7 @@ def _add_middleware(app: FastAPI, settings: Settings, hub: Hub) -> None:
     if settings.origins:
         app.add_middleware(
             Preflight,
-            allow_origins=list(settings.origins),
+            allow_origins=[read_origin(origin) for origin in settings.origins],
             allow_methods=["GET", "POST", "DELETE"],
             allow_headers=["*"],
         )

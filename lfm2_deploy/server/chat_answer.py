@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 import uuid
+from collections import defaultdict
 from collections.abc import AsyncIterable, AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +23,7 @@ from lfm2_deploy.answers.events import (
     ToolCallStarted,
 )
 from lfm2_deploy.sampling import TokenLogprobs
+from lfm2_deploy.server.content_tokens import ContentTokens
 from lfm2_deploy.server.sse import Piece
 from lfm2_deploy.server.usage import describe_tokens, describe_usage
 from lfm2_deploy.tokenizer import Tokenizer
@@ -67,6 +69,10 @@ class Frame:
             return None
         return {"content": describe_tokens(logprobs, self.tokenizer), "refusal": None}
 
+    def track_tokens(self) -> defaultdict[int, ContentTokens]:
+        """For each choice, what tells which tokens are its text's."""
+        return defaultdict(lambda: ContentTokens(self.tokenizer))
+
 
 FINGERPRINT = "lfm2-deploy"
 
@@ -87,9 +93,11 @@ async def collect_chat(
     """The whole reply, and the answers in it."""
     answers: dict[int, Answer] = {}
     logprobs: dict[int, list[TokenLogprobs]] = {}
+    tokens = frame.track_tokens()
     async for event in events:
         if isinstance(event, TextDelta):
-            logprobs.setdefault(event.choice, []).extend(event.logprobs)
+            told = tokens[event.choice].push(event.text, event.logprobs)
+            logprobs.setdefault(event.choice, []).extend(told)
         if isinstance(event, Finished):
             answers[event.choice] = event.answer
     ordered = [answers[choice] for choice in sorted(answers)]
@@ -142,6 +150,7 @@ async def stream_chat(
     """
     for choice in range(n):
         yield _chunk(frame, choice, {"role": "assistant", "content": ""})
+    tokens = frame.track_tokens()
     async for event in events:
         if isinstance(event, Finished):
             answers.append(event.answer)
@@ -149,8 +158,10 @@ async def stream_chat(
             continue
         delta = _describe_delta(event, frame)
         if delta is not None:
-            logprobs = event.logprobs if isinstance(event, TextDelta) else ()
-            yield _chunk(frame, event.choice, delta, logprobs)
+            told = []
+            if isinstance(event, TextDelta):
+                told = tokens[event.choice].push(event.text, event.logprobs)
+            yield _chunk(frame, event.choice, delta, told)
     if frame.includes_usage:
         usage = describe_usage(sorted(answers, key=lambda a: a.choice), frame.tokenizer)
         yield "", frame.wrap("chat.completion.chunk", [], usage=usage)
@@ -159,8 +170,7 @@ async def stream_chat(
 def _describe_delta(event: Event, frame: Frame) -> dict[str, Any] | None:
     """What an event adds to a message; None for nothing."""
     if isinstance(event, TextDelta):
-        told = event.text or (frame.logprobs and event.logprobs)
-        return {"content": event.text} if told else None
+        return {"content": event.text} if event.text else None
     if isinstance(event, ReasoningDelta):
         return {"reasoning_content": event.text} if event.text else None
     if not isinstance(event, ToolCallStarted | ToolCallArguments):

@@ -22,7 +22,9 @@ from fastapi import FastAPI
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from lfm2_deploy.errors import Lfm2DeployError
+from lfm2_deploy.server.errors import LOG
 from lfm2_deploy.server.hub import Hub
+from lfm2_deploy.server.log_lines import take_over
 
 _KEEP_ALIVE_SECONDS = 30
 # From a connection's begin to the end of its first request's headers.
@@ -201,6 +203,7 @@ class Host(uvicorn.Server):
             self._loop.call_soon(at_start, self._loop)
             await self.serve(sockets=[listener])
 
+        take_over(LOG.name, "uvicorn.error")
         asyncio.run(serve())
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:

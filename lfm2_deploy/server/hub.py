@@ -21,9 +21,11 @@ from lfm2_deploy.server.facts import ModelFacts, gather_facts
 from lfm2_deploy.server.metrics import Metrics
 from lfm2_deploy.server.settings import Settings
 from lfm2_deploy.serving.engine import Engine, EngineState
+from lfm2_deploy.serving.prompting import ToolChoice
 from lfm2_deploy.serving.streams import AsyncStream
 
 Phase = Literal["loading", "ready", "draining"]
+Health = Literal["loading", "ready", "draining", "failed"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +35,7 @@ class Asked:
     prompt: Prompt
     overrides: dict[str, Any] = field(default_factory=dict)
     tools: tuple[dict[str, Any], ...] | None = None
-    tool_choice: str = "auto"
+    tool_choice: ToolChoice = "auto"
     parallel_tool_calls: bool = True
     n: int = 1
     template_options: dict[str, Any] = field(default_factory=dict)
@@ -68,6 +70,13 @@ class Hub:
     def state(self) -> EngineState | None:
         """The engine's; None while there is none."""
         return None if self._engine is None else self._engine.state
+
+    @property
+    def health(self) -> Health:
+        """Whether answers can be expected; a request may bring a failed engine back."""
+        state = self.state
+        is_broken = state is not None and bool(state.failure)
+        return "failed" if is_broken and self.phase == "ready" else self.phase
 
     @property
     def facts(self) -> ModelFacts:
@@ -115,24 +124,39 @@ class Hub:
         finally:
             self.active -= 1
 
-    async def start(self, asked: Asked) -> Feed:
+    async def start(self, asked: Asked, began: float | None = None) -> Feed:
         """Begin an answer.
+
+        Args:
+            asked: for what.
+            began: when its time began to run, by `time.monotonic`; now when None. Reading the
+                prompt counts.
 
         Raises:
             Lfm2DeployError: it cannot be begun.
+            ApiError: that took too long already.
         """
+        now, seconds = time.monotonic(), self.settings.request_seconds
+        began = now if began is None else began
+        try:
+            async with asyncio.timeout(None if seconds is None else began + seconds - now):
+                stream = await self._begin(asked)
+        except TimeoutError as error:
+            raise timed_out(seconds or 0) from error
+        feed = Feed(stream, self, began)
+        self._feeds.add(feed)
+        return feed
+
+    async def _begin(self, asked: Asked) -> AsyncStream:
         most = asked.overrides.get("max_new_tokens") or self.settings.max_tokens
         try:
-            stream = await self._ask(asked, most)
+            return await self._ask(asked, most)
         except ContextOverflowError:
             if most is None:
                 raise
             # Clients ask for thousands whatever the context is: an answer that comes to its end is
             # cut there, and says so. A prompt that leaves no room fails again.
-            stream = await self._ask(asked, None)
-        feed = Feed(stream, self)
-        self._feeds.add(feed)
-        return feed
+            return await self._ask(asked, None)
 
     async def _ask(self, asked: Asked, max_new_tokens: int | None) -> AsyncStream:
         assert self._engine is not None
@@ -164,9 +188,8 @@ class Hub:
 class Feed:
     """The events of one answer, within the time that it has."""
 
-    def __init__(self, stream: AsyncStream, hub: Hub) -> None:
-        self._stream, self._hub = stream, hub
-        self._began = time.monotonic()
+    def __init__(self, stream: AsyncStream, hub: Hub, began: float) -> None:
+        self._stream, self._hub, self._began = stream, hub, began
 
     def cancel(self) -> None:
         """End it before its next token; harmless where it has ended."""

@@ -19,7 +19,6 @@ from lfm2_deploy.server.schemas.chat import (
     GrammarFormat,
     JsonObjectFormat,
     Message,
-    NamedTool,
     Part,
     SchemaFormat,
 )
@@ -46,12 +45,11 @@ def read_chat(body: ChatRequest, settings: Settings) -> Asked:
     overrides["max_new_tokens"] = limit
     if body.logprobs:
         overrides["logprobs"] = body.top_logprobs or 0
-    choice = body.tool_choice
     return Asked(
         prompt=[read_message(message) for message in body.messages],
         overrides=overrides,
         tools=_dump_tools(body.tools),
-        tool_choice=choice.function.name if isinstance(choice, NamedTool) else choice or "auto",
+        tool_choice=_read_choice(body.tool_choice),
         parallel_tool_calls=body.parallel_tool_calls is not False,
         n=body.n or 1,
         template_options=_read_variables(body.chat_template_kwargs),
@@ -89,7 +87,6 @@ def read_response(
     overrides["max_new_tokens"] = _choose_limit(body.max_output_tokens, None, settings)
     if wants_logprobs:
         overrides["logprobs"] = body.top_logprobs or 0
-    choice = body.tool_choice
     tools = tuple(
         {"type": "function", "function": tool.model_dump(exclude_none=True, exclude={"type"})}
         for tool in body.tools or ()
@@ -98,7 +95,7 @@ def read_response(
         prompt=list(messages),
         overrides=overrides,
         tools=tools or None,
-        tool_choice=choice if isinstance(choice, str) else choice.name if choice else "auto",
+        tool_choice=_read_choice(body.tool_choice),
         parallel_tool_calls=body.parallel_tool_calls is not False,
         template_options=_read_variables(body.chat_template_kwargs),
     )
@@ -214,6 +211,11 @@ def _choose_limit(limit: int | None, older: int | None, settings: Settings) -> i
             "max_completion_tokens" if limit else "max_tokens",
         )
     return wanted
+
+
+def _read_choice(choice: str | BaseModel | None) -> str | JsonObject:
+    # As an object, since a function may be called "none".
+    return choice.model_dump() if isinstance(choice, BaseModel) else choice or "auto"
 
 
 def _dump_tools(tools: Sequence[BaseModel] | None) -> tuple[JsonObject, ...] | None:

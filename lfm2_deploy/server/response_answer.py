@@ -19,6 +19,7 @@ from lfm2_deploy.answers.events import (
     ToolCallStarted,
 )
 from lfm2_deploy.server.chat_answer import new_id
+from lfm2_deploy.server.content_tokens import ContentTokens
 from lfm2_deploy.server.errors import ApiError
 from lfm2_deploy.server.schemas.common import JsonObject
 from lfm2_deploy.server.sse import Piece
@@ -54,6 +55,7 @@ class ResponseWriter:
         self.response = response
         self.answer: Answer | None = None
         self._tokenizer = tokenizer
+        self._tokens = ContentTokens(tokenizer)
         self._tells_logprobs = tells_logprobs
         self._several_calls = several_calls
         self._number = 0
@@ -103,7 +105,8 @@ class ResponseWriter:
         content["text"] += event.text
         more: JsonObject = {}
         if kind == "message":
-            told = describe_tokens(event.logprobs, self._tokenizer) if self._tells_logprobs else []
+            tokens = self._tokens.push(event.text, event.logprobs)
+            told = describe_tokens(tokens, self._tokenizer) if self._tells_logprobs else []
             content["logprobs"] += told
             more = {"logprobs": told}
         yield self._tell_part(f"{name}.delta", delta=event.text, **more)

@@ -24,11 +24,13 @@ class Kept:
         response: as it was sent.
         messages: the conversation with its answer, without instructions.
         size_bytes: about what it takes.
+        owner: whose it is; nobody else finds it.
     """
 
     response: Mapping[str, Any]
     messages: tuple[Mapping[str, Any], ...]
     size_bytes: int
+    owner: bytes
 
 
 class ResponseStore:
@@ -39,21 +41,24 @@ class ResponseStore:
         self._kept: OrderedDict[str, Kept] = OrderedDict()
         self._size = 0
 
-    def add(self, response: Mapping[str, Any], messages: Sequence[Mapping[str, Any]]) -> None:
-        """Keep one; older ones may go."""
+    def add(
+        self, response: Mapping[str, Any], messages: Sequence[Mapping[str, Any]], owner: bytes
+    ) -> None:
+        """Keep one; older ones may go, whose ever they are."""
         size = len(json.dumps([response, list(messages)]))
-        self._kept[response["id"]] = Kept(response, tuple(messages), size)
+        self._kept[response["id"]] = Kept(response, tuple(messages), size, owner)
         self._size += size
         while self._kept and (len(self._kept) > self._most or self._size > _MOST_BYTES):
             self._size -= self._kept.popitem(last=False)[1].size_bytes
 
-    def find(self, response_id: str, param: str | None = None) -> Kept:
+    def find(self, response_id: str, owner: bytes, param: str | None = None) -> Kept:
         """One that is kept; it counts as used.
 
         Raises:
-            ApiError: 404, it is not there, or no longer.
+            ApiError: 404, it is not there, or no longer, or another's.
         """
-        if response_id not in self._kept:
+        kept = self._kept.get(response_id)
+        if kept is None or kept.owner != owner:
             raise ApiError(
                 404,
                 f"there is no response {response_id[:80]!r}, or no longer: this server keeps the "
@@ -62,13 +67,13 @@ class ResponseStore:
                 code="response_not_found",
             )
         self._kept.move_to_end(response_id)
-        return self._kept[response_id]
+        return kept
 
-    def remove(self, response_id: str) -> None:
+    def remove(self, response_id: str, owner: bytes) -> None:
         """Forget one.
 
         Raises:
             ApiError: as `find`.
         """
-        self._size -= self.find(response_id).size_bytes
+        self._size -= self.find(response_id, owner).size_bytes
         del self._kept[response_id]

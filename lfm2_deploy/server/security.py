@@ -10,18 +10,22 @@ from __future__ import annotations
 import hashlib
 import hmac
 import ipaddress
+import re
 from collections.abc import Mapping
 
 from starlette.datastructures import Headers
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from lfm2_deploy.errors import Lfm2DeployError
 from lfm2_deploy.server.errors import ApiError
 from lfm2_deploy.server.settings import Settings
 
 _SAFE = {"GET", "HEAD", "OPTIONS"}
 # Not the page, which asks for a key itself, nor health, which is for whoever starts the server.
 _LOCKED_PATHS = ("/v1/", "/metrics")
+# Under which entry of a request's state it stands whose key it had, as a digest.
+OWNER = "owner"
 ANY = "*"
 # Under which key of a request's state a remark for the log is, such as how many tokens it took.
 REMARK = "remark"
@@ -38,6 +42,13 @@ HEADERS: Mapping[str, str] = {
 }
 
 
+_HOST = re.compile(r"(?:\[(?P<address>[0-9A-Fa-f:.]+)\]|(?P<name>[^\s:/@\[\]]+))(?::[0-9]{0,5})?")
+_WHOLE_URL = re.compile(r"https?://(?P<host>[^/?#]*)", re.ASCII | re.IGNORECASE)
+_ORIGIN = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*)://[^\s/?#@]+")
+# Browsers leave them out.
+_USUAL_PORTS = {"http": ":80", "https": ":443"}
+
+
 def is_loopback(host: str) -> bool:
     """Whether an address can be reached from this computer only."""
     if host.lower() == "localhost":
@@ -52,6 +63,7 @@ class Doors:
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self._app = app
         self._settings = settings
+        self._origins = {read_origin(origin) for origin in settings.origins}
         self._keys = [_digest(key) for key in settings.api_keys]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -63,7 +75,7 @@ class Doors:
             headers = Headers(scope=scope)
             self._check_host(headers)
             self._check_origin(scope, headers)
-            self._check_key(scope, headers)
+            scope.setdefault("state", {})[OWNER] = self._check_key(scope, headers)
         except ApiError as error:
             # What `access` writes behind the request's line.
             scope.setdefault("state", {})[REMARK] = error.message
@@ -93,7 +105,7 @@ class Doors:
         asks = scope["method"] == "OPTIONS" and "access-control-request-method" in headers
         if origin is None or (scope["method"] in _SAFE and not asks):
             return
-        if ANY in self._settings.origins or origin in self._settings.origins:
+        if ANY in self._origins or origin.lower() in self._origins:
             return
         if origin.lower() == f"{scope['scheme']}://{headers.get('host', '')}".lower():
             return
@@ -104,13 +116,14 @@ class Doors:
             code="origin_not_allowed",
         )
 
-    def _check_key(self, scope: Scope, headers: Headers) -> None:
+    def _check_key(self, scope: Scope, headers: Headers) -> bytes:
+        """Whose request it is; "" where everybody may come in."""
         # Mounted in another app, a path begins with where.
         path = scope["path"].removeprefix(scope.get("root_path", ""))
         if not self._keys or not path.startswith(_LOCKED_PATHS):
-            return
+            return b""
         if scope["method"] == "OPTIONS":  # browsers ask without a key whether they may ask
-            return
+            return b""
         scheme, _, key = headers.get("authorization", "").partition(" ")
         given = _digest(key.strip() if scheme.lower() == "bearer" else "")
         # Every key is compared, so that time tells nothing.
@@ -124,6 +137,7 @@ class Doors:
                 code="invalid_api_key",
                 headers={"WWW-Authenticate": "Bearer"},
             )
+        return given
 
 
 class Preflight(CORSMiddleware):
@@ -140,10 +154,45 @@ class Preflight(CORSMiddleware):
 
 
 def split_host(header: str) -> str:
-    """The name in a `Host` header, without its port and brackets, in lower case."""
-    if header.startswith("["):
-        return header[1:].partition("]")[0].lower()
-    return header.partition(":")[0].lower().rstrip(".")
+    """The name in a `Host` header, without its port and brackets, in lower case; "" of no such."""
+    found = _HOST.fullmatch(header)
+    return "" if found is None else (found["address"] or found["name"]).lower().rstrip(".")
+
+
+def resolve_target(scope: Scope) -> Scope:
+    """A request whose target is a whole URL, as one with a path: such are to be taken, too.
+
+    What the URL says of the host holds, whatever the header says (RFC 9112, 3.2.2).
+    """
+    found = _WHOLE_URL.match(scope["path"])
+    if found is None:
+        return scope
+    host = (b"host", found["host"].encode())
+    others = [(name, value) for name, value in scope["headers"] if name != b"host"]
+    path = scope["path"][found.end() :] or "/"
+    raw_path = scope["raw_path"][found.end() :] or b"/"
+    return {**scope, "path": path, "raw_path": raw_path, "headers": [host, *others]}
+
+
+def read_origin(given: str) -> str:
+    """An origin as browsers send it.
+
+    Args:
+        given: such as "http://localhost:3000/".
+
+    Raises:
+        Lfm2DeployError: it is none.
+    """
+    origin = given.strip().lower().removesuffix("/")
+    if origin in (ANY, "null"):
+        return origin
+    found = _ORIGIN.fullmatch(origin)
+    if found is None:
+        raise Lfm2DeployError(
+            f"{given!r} is no origin of a web page: give its scheme, host and port, such as "
+            "http://localhost:3000, without a path"
+        )
+    return origin.removesuffix(_USUAL_PORTS.get(found["scheme"], "/"))
 
 
 def _read_address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import defaultdict
 from collections.abc import AsyncIterable, AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from lfm2_deploy.answers.events import Answer, Event, Finished, ReasoningDelta, TextDelta
 from lfm2_deploy.sampling import TokenLogprobs
 from lfm2_deploy.server.chat_answer import Frame
+from lfm2_deploy.server.content_tokens import ContentTokens
 from lfm2_deploy.server.sse import Piece
 from lfm2_deploy.server.usage import bound, describe_usage, join_usage
 from lfm2_deploy.tokenizer import Tokenizer
@@ -21,6 +23,7 @@ _KIND = "text_completion"
 class _Text:
     """One answer while it grows."""
 
+    tokens: ContentTokens
     pieces: list[str] = field(default_factory=list)
     logprobs: list[TokenLogprobs] = field(default_factory=list)
     offset: int = 0
@@ -38,7 +41,7 @@ async def collect_texts(
         echoes: what each prompt's answers begin with.
         n: answers of each prompt.
     """
-    parts = await asyncio.gather(*(_collect(feed) for feed in feeds))
+    parts = await asyncio.gather(*(_collect(feed, frame.tokenizer) for feed in feeds))
     choices, usages, answers = [], [], []
     for place, (part, echo) in enumerate(zip(parts, echoes, strict=True)):
         ended = [text.answer for text in part.values() if text.answer is not None]
@@ -53,13 +56,13 @@ async def collect_texts(
     return frame.wrap(_KIND, choices, usage=join_usage(usages)), answers
 
 
-async def _collect(events: AsyncIterable[Event]) -> dict[int, _Text]:
-    texts: dict[int, _Text] = {}
+async def _collect(events: AsyncIterable[Event], tokenizer: Tokenizer) -> dict[int, _Text]:
+    texts: dict[int, _Text] = defaultdict(lambda: _Text(ContentTokens(tokenizer)))
     async for event in events:
-        text = texts.setdefault(event.choice, _Text())
+        text = texts[event.choice]
         if isinstance(event, TextDelta | ReasoningDelta):
             text.pieces.append(event.text)
-            text.logprobs.extend(event.logprobs)
+            text.logprobs.extend(text.tokens.push(event.text, event.logprobs))
         elif isinstance(event, Finished):
             text.answer = event.answer
     return texts
@@ -78,15 +81,17 @@ async def stream_texts(
         yield "", frame.wrap(_KIND, [_choice(index, echoes[index // n], None, None)], **more)
     ended: dict[int, list[Answer]] = {}
     offsets: dict[int, int] = {}
+    tokens = frame.track_tokens()
     async for place, event in _merge(feeds):
         index = place * n + event.choice
         if isinstance(event, Finished):
             ended.setdefault(place, []).append(event.answer)
             answers.append(event.answer)
             yield "", frame.wrap(_KIND, [_choice(index, "", None, _reason(event.answer))], **more)
-        elif isinstance(event, TextDelta | ReasoningDelta) and (event.text or event.logprobs):
+        elif isinstance(event, TextDelta | ReasoningDelta) and event.text:
             begin = offsets.get(index, 0)
-            told = _describe(event.logprobs, frame.tokenizer, begin) if frame.logprobs else None
+            found = tokens[index].push(event.text, event.logprobs)
+            told = _describe(found, frame.tokenizer, begin) if frame.logprobs else None
             offsets[index] = begin + len(event.text)
             yield "", frame.wrap(_KIND, [_choice(index, event.text, told, None)], **more)
     if frame.includes_usage:

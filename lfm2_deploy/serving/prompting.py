@@ -5,6 +5,7 @@ Enters: text, messages or token ids; tools; options. Leaves: `Request`s. Knows n
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias, cast
@@ -13,7 +14,7 @@ from lfm2_deploy.answers.marks import CALL_END, CALL_START, THINK_END, THINK_STA
 from lfm2_deploy.answers.messages import prepare_messages
 from lfm2_deploy.answers.parser import AnswerParser, markers
 from lfm2_deploy.answers.tool_grammar import Thinking, build_tool_grammar
-from lfm2_deploy.answers.tools import ChosenTools, choose_tools, normalize_tools
+from lfm2_deploy.answers.tools import ChosenTools, choose_tools, find_strict, normalize_tools
 from lfm2_deploy.chat import Message
 from lfm2_deploy.errors import GenerationError, RequestError, TemplateError
 from lfm2_deploy.generate import LanguageModel, Prompt
@@ -53,7 +54,7 @@ class _Reading:
 
     Args:
         ids: the prompt.
-        options: with a grammar where a call is forced.
+        options: with the grammar of the calls that may or must be made.
         tools: those that may be called, for a chat that has any.
         is_chat: the answer may hold reasoning and calls.
         opened: the prompt ends inside the model's reasoning.
@@ -120,30 +121,57 @@ def _read(model: LanguageModel, wish: Wish) -> _Reading:
     ids = tuple(model.encode_prompt(prepared, tools=shown, **template_options))
     ending = model.tokenizer.decode(ids[-_LAST_TOKENS:], skip_special_tokens=False)
     opened = ending.rstrip().endswith(THINK_START)
-    options = _force_call(model.tokenizer, wish, chosen, opened)
+    options = _constrain_calls(model.tokenizer, wish, chosen, opened)
     return _Reading(ids, options, chosen.shown or None, True, opened)
 
 
-def _force_call(
+def _constrain_calls(
     tokenizer: Tokenizer, wish: Wish, chosen: ChosenTools, opened: bool
 ) -> GenerationOptions:
-    """Options with the grammar of the calls that are wanted, where any are."""
-    if not chosen.forced:
-        return wish.options
-    if wish.options.grammar is not None:
+    """Options with the grammar of the calls that may or must be made, where there is any."""
+    given = wish.options.grammar
+    if chosen.forced and given is not None:
         raise RequestError("a call of a tool and a grammar are wanted: leave one of them out")
+    is_strict = bool(find_strict(wish.tools or ()) & {tool["name"] for tool in chosen.shown})
+    if not chosen.forced and not (chosen.shown and (is_strict or given is not None)):
+        return wish.options
     marks = (CALL_START, CALL_END, THINK_START, THINK_END)
-    special = {mark for mark in marks if tokenizer.token_id(mark) in tokenizer.special_ids}
-    thinking: Thinking = "inside" if opened else "no"
-    # Who names a function wants it called once.
-    several = wish.parallel_tool_calls and wish.tool_choice == "required"
+    is_free = not chosen.forced and given is None
+    thinking: Thinking = "may" if is_free else "no"
     lark = build_tool_grammar(
-        chosen.forced,
-        special_marks=special,
-        thinking=thinking,
-        most_calls=None if several else 1,
+        chosen.forced or chosen.shown,
+        special_marks={m for m in marks if tokenizer.token_id(m) in tokenizer.special_ids},
+        # What follows a given grammar begins after the reasoning by itself; see `prepare`.
+        thinking="inside" if opened and given is None else thinking,
+        required=not is_free,
+        most_calls=None if _may_call_several(wish) else 1,
+        otherwise=None if given is None else _read_schema(given),
     )
     return replace(wish.options, grammar=Grammar.lark(lark))
+
+
+def _may_call_several(wish: Wish) -> bool:
+    """Whether one list may hold several calls: who names a function wants it called once."""
+    choice = wish.tool_choice
+    kind = choice.get("type") if isinstance(choice, Mapping) else choice
+    return wish.parallel_tool_calls and kind in ("auto", "required", "allowed_tools", None)
+
+
+def _read_schema(grammar: Grammar) -> dict[str, Any]:
+    """The schema of a grammar that is an alternative to calls.
+
+    Raises:
+        RequestError: it has none.
+    """
+    if grammar.kind == "json":
+        return {"type": "object"}
+    if grammar.kind != "json_schema":
+        raise RequestError(
+            f"tools go together with JSON and JSON schemas, and a {grammar.name} is given: leave "
+            'it or the tools out, or set tool_choice to "none"'
+        )
+    schema: dict[str, Any] = json.loads(grammar.source)
+    return schema
 
 
 def _make_parser(reading: _Reading, choice: int) -> AnswerParser | None:

@@ -64,6 +64,7 @@ class Reply:
         error: sent in the stream after the deltas, or with `status`.
         hold: the stream waits for it after the deltas.
         pause: seconds between deltas.
+        usage: instead of the usual one.
     """
 
     deltas: Sequence[dict[str, Any]] = ()
@@ -73,6 +74,7 @@ class Reply:
     headers: dict[str, str] = field(default_factory=dict)
     hold: threading.Event | None = None
     pause: float = 0.0
+    usage: dict[str, Any] | None = None
 
 
 def say(text: str, **more: Any) -> Reply:
@@ -81,7 +83,7 @@ def say(text: str, **more: Any) -> Reply:
     return Reply([{"content": piece} for piece in pieces], **more)
 
 
-def call(*calls: tuple[str, str], text: str = "") -> Reply:
+def call(*calls: tuple[str, str], text: str = "", finish: str = "tool_calls") -> Reply:
     """Reply with calls of (name, arguments), arguments in two pieces."""
     deltas: list[dict[str, Any]] = [{"content": text}] if text else []
     for index, (name, arguments) in enumerate(calls):
@@ -90,7 +92,7 @@ def call(*calls: tuple[str, str], text: str = "") -> Reply:
         deltas.append({"tool_calls": [{"index": index, "id": f"call_{name}", "function": begin}]})
         rest = {"index": index, "function": {"arguments": arguments[half:]}}
         deltas.append({"tool_calls": [rest]})
-    return Reply(deltas, finish="tool_calls")
+    return Reply(deltas, finish=finish)
 
 
 class FakeServer:
@@ -175,7 +177,7 @@ class FakeServer:
                 return
             end = {"index": 0, "finish_reason": reply.finish, **shape({"content": ""})}
             yield _event({"choices": [end]})
-            yield _event({"choices": [], "usage": USAGE})
+            yield _event({"choices": [], "usage": reply.usage or USAGE})
             yield "data: [DONE]\n\n"
         except asyncio.CancelledError:
             self.disconnected.set()

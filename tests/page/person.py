@@ -80,6 +80,20 @@ class Person:
         """Click the last visible button of this name."""
         self.buttons(name, within).last.click()
 
+    def manage(self, action: str, title: str) -> None:
+        """Click what stands beside a conversation's title once the mouse is there."""
+        self.page.locator("#conversations li", has_text=title).hover()
+        self.press(f"{action} {title}", "#conversations")
+
+    @property
+    def focused(self) -> str:
+        """What the element with the focus is called, or its class."""
+        name: str = self.run(
+            "(one => one.ariaLabel || (one.matches('button') && one.textContent) || one.className)"
+            "(document.activeElement)"
+        )
+        return name
+
     def buttons(self, name: str, within: str = "") -> Locator:
         """Buttons by what a screen reader calls them."""
         place: Any = self.page.locator(within) if within else self.page

@@ -150,11 +150,11 @@ def test_conversations_are_listed_renamed_deleted_and_taken_back(
     assert person.said == []
     person.say("Second question")
     assert person.texts("#conversations .title") == ["Second question", "First question"]
-    person.press("Rename Second question")
+    person.manage("Rename", "Second question")
     person.page.keyboard.type("Better name")
     person.page.keyboard.press("Enter")
     assert "Better name" in person.texts("#conversations .title")
-    person.press("Delete Better name")
+    person.manage("Delete", "Better name")
     assert person.texts("#conversations .title") == ["First question"]
     person.press("Undo")
     assert person.said == ["Second question"]
@@ -168,7 +168,7 @@ def test_conversation_deleted_while_answered_stays_deleted(
     server.replies.append(say("Half an answer", hold=threading.Event()))
     person.type("Tell me all")
     person.see("Half an answer")
-    person.press("Delete Tell me all")
+    person.manage("Delete", "Tell me all")
     assert server.disconnected.wait(5)
     person.reload()
     assert person.texts("#conversations .title") == []
@@ -180,7 +180,7 @@ def test_conversation_deleted_while_answered_is_taken_back_with_what_came(
     server.replies.append(say("Half an answer", hold=threading.Event()))
     person.type("Tell me all")
     person.see("Half an answer")
-    person.press("Delete Tell me all")
+    person.manage("Delete", "Tell me all")
     person.press("Undo")
     person.wait()
     assert person.answers == ["Half an answer"]
@@ -192,7 +192,7 @@ def test_undo_is_offered_until_another_conversation_is_opened(person: Person) ->
     person.say("First question")
     person.press("New conversation")
     person.say("Second question")
-    person.press("Delete Second question")
+    person.manage("Delete", "Second question")
     assert person.buttons("Undo").count() == 1
     person.page.locator("#conversations .title").click()
     assert person.buttons("Undo").count() == 0
@@ -204,6 +204,7 @@ def test_export_holds_every_version(person: Person, server: FakeServer, tmp_path
     person.press("Regenerate")
     person.wait()
     with person.page.expect_download() as begun:
+        person.page.hover("#conversations li")
         person.press("Export Question as JSON")
     begun.value.save_as(tmp_path / "export.json")
     assert begun.value.suggested_filename == "Question.json"
@@ -235,7 +236,6 @@ def test_settings_go_with_the_request_and_outlive_a_reload(
     person.page.get_by_label("System prompt").fill("Answer briefly.")
     for label, value in (("Temperature", "0.7"), ("Most tokens", "64"), ("Seed", "5")):
         person.page.get_by_label(label).fill(value)
-    person.page.get_by_label("Top p").fill("7")  # no such part: it is not taken
     person.page.keyboard.press("Escape")
     person.reload()
     person.say("Hello")
@@ -243,6 +243,10 @@ def test_settings_go_with_the_request_and_outlive_a_reload(
     assert request["messages"][0] == {"role": "system", "content": "Answer briefly."}
     asked = {name: request.get(name) for name in ("temperature", "max_tokens", "seed", "top_p")}
     assert asked == {"temperature": 0.7, "max_tokens": 64, "seed": 5, "top_p": None}
+    # Another conversation has its own.
+    person.press("New conversation")
+    person.say("Hello")
+    assert "seed" not in server.requests[1]
 
 
 def test_reasoning_is_collapsed_and_told_while_it_comes(person: Person, server: FakeServer) -> None:

@@ -39,6 +39,13 @@ def test_theme_chosen_is_remembered(person: Person) -> None:
     assert person.run(BACKGROUND) == LIGHT
 
 
+def test_theme_chosen_reaches_other_tabs(person: Person, neighbour: Person) -> None:
+    for name in ("as the system", "light"):
+        person.press(f"Theme: {name}")
+    neighbour.buttons("Theme: dark").wait_for()
+    assert neighbour.run(BACKGROUND) == DARK
+
+
 def test_narrow_screen_fits_and_opens_the_sidebar_over_it(
     make_person: Any, server: FakeServer
 ) -> None:
@@ -54,6 +61,10 @@ def test_narrow_screen_fits_and_opens_the_sidebar_over_it(
     assert person.run("document.querySelector('#main').inert")
     person.page.keyboard.press("Escape")
     assert not person.page.locator("#sidebar").is_visible()
+    person.press("Conversations")
+    person.press("Close the conversations")
+    assert not person.page.locator("#sidebar").is_visible()
+    assert person.focused == "Conversations"
     person.press("Settings and tools")
     assert person.run("document.querySelector('#settings').scrollWidth <= 360")
 
@@ -74,6 +85,40 @@ def test_everything_is_reached_by_tab_and_shows_it(person: Person) -> None:
     for wanted in ("New conversation", "Rename Hello", "Settings and tools", "Edit message"):
         assert wanted in names
     assert {"Copy answer", "Regenerate", "Message"} <= set(names)
+
+
+def test_focus_stays_where_one_works(person: Person) -> None:
+    for text in ("One", "Two"):
+        person.press("New conversation")
+        person.say(text)
+    keys = person.page.keyboard
+    person.buttons("Regenerate").focus()
+    keys.press("Enter")
+    person.wait()
+    assert "answer" in person.focused
+    keys.press("Tab")
+    assert person.focused == "Copy answer"
+    person.buttons("Rename Two").focus()
+    keys.press("Enter")
+    keys.type("Three")
+    keys.press("Enter")
+    assert person.focused == "Three"
+    person.buttons("Delete Three").focus()
+    keys.press("Enter")
+    assert person.focused == "One"
+    person.buttons("Delete One").focus()
+    keys.press("Enter")
+    assert person.focused == "New conversation"
+
+
+def test_title_has_the_room_until_the_mouse_comes(person: Person) -> None:
+    person.say("Hello")
+    person.page.mouse.move(600, 300)
+    widths = "(one => [one.querySelector('.title').offsetWidth, one.offsetWidth])"
+    title, item = person.run(f"{widths}(document.querySelector('#conversations li.current'))")
+    assert title == item
+    person.page.hover("#conversations li")
+    assert person.buttons("Delete Hello").is_visible()
 
 
 def test_answer_is_announced_by_sentences(person: Person, server: FakeServer) -> None:

@@ -124,7 +124,7 @@ def test_half_typed_texts_stay_while_another_tab_writes(
     second.until("document.querySelectorAll('.said').length === 2")
     assert second.page.input_value(".said textarea") == "half typed"
     assert second.run("document.activeElement.matches('.said textarea')")
-    second.press("Rename Question")
+    second.manage("Rename", "Question")
     second.page.keyboard.type("Better")
     first.say("Even more")
     second.until("document.querySelectorAll('.said').length === 3")
@@ -140,8 +140,7 @@ def test_conversation_deleted_in_another_tab_is_told_and_does_not_come_back(
     server.replies.append(say("Slow answer", hold=held))
     first.type("Go on")
     first.see("Slow answer")
-    second.page.hover("#conversations li")
-    second.press("Delete Question")
+    second.manage("Delete", "Question")
     line = first.page.locator(".notice", has_text="“Question” was deleted in another tab.")
     line.wait_for()
     assert first.answers[-1] == "Slow answer"
@@ -156,8 +155,7 @@ def test_conversation_deleted_in_another_tab_is_told_and_does_not_come_back(
 
 def test_conversation_deleted_in_another_tab_can_be_kept(tabs: tuple[Person, Person]) -> None:
     first, second = tabs
-    second.page.hover("#conversations li")
-    second.press("Delete Question")
+    second.manage("Delete", "Question")
     first.press("Keep it")
     assert first.texts("#conversations .title") == ["Question"]
     second.page.locator("#conversations .title").wait_for()
@@ -168,8 +166,7 @@ def test_conversation_deleted_in_another_tab_can_be_kept(tabs: tuple[Person, Per
 
 def test_undo_in_one_tab_shows_the_conversation_in_the_other(tabs: tuple[Any, Any]) -> None:
     first, second = tabs
-    second.page.hover("#conversations li")
-    second.press("Delete Question")
+    second.manage("Delete", "Question")
     first.buttons("Keep it").wait_for()
     second.press("Undo")
     first.page.locator("#conversations .title").wait_for()

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 
-import pytest
-
 from .fake_server import FakeServer, call, say
 from .person import Person
 
@@ -96,21 +94,79 @@ def test_page_tool_called_for_ever_is_ended(person: Person, server: FakeServer) 
 def test_message_instead_of_a_result_still_gives_each_call_one(
     person: Person, server: FakeServer
 ) -> None:
-    server.replies.append(call(("get_weather", '{"city": "Par')))  # cut
+    server.replies.append(call(("get_weather", '{"city": "Par')))  # of a careless server
     person.say("Weather?")
+    assert person.texts("#hint") == ["Calls wait for results; a message goes on without them"]
     person.say("Never mind.")
+    assert person.page.locator(".card textarea").count() == 0
+    assert "the conversation went on without one" in person.texts(".card")[0]
     asked, result = server.requests[1]["messages"][1:3]
     assert asked["tool_calls"][0]["function"]["arguments"] == "{}"
     assert result["content"] == "No result was given."
 
 
-@pytest.mark.parametrize(
-    ("text", "told"), [("[{", "This is not JSON"), ('[{"a": 1}]', 'Tool 1 has no "name".')]
-)
-def test_tools_that_cannot_be_read_are_told(person: Person, text: str, told: str) -> None:
-    person.press("Settings and tools")
-    person.page.get_by_label("Your tools, as JSON").fill(text)
-    assert told in person.page.locator(".wrong").inner_text()
+def test_call_cut_by_the_most_tokens_asks_for_no_result(person: Person, server: FakeServer) -> None:
+    _describe_tools(person, json.dumps(WEATHER), "Calculator")
+    calls = (("calculate", '{"expression": "1"}'), ("get_weather", '{"city": "Par'))
+    server.replies.append(call(*calls, finish="length"))
+    person.say("Weather?")
+    assert len(server.requests) == 1
+    assert person.page.locator(".card textarea").count() == 0
+    assert person.texts(".card .result") == [
+        "Cut at the most tokens before its end, so it cannot be answered. "
+        "Allow more tokens, then regenerate."
+    ]
+    person.say("Never mind.")  # half a call is none
+    asked = server.requests[1]["messages"][1]
+    assert [one["function"]["name"] for one in asked["tool_calls"]] == ["calculate"]
+
+
+def test_one_of_two_calls_may_have_no_result(person: Person, server: FakeServer) -> None:
+    server.replies.append(call(("first", "{}"), ("second", "{}")))
+    person.say("Both?")
+    person.page.locator(".card textarea").nth(0).fill("done")
+    person.page.get_by_label("No result").nth(1).check()
+    server.replies.append(say("Only one."))
+    person.press("Send results")
+    person.see("Only one.")
+    results = [message["content"] for message in server.requests[1]["messages"][-2:]]
+    assert results == ["done", "No result was given."]
+    assert person.texts(".card .result .small") == ["Result", "No result"]
+    person.reload()
+    assert person.texts(".card .result pre") == ["done"]
+
+
+FAULTS = """async (texts) => {
+  const { readTools } = await import("./tools.js");
+  return texts.map((text) => readTools(text, ["calculate"]).error);
+}"""
+
+
+def test_tools_are_refused_by_the_rules_of_the_server(person: Person) -> None:
+    told = {
+        '[{"name": "a-1_B"}, {"name": "b", "parameters": {"type": "object"}}]': "",
+        '[{"a": 1}]': 'Tool 1 has no "name".',
+        "[null]": 'Tool 1 has no "name".',
+        '[{"name": "a b"}]': 'Tool 1 has the name "a b": 1 to 64 letters, digits, "_" and "-" '
+        "are allowed.",
+        '[{"name": "a"}, {"name": "a"}]': 'Tool 2 has the name "a", as another tool has.',
+        '{"name": "calculate"}': 'Tool 1 has the name "calculate", as another tool has.',
+        '{"name": "a", "parameters": {"type": "array"}}': 'Tool 1 ("a"): "parameters" must be a '
+        'schema with "type": "object".',
+        '{"name": "a", "description": 7}': 'Tool 1 ("a"): "description" must be a text.',
+    }
+    assert person.run(FAULTS, list(told)) == list(told.values())
+
+
+def test_tools_that_cannot_be_used_are_told_in_the_panel_and_before_sending(
+    person: Person,
+) -> None:
+    _describe_tools(person, "[{", "Calculator")
+    person.press("Your tools are not sent: they have a mistake")
+    assert "This is not JSON" in person.page.locator("#settings p.wrong").inner_text()
+    person.page.get_by_label("Your tools, as JSON").fill("")
+    person.page.keyboard.press("Escape")
+    assert person.texts("#signs") == ["1 tool"]
 
 
 def test_model_without_tools_is_told_and_gets_none(person: Person, server: FakeServer) -> None:

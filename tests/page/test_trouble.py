@@ -40,15 +40,82 @@ def test_context_overflow_says_what_to_do(person: Person, server: FakeServer) ->
     error = {"message": "40000 tokens", "code": "context_length_exceeded"}
     server.replies.append(Reply(status=400, error=error))
     person.say("A long story")
-    assert "no longer fits the model's context" in person.trouble
+    assert person.trouble.startswith("This message is too long for the model's context.")
     assert person.buttons("Try again").count() == 0
     assert person.said == ["A long story"]
+    server.replies.append(Reply(status=400, error=error))
+    person.say("And more")
+    assert "no longer fits the model's context" in person.trouble
 
 
 def test_request_refused_shows_the_servers_line(person: Person, server: FakeServer) -> None:
     server.replies.append(Reply(status=400, error={"message": "seed: too large"}))
     person.say("Hello")
     assert person.trouble == "Seed: too large"
+
+
+REFUSALS = """async (errors) => {
+  const { tellRefusal } = await import("./refusals.js");
+  return errors.map(([message, param]) => tellRefusal({ message, param }));
+}"""
+
+
+def test_refusals_are_told_in_the_words_of_the_settings(person: Person) -> None:
+    name = "tools.0.function.name"
+    told = {
+        ("temperature: Input should be less than or equal to 2", "temperature"): (
+            "Temperature must be at most 2. Change it in the settings."
+        ),
+        ("max_tokens: Input should be a valid integer", "max_tokens"): (
+            "Most tokens must be a whole number. Change it in the settings."
+        ),
+        ("40 tokens are asked for, and this server gives 8 at most", "max_tokens"): (
+            "Most tokens: 40 tokens are asked for, and this server gives 8 at most. "
+            "Change it in the settings."
+        ),
+        ("tool 0 ('a'): parameters are wrong", "messages"): (
+            "Tool 1 ('a'): parameters are wrong. Correct it in the settings."
+        ),
+        (f"{name}: String should match pattern '^x$'", name): (
+            "Tool 1: name must have 1 to 64 letters, digits, “_” and “-”. "
+            "Correct it in the settings."
+        ),
+    }
+    assert person.run(REFUSALS, [list(given) for given in told]) == list(told.values())
+
+
+def test_another_model_by_now_is_asked_when_trying_again(
+    person: Person, server: FakeServer
+) -> None:
+    server.engine["model"] = "LFM2-350M"
+    gone = {"message": "there is no model", "code": "model_not_found", "param": "model"}
+    server.replies.append(Reply(status=404, error=gone))
+    person.say("Hello")
+    person.until("document.querySelector('#model').textContent === 'LFM2-350M'")
+    person.press("Try again")
+    person.see("Yes.")
+    assert server.requests[-1]["model"] == "LFM2-350M"
+
+
+@pytest.mark.parametrize(
+    ("most", "prompt_tokens", "told"),
+    [
+        (None, 32_738, "cut: the context is full"),  # and 30 of the answer: all of 32,768
+        ("30", 1200, "cut at 30 tokens"),
+        ("64", 32_738, "cut: the context is full"),
+    ],
+)
+def test_answer_cut_says_by_what(
+    person: Person, server: FakeServer, most: str | None, prompt_tokens: int, told: str
+) -> None:
+    if most:
+        person.press("Settings and tools")
+        person.page.get_by_label("Most tokens").fill(most)
+        person.page.keyboard.press("Escape")
+    usage = {"prompt_tokens": prompt_tokens, "completion_tokens": 30}
+    server.replies.append(say("The beginning", finish="length", usage=usage))
+    person.say("Go on")
+    assert person.numbers.startswith(told)
 
 
 def test_server_gone_and_back_loses_nothing(person: Person, server: FakeServer) -> None:

@@ -202,8 +202,13 @@ def test_missing_device_is_refused_with_its_driver(
 
 
 def test_device_nobody_knows_is_refused(bundle_of: BundleOf) -> None:
-    with pytest.raises(RuntimeUnavailableError, match="no device 'tpu': expected npu, gpu or cpu"):
+    with pytest.raises(RuntimeUnavailableError, match=r"no device 'tpu'.* known are npu, gpu, cpu"):
         find_runtime("openvino")(bundle_of("dense", "fp32", "npu"), device="tpu")
+
+
+def test_device_of_another_target_leads_to_it(bundle_of: BundleOf) -> None:
+    with pytest.raises(RuntimeUnavailableError, match=r"'cuda' .*--target webgpu or directml"):
+        find_runtime("openvino")(bundle_of("dense", "fp32", "npu"), device="cuda")
 
 
 def test_bundle_runs_on_its_own_device_or_not_at_all(

@@ -149,6 +149,8 @@ class FakeEngine:
         self.calls: list[Call] = []
         self.running = 0
         self.waiting = 0
+        self.failure = ""
+        self.preparing = 0.0
         self.lock = threading.Lock()
         tokenizer, template = read_demo()
         runtime = FakeRuntime(hash_logits(VOCAB), vocab_size=VOCAB)
@@ -176,6 +178,7 @@ class FakeEngine:
                 Call(prompt, tools, tool_choice, parallel_tool_calls, n, template_options, given)
             )
             reply = self.replies.pop(0) if len(self.replies) > 1 else self.replies[0]
+        await asyncio.sleep(self.preparing)
         if reply.refusal is not None:
             raise reply.refusal
         return FakeStream(self, reply, n)
@@ -183,7 +186,8 @@ class FakeEngine:
     @property
     def state(self) -> EngineState:
         refused = sum(isinstance(reply.refusal, QueueFullError) for reply in self.replies)
-        return EngineState(True, self.running, self.waiting, 10, 4, 20, {"stop": 2}, refused)
+        totals = (10, 4, 20, {"stop": 2}, refused)
+        return EngineState(True, self.running, self.waiting, *totals, failure=self.failure)
 
     def close(self) -> None:
         pass

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from lfm2_deploy.answers.events import ReasoningDelta, TextDelta
 from lfm2_deploy.sampling import TokenLogprobs
 
-from .fake_engine import Reply, call_tool, say
+from .fake_engine import Reply, call_tool, read_demo, say
 
 ASK = [{"role": "user", "content": "Hi"}]
 LARK = {"syntax": "lark", "definition": "start: /a/"}
@@ -157,7 +157,9 @@ def test_parsed_answer_follows_its_schema(serve: Callable[..., Any]) -> None:
 
 
 def test_logprobs_come_with_bytes(client: Callable[..., Any]) -> None:
-    made = client(Reply((TextDelta("A", (TokenLogprobs(34, -0.5, ((34, -0.5), (35, -9e99))),)),)))
+    text = read_demo()[0].token_text(34)
+    top = ((34, -0.5), (35, -9e99))
+    made = client(Reply((TextDelta(text, (TokenLogprobs(34, -0.5, top),)),)))
     body = {"messages": ASK, "logprobs": True, "top_logprobs": 2}
     choice = made.post("/v1/chat/completions", json=body).json()["choices"][0]
     entry = choice["logprobs"]["content"][0]
@@ -218,3 +220,19 @@ def test_grammar_of_any_spelling_reaches_the_engine(
     reply = made.post("/v1/chat/completions", json={"messages": ASK, **field})
     assert reply.status_code == 200, reply.text
     assert made.engine.calls[0].overrides["grammar"].kind == kind
+
+
+def test_choice_of_tools_reaches_the_engine_as_it_is(client: Callable[..., Any]) -> None:
+    made = client()
+    one = {"type": "function", "function": {"name": "weather"}}
+    few = {"type": "allowed_tools", "allowed_tools": {"mode": "required", "tools": [one]}}
+    for choice in (one, few):
+        body = {"messages": ASK, "tools": [WEATHER], "tool_choice": choice}
+        assert made.post("/v1/chat/completions", json=body).status_code == 200
+    assert [call.tool_choice for call in made.engine.calls] == [one, few]
+    other = {"type": "function", "function": {"name": "clock"}}
+    few = {"type": "allowed_tools", "allowed_tools": {"mode": "required", "tools": [one, other]}}
+    body = {"messages": ASK, "tools": [WEATHER], "tool_choice": few}
+    reply = made.post("/v1/chat/completions", json=body)
+    assert reply.status_code == 400
+    assert "'clock', which is none of" in reply.json()["error"]["message"]

@@ -11,7 +11,7 @@ import pytest
 from lfm2_deploy.answers.events import TextDelta
 from lfm2_deploy.sampling import TokenLogprobs
 
-from .fake_engine import Reply, say
+from .fake_engine import Reply, read_demo, say
 
 
 def test_text_is_gone_on_with(serve: Callable[..., Any]) -> None:
@@ -56,7 +56,8 @@ def test_streamed_prompts_keep_their_places(client: Callable[..., Any]) -> None:
 
 def test_logprobs_have_offsets(client: Callable[..., Any]) -> None:
     logprobs = tuple(TokenLogprobs(token, -1.0, ((token, -1.0),)) for token in (34, 35))
-    made = client(Reply((TextDelta("AB", logprobs),)))
+    text = read_demo()[0].decode((34, 35))
+    made = client(Reply((TextDelta(text, logprobs),)))
     reply = made.post("/v1/completions", json={"prompt": "x", "logprobs": 1}).json()
     told = reply["choices"][0]["logprobs"]
     first = made.engine.model.tokenizer.token_text(34)

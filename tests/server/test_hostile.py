@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -130,16 +129,3 @@ def test_large_body_is_read_in_another_thread(
             assert asker.post(CHAT, content=body, headers=JSON).status_code == 200
     small, large = (threads[len(body)] for body in bodies)
     assert small != large
-
-
-def test_log_that_nobody_reads_breaks_no_answer(
-    client: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asker = client(access_log="text")
-    asker._transport.raise_server_exceptions = True
-
-    def refuse(*_: Any, **__: Any) -> None:
-        raise BrokenPipeError
-
-    monkeypatch.setattr(sys.stderr, "write", refuse)
-    assert asker.post(CHAT, json={"messages": ASK}).status_code == 200

@@ -75,6 +75,18 @@ def test_answer_that_takes_too_long_is_cut(serve: Callable[..., Any], streams: b
         assert reply.headers["x-should-retry"] == "false"
 
 
+@pytest.mark.parametrize("streams", [False, True])
+def test_time_of_an_answer_counts_from_its_preparation(
+    client: Callable[..., Any], streams: bool
+) -> None:
+    made = client(request_seconds=0.2)
+    made.engine.preparing = 60
+    began = time.monotonic()
+    reply = made.post(CHAT, json={**BODY, "stream": streams})
+    assert (reply.status_code, reply.json()["error"]["code"]) == (408, "timeout")
+    assert time.monotonic() - began < 20
+
+
 def test_more_tokens_than_the_server_gives_are_refused(client: Callable[..., Any]) -> None:
     made = client(max_tokens=50)
     assert made.post(CHAT, json={**BODY, "max_tokens": 51}).status_code == 400

@@ -99,6 +99,18 @@ def test_response_that_is_not_stored_or_old_is_not_found(client: Callable[..., A
     assert found == [404, 200, 404]
 
 
+def test_response_of_another_key_is_not_found(client: Callable[..., Any]) -> None:
+    made = client(api_keys=("first", "second"))
+    first, second = ({"authorization": f"Bearer {key}"} for key in ("first", "second"))
+    one = made.post("/v1/responses", json={"input": "x"}, headers=first).json()["id"]
+    body = {"input": "x", "previous_response_id": one}
+    assert made.post("/v1/responses", json=body, headers=second).status_code == 404
+    assert made.get(f"/v1/responses/{one}", headers=second).status_code == 404
+    assert made.delete(f"/v1/responses/{one}", headers=second).status_code == 404
+    assert made.post("/v1/responses", json=body, headers=first).status_code == 200
+    assert made.delete(f"/v1/responses/{one}", headers=first).status_code == 200
+
+
 def test_parsed_response_follows_its_schema(serve: Callable[..., Any]) -> None:
     class Person(BaseModel):
         name: str
@@ -148,3 +160,19 @@ def test_failure_in_a_stream_is_a_failed_response(client: Callable[..., Any]) ->
     text = client(reply).post("/v1/responses", json={"input": "x", "stream": True}).text
     assert "event: response.failed" in text
     assert "secret" not in text
+
+
+def test_choice_of_tools_reaches_the_engine_as_it_is(client: Callable[..., Any]) -> None:
+    made = client()
+    one = {"type": "function", "name": "weather"}
+    few = {"type": "allowed_tools", "mode": "required", "tools": [one]}
+    for choice in (one, few):
+        body = {"input": "x", "tools": [WEATHER], "tool_choice": choice}
+        assert made.post("/v1/responses", json=body).status_code == 200
+    assert [call.tool_choice for call in made.engine.calls] == [one, few]
+    other = {"type": "function", "name": "clock"}
+    few = {"type": "allowed_tools", "mode": "required", "tools": [one, other]}
+    body = {"input": "x", "tools": [WEATHER], "tool_choice": few}
+    reply = made.post("/v1/responses", json=body)
+    assert reply.status_code == 400
+    assert "'clock', which is none of" in reply.json()["error"]["message"]

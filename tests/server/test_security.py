@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from lfm2_deploy.server.security import is_loopback, split_host
+from lfm2_deploy.errors import Lfm2DeployError
+from lfm2_deploy.server.app import make_app
+from lfm2_deploy.server.log_lines import LINES
+from lfm2_deploy.server.security import is_loopback, resolve_target, split_host
+from lfm2_deploy.server.settings import Settings
 
 CHAT = "/v1/chat/completions"
 BODY = {"messages": [{"role": "user", "content": "Hi"}]}
@@ -23,6 +28,11 @@ BODY = {"messages": [{"role": "user", "content": "Hi"}]}
         ("evil.example", {}, 403),
         ("127.0.0.1.evil.example", {}, 403),
         ("localhost.evil.example", {}, 403),
+        ("localhost:evil.example", {}, 403),
+        ("[::1].evil.example", {}, 403),
+        ("[::1]evil.example:80", {}, 403),
+        ("127.0.0.1@evil.example", {}, 403),
+        ("evil.example/@localhost", {}, 403),
         ("192.168.1.5", {}, 403),
         ("192.168.1.5", {"host": "0.0.0.0"}, 200),
         ("evil.example", {"host": "0.0.0.0"}, 403),
@@ -49,6 +59,9 @@ def test_host_decides_who_is_answered(
         ("https://good.example", ("https://good.example",), 200),
         ("https://good.example.evil", ("https://good.example",), 403),
         ("https://any.example", ("*",), 200),
+        ("https://good.example", ("https://GOOD.example:443/",), 200),
+        ("http://localhost:3000", ("http://localhost:3000/",), 200),
+        ("app://local", ("app://local",), 200),
     ],
 )
 def test_web_pages_may_call_only_where_allowed(
@@ -76,14 +89,15 @@ def test_preflight_is_answered_for_allowed_pages_only(client: Callable[..., Any]
 
 @pytest.mark.parametrize("allowed", [(), ("https://good.example",)])
 def test_refused_preflight_names_the_option_and_is_logged(
-    client: Callable[..., Any], capsys: pytest.CaptureFixture[str], allowed: tuple[str, ...]
+    client: Callable[..., Any], capfd: pytest.CaptureFixture[str], allowed: tuple[str, ...]
 ) -> None:
     asks = {"origin": "https://other.example", "access-control-request-method": "POST"}
     reply = client(origins=allowed, access_log="text").options(CHAT, headers=asks)
     assert reply.status_code == 403
     assert "--allow-origin" in reply.json()["error"]["message"]
     assert "access-control-allow-origin" not in reply.headers
-    (line,) = capsys.readouterr().err.splitlines()
+    LINES.flush(10)
+    (line,) = capfd.readouterr().err.splitlines()
     assert line.startswith(f"OPTIONS {CHAT} 403 ")
     assert "https://other.example" in line
 
@@ -100,6 +114,59 @@ def test_wrong_key_is_told_from_none(client: Callable[..., Any]) -> None:
         "this server needs a key",
         "the key is none of this server's",
     ]
+
+
+@pytest.mark.parametrize(
+    "origin", ["localhost:3000", "http://a.example/path", "http://", "", "http://a b", "http://u@a"]
+)
+def test_setting_that_is_no_origin_is_refused_at_the_start(origin: str) -> None:
+    with pytest.raises(Lfm2DeployError, match="no origin"):
+        make_app(None, Settings(origins=(origin,)))
+
+
+def test_preflight_knows_an_origin_given_with_a_slash(client: Callable[..., Any]) -> None:
+    asks = {"origin": "http://localhost:3000", "access-control-request-method": "POST"}
+    reply = client(origins=("http://localhost:3000/",)).options(CHAT, headers=asks)
+    assert reply.headers["access-control-allow-origin"] == "http://localhost:3000"
+
+
+@pytest.mark.parametrize(
+    ("target", "host", "status"),
+    [
+        ("http://localhost/v1/models", "localhost", 200),
+        ("http://localhost:1/v1/models?x=1", "evil.example", 200),
+        ("http://evil.example/v1/models", "localhost", 403),
+        ("http://localhost@evil.example/v1/models", "localhost", 403),
+        ("http://localhost", "localhost", 200),
+        ("localhost/v1/models", "localhost", 404),
+    ],
+)
+def test_target_may_be_a_whole_url(
+    serve: Callable[..., Any], target: str, host: str, status: int
+) -> None:
+    server = serve(api_keys=("k",))
+    place = server.url.removeprefix("http://").partition(":")
+    with socket.create_connection((place[0], int(place[2])), timeout=10) as connection:
+        head = f"GET {target} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n"
+        connection.sendall(f"{head}Authorization: Bearer k\r\n\r\n".encode())
+        assert connection.recv(12) == f"HTTP/1.1 {status}".encode()
+
+
+def test_whole_url_needs_a_key_as_its_path_does(serve: Callable[..., Any]) -> None:
+    server = serve(api_keys=("k",))
+    place = server.url.removeprefix("http://").partition(":")
+    with socket.create_connection((place[0], int(place[2])), timeout=10) as connection:
+        head = "GET http://localhost/v1/models HTTP/1.1\r\nHost: localhost\r\n"
+        connection.sendall(f"{head}Connection: close\r\n\r\n".encode())
+        assert connection.recv(12) == b"HTTP/1.1 401"
+
+
+def test_whole_url_is_a_path_and_a_host() -> None:
+    scope = {"path": "http://localhost/v1/models", "raw_path": b"http://localhost/v1/models"}
+    resolved = resolve_target({**scope, "headers": [(b"host", b"x"), (b"a", b"b")]})
+    assert resolved["path"] == "/v1/models"
+    assert resolved["raw_path"] == b"/v1/models"
+    assert resolved["headers"] == [(b"host", b"localhost"), (b"a", b"b")]
 
 
 def test_key_is_asked_for_where_there_is_one(client: Callable[..., Any]) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from lfm2_deploy.server.log_lines import LINES
 from lfm2_deploy.server.schemas.chat import ChatCompletion
 from lfm2_deploy.server.schemas.completions import Completion
 from lfm2_deploy.server.schemas.responses import Response
@@ -36,6 +37,17 @@ def test_health_tells_device_and_load(client: Callable[..., Any]) -> None:
         "running": 0,
         "waiting": 0,
     }
+
+
+def test_health_tells_that_the_engine_is_broken(client: Callable[..., Any]) -> None:
+    made = client()
+    made.engine.failure = "MemoryError: /secret"
+    reply = made.get("/health")
+    assert (reply.status_code, reply.json()["status"]) == (503, "failed")
+    assert made.get("/v1/engine").json()["state"]["failed"] is True
+    assert "secret" not in made.get("/v1/engine").text + reply.text
+    made.engine.failure = ""
+    assert made.get("/health").json()["status"] == "ready"
 
 
 def test_engine_tells_what_the_page_needs(client: Callable[..., Any]) -> None:
@@ -73,6 +85,7 @@ def test_log_has_no_contents_and_no_control_characters(
     made = client(access_log=style)
     made.post(CHAT, json=BODY)
     made.get("/%1b%5b31m%0a")
+    LINES.flush(10)
     lines = capfd.readouterr().err.splitlines()
     assert len(lines) == {"text": 2, "json": 2, "off": 0}[style]
     assert not any("secret" in line or "\x1b" in line for line in lines)

@@ -88,6 +88,47 @@ def test_call_of_a_tool_comes_as_events_and_ends_the_answer(tokenizer: Tokenizer
     assert [call.id for call in answer.tool_calls] == [started.id]
 
 
+STRICT = {**WEATHER, "function": {**WEATHER["function"], "strict": True}}
+ROME = 'See: <|tool_call_start|>[get_weather(city="Rome")]<|tool_call_end|>'
+OSLO = '<|tool_call_start|>[get_weather(city="Oslo")]<|tool_call_end|>'
+
+
+def test_strict_tool_is_called_by_its_schema_or_not_at_all(tokenizer: Tokenizer) -> None:
+    told = []
+    for written in (ROME, f"See: {OSLO}", "It rains."):
+        with Engine(answering(tokenizer, written)) as engine:
+            told.append(collect(engine, tools=[STRICT], temperature=0, max_new_tokens=60)[1])
+    wrong, right, text = told
+    cut = () if wrong.cut_call is None else (wrong.cut_call,)
+    calls = [call.arguments for call in (*wrong.tool_calls, *cut)]
+    assert calls  # the model began one, and could not give it an argument of its own
+    assert not any("Rome" in arguments for arguments in calls)
+    assert (right.text, json.loads(right.tool_calls[0].arguments)) == ("See: ", {"city": "Oslo"})
+    assert (text.text, text.tool_calls) == ("It rains.", ())
+
+
+def test_tool_that_is_not_strict_is_called_as_the_model_likes(tokenizer: Tokenizer) -> None:
+    with Engine(answering(tokenizer, ROME)) as engine:
+        _, answer = collect(engine, tools=[WEATHER])
+    assert json.loads(answer.tool_calls[0].arguments) == {"city": "Rome"}
+
+
+@pytest.mark.parametrize("opening", ["", "<think>\n"])
+@pytest.mark.parametrize("grammar", [Grammar.json_schema({"const": {"a": 1}}), Grammar.json()])
+def test_answer_of_a_schema_may_call_tools_instead(
+    tokenizer: Tokenizer, grammar: Grammar, opening: str
+) -> None:
+    told = []
+    thought = "Hm.</think>" if opening else ""
+    for written in (OSLO, '{"a": 1}'):
+        model = answering(tokenizer, thought + written, opening=opening)
+        with Engine(model) as engine:
+            told.append(collect(engine, tools=[WEATHER], grammar=grammar, temperature=0)[1])
+    call, answer = told
+    assert (call.text, json.loads(call.tool_calls[0].arguments)) == ("", {"city": "Oslo"})
+    assert (answer.text, answer.tool_calls) == ('{"a": 1}', ())
+
+
 def test_call_that_is_cut_by_the_limit_is_not_among_the_calls(tokenizer: Tokenizer) -> None:
     written = '<|tool_call_start|>[get_weather(city="Oslo", days=3)]<|tool_call_end|>'
     with Engine(answering(tokenizer, written)) as engine:
@@ -157,6 +198,7 @@ def test_plain_text_is_never_parsed(tokenizer: Tokenizer) -> None:
             {"tools": [WEATHER], "tool_choice": "required", "grammar": Grammar.json()},
             RequestError,
         ),
+        (HELLO, {"tools": [WEATHER], "grammar": Grammar.regex("a")}, RequestError),
     ],
 )
 def test_chat_that_cannot_be_answered_is_refused_at_once(

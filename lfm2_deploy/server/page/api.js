@@ -6,6 +6,7 @@
 //   {kind: "finish", reason}
 //   {kind: "usage", usage: {promptTokens, completionTokens, reusedTokens, tokensPerSecond}}
 
+import { tellRefusal } from "./refusals.js";
 import { readEvents } from "./sse.js";
 
 const KEY = "lfm2.api-key";
@@ -29,7 +30,7 @@ export function setKey(value) {
   }
 }
 
-/** What went wrong. `kind`: "offline", "busy", "key", "context", "refused" or "broken". */
+/** What went wrong. `kind`: "offline", "busy", "key", "context", "model", "refused" or "broken". */
 export class ApiError extends Error {
   constructor(kind, message) {
     super(message);
@@ -52,6 +53,7 @@ export async function readEngine() {
     driver: told.driver ?? "",
     precision: told.precision ?? "",
     contextLength: told.context_length ?? null,
+    maxTokens: told.max_tokens ?? null,
     notes: told.notes ?? [],
     tools: told.supports_tools ?? true,
     chat: told.has_chat_template ?? true,
@@ -175,15 +177,17 @@ async function readRefusal(response) {
 
 function explain(error, status, retryAfter = null) {
   const said = typeof error?.message === "string" ? error.message : `The server answered with status ${status}.`;
-  const message = said.slice(0, 1).toUpperCase() + said.slice(1, 500);
+  const message = tellRefusal({ ...error, message: said.slice(0, 500) });
   if (status === 401) return new ApiError("key", "The server asks for an API key.");
   if (status === 429 || error?.code === "queue_full") {
     const wait = retryAfter ? ` in ${retryAfter} s` : " in a moment";
     return new ApiError("busy", `The server is busy: too many requests wait. Try again${wait}.`);
   }
   if (error?.code === "context_length_exceeded") {
+    // Of a first message, chat.js says it otherwise.
     const advice = "Edit an earlier message to shorten it, or begin a new conversation.";
     return new ApiError("context", `This conversation no longer fits the model's context. ${advice}`);
   }
+  if (error?.code === "model_not_found") return new ApiError("model", "The server runs another model by now. Try again to ask that one.");
   return new ApiError(status < 500 ? "refused" : "broken", message);
 }

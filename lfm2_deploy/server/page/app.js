@@ -9,6 +9,7 @@ import { bindFacts, bindTheme, showEngine } from "./header.js";
 import { offerUndo, tellLost, watchStorage } from "./notices.js";
 import { Settings } from "./settings.js";
 import { Sidebar } from "./sidebar.js";
+import { Signs } from "./signs.js";
 import { Store } from "./store.js";
 import { Thread } from "./thread.js";
 
@@ -22,7 +23,8 @@ tellLost(chat);
 chat.addEventListener("engine", () => showEngine(chat));
 const composer = new Composer(chat);
 const thread = new Thread(chat);
-new Settings(chat);
+const settings = new Settings(chat);
+new Signs(chat, () => settings.open());
 new Sidebar(chat, offerUndo);
 new Announcer(chat);
 bindKey();

@@ -166,7 +166,7 @@ export class Chat extends EventTarget {
     if (this.lostId === conversation.id && !conversation.nodes[parent].automatic) this.#find(conversation);
     const fields = { role: "assistant", content: "", reasoning: "", calls: [], state: "running" };
     const node = again ?? addNode(conversation, parent, fields);
-    Object.assign(node, fields, { error: null, limit: conversation.settings.maxTokens ?? null });
+    Object.assign(node, fields, { error: null, limit: conversation.settings.maxTokens ?? this.engine?.maxTokens ?? null });
     const run = { node, control: new AbortController() };
     this.runs.set(conversation.id, run);
     this.store.own.add(node.id);
@@ -207,6 +207,7 @@ export class Chat extends EventTarget {
     node.error = { kind: error.kind ?? "broken", message };
     if (error.kind === "offline") this.#setOffline(true);
     if (error.kind === "key") this.#tell("key", () => this.retry(node));
+    if (error.kind === "model") this.connect();
   }
 
   // Tools of the page run by themselves; where one is the user's, the user answers all.

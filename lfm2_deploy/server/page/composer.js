@@ -1,6 +1,7 @@
 // The box for messages, its button, and how full the context is.
 
 import { byId, fitHeight, icon } from "./dom.js";
+import { isCut } from "./tools.js";
 import { shownNodes } from "./tree.js";
 
 const DRAFT = "lfm2.draft";
@@ -34,7 +35,10 @@ export class Composer {
     }
     this.button.disabled = !running && !this.#canSend();
     this.input.placeholder = this.#writes ? "Text to continue" : "Write a message";
-    byId("hint").textContent = running ? "Esc stops" : "Enter sends, Shift+Enter begins a line";
+    const waits = this.#callsWait() && "Calls wait for results; a message goes on without them";
+    const usual = "Enter sends, Shift+Enter begins a line";
+    byId("hint").textContent = running ? "Esc stops" : waits || usual;
+    byId("hint").className = running || waits ? "" : "usual"; // gives way to signs.js
     this.#showContext();
   }
 
@@ -45,6 +49,11 @@ export class Composer {
   // A base model may go on without more text.
   #canSend() {
     return this.input.value.trim() !== "" || (this.#writes && shownNodes(this.chat.conversation).length > 0);
+  }
+
+  #callsWait() {
+    const last = shownNodes(this.chat.conversation).at(-1);
+    return Boolean(last?.calls?.length) && !last.calls.some((call) => isCut(last, call));
   }
 
   #typed() {

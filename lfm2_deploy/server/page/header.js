@@ -6,7 +6,7 @@ export function showEngine(chat) {
   const { engine, offline } = chat;
   byId("dot").className = offline ? "gone" : engine ? "there" : "";
   byId("model").textContent = engine?.model ?? (offline ? "No server" : "Connecting…");
-  byId("device").textContent = offline ? "does not answer, or is not ready yet" : [engine?.device, engine?.precision].filter(Boolean).join(" · ");
+  byId("device").textContent = offline ? "gone; retries by itself" : [engine?.device, engine?.precision].filter(Boolean).join(" · ");
   document.body.classList.toggle("continues", engine?.chat === false);
   document.title = engine ? `${engine.model} · lfm2-deploy` : "lfm2-deploy";
   byId("facts").replaceChildren(...(engine ? facts(engine) : []));
@@ -36,10 +36,8 @@ export function bindTheme() {
     button.setAttribute("aria-label", label);
     button.title = label;
   };
-  button.addEventListener("click", () => {
-    window.lfm2Theme.next();
-    draw();
-  });
+  button.addEventListener("click", () => window.lfm2Theme.next());
+  window.addEventListener("lfm2-theme", draw);
   draw();
 }
 

@@ -12,6 +12,7 @@ const SCHEMES = ["http:", "https:", "mailto:"];
 const TAGS = { "**": "strong", __: "strong", "*": "em", _: "em", "~~": "s" };
 const NEXT = /[\\`*_~![\]\n]|https?:\/\//g;
 const BARE = /https?:\/\/[^\s<>"'`\\]{1,2000}/y;
+const FORMULAS = { "(": "\\)", "[": "\\]" };
 const ESCAPABLE = /[!-/:-@[-`{-~]/;
 
 /** @returns {string|null} an absolute address that may be followed, or null. */
@@ -91,8 +92,25 @@ class Scanner {
 
   readEscape() {
     const next = this.text[this.at + 1] ?? "";
+    if (Object.hasOwn(FORMULAS, next) && this.readFormula(FORMULAS[next])) return;
     if (ESCAPABLE.test(next)) this.push(next, 2);
     else this.push("\\");
+  }
+
+  // LaTeX is left as it is written, with its backslashes.
+  readFormula(end) {
+    const to = this.missing.has(end) ? -1 : this.text.indexOf(end, this.at + 2);
+    if (to < 0) {
+      this.missing.add(end);
+      return false;
+    }
+    const lines = this.text.slice(this.at, to + 2).split("\n");
+    this.at = to + 2;
+    lines.forEach((line, at) => {
+      if (at) this.pushNode(el("br"), 0);
+      this.push(line, 0);
+    });
+    return true;
   }
 
   readCode() {

@@ -1,15 +1,10 @@
-// The panel: system prompt, sampling, tools. Changes hold from the next message on.
+// The panel: system prompt, sampling, tools of the conversation that is shown. What is changed
+// holds from the next message on.
 
 import { byId, el, fitHeight, icon, iconButton } from "./dom.js";
+import { NUMBERS, faultOf, readNumber } from "./sampling.js";
 import { BUILT_IN, readTools } from "./tools.js";
 
-const NUMBERS = [
-  { name: "temperature", label: "Temperature", min: 0, max: 2, step: 0.05, hint: "0 always takes the likeliest token" },
-  { name: "topP", label: "Top p", min: 0.01, max: 1, step: 0.01, hint: "of the likeliest tokens, this share" },
-  { name: "minP", label: "Min p", min: 0, max: 1, step: 0.01, hint: "drops tokens less likely than this part of the likeliest" },
-  { name: "maxTokens", label: "Most tokens", min: 1, step: 1, hint: "of one answer" },
-  { name: "seed", label: "Seed", min: 0, step: 1, hint: "the same seed gives the same answer" },
-];
 const UNSET = { temperature: "model's", topP: "off", minP: "off", maxTokens: "no limit", seed: "random" };
 const EXAMPLE = `[{
   "name": "get_weather",
@@ -33,15 +28,21 @@ export class Settings {
 
   open() {
     const writes = this.chat.engine?.chat === false;
-    const parts = [this.#head(), writes ? null : this.#system(), this.#sampling(), writes ? null : this.#tools()];
+    const parts = [this.#head(), writes ? null : this.#system(), this.#sampling(), writes ? null : this.#tools(), this.#scope()];
     this.dialog.replaceChildren(el("div", { class: "panel" }, ...parts.filter(Boolean)));
     this.dialog.showModal();
     this.dialog.querySelectorAll("textarea").forEach(fitHeight);
   }
 
+  #change(changes) {
+    this.chat.changeSettings(changes);
+    this.#showScope();
+  }
+
   #head() {
     const close = iconButton("close", "Close", () => this.dialog.close());
-    return el("div", { class: "row" }, el("h2", { id: "settings-title", text: "Settings" }), close);
+    const row = el("div", { class: "row" }, el("h2", { id: "settings-title", text: "Settings" }), close);
+    return el("div", {}, row, el("p", { class: "small", text: "They hold for this conversation, from its next message on." }));
   }
 
   #system() {
@@ -54,31 +55,16 @@ export class Settings {
     area.value = this.chat.settings[name] ?? "";
     area.addEventListener("input", () => {
       fitHeight(area);
-      this.chat.changeSettings({ [name]: area.value });
+      this.#change({ [name]: area.value });
     });
     return area;
   }
 
   #sampling() {
-    const fields = NUMBERS.map((number) => this.#number(number));
-    const cleared = Object.fromEntries(NUMBERS.map(({ name }) => [name, null]));
-    const clear = el("button", { class: "quiet", type: "button", text: "Use the model's defaults", onclick: () => {
-      this.chat.changeSettings(cleared);
-      for (const input of this.dialog.querySelectorAll("input[type=number]")) input.value = "";
-    } });
-    return el("section", {}, el("h3", { text: "Sampling" }), el("div", { class: "fields" }, ...fields), clear);
-  }
-
-  #number({ name, label, hint, ...limits }) {
-    const own = this.chat.engine?.defaults[name];
-    const placeholder = own === null || own === undefined ? UNSET[name] : String(own);
-    const input = el("input", { type: "number", placeholder, inputmode: "decimal", "aria-describedby": `hint-${name}`, ...limits });
-    input.value = this.chat.settings[name] ?? "";
-    input.addEventListener("input", () => {
-      const ok = input.checkValidity() || input.validity.stepMismatch;
-      if (ok) this.chat.changeSettings({ [name]: input.value === "" ? null : input.valueAsNumber });
-    });
-    return el("label", {}, el("span", { text: label }), input, el("span", { class: "small", id: `hint-${name}`, text: hint }));
+    const fields = NUMBERS.map((number) => new Field(number, this.chat, (changes) => this.#change(changes)));
+    const clear = el("button", { class: "quiet", type: "button", text: "Use the model's defaults" });
+    clear.addEventListener("click", () => fields.forEach((field) => field.clear()));
+    return el("section", {}, el("h3", { text: "Sampling" }), el("div", { class: "fields" }, ...fields.map((field) => field.element)), clear);
   }
 
   #tools() {
@@ -86,24 +72,84 @@ export class Settings {
     if (this.chat.engine?.tools === false) {
       return el("section", {}, title, el("p", { class: "small", text: "This model's chat template takes no tools." }));
     }
-    const boxes = Object.entries(BUILT_IN).map(([name, tool]) => this.#builtIn(name, tool));
     const trouble = el("p", { class: "wrong", role: "status" });
     const area = this.#area("tools", { rows: "6", class: "mono", placeholder: EXAMPLE, spellcheck: "false", "aria-label": "Your tools, as JSON" });
     const check = () => {
-      trouble.textContent = readTools(area.value).error;
+      trouble.textContent = readTools(area.value, this.chat.settings.builtIn).error;
     };
+    const boxes = Object.entries(BUILT_IN).map(([name, tool]) => this.#builtIn(name, tool, check));
     area.addEventListener("input", check);
     check();
     const about = "Your own, as JSON schemas of functions. When the model calls one, you type its result.";
     return el("section", {}, title, ...boxes, el("p", { class: "small", text: about }), area, trouble);
   }
 
-  #builtIn(name, tool) {
+  #builtIn(name, tool, check) {
     const box = el("input", { type: "checkbox", checked: (this.chat.settings.builtIn ?? []).includes(name) });
     box.addEventListener("change", () => {
       const others = (this.chat.settings.builtIn ?? []).filter((one) => one !== name);
-      this.chat.changeSettings({ builtIn: box.checked ? [...others, name] : others });
+      this.#change({ builtIn: box.checked ? [...others, name] : others });
+      check();
     });
     return el("label", { class: "check" }, box, el("span", { text: tool.label }), el("span", { class: "small", text: "runs in this page" }));
   }
+
+  #scope() {
+    this.told = el("p", { class: "small", role: "status" });
+    this.keep = el("button", { class: "quiet", type: "button", text: "Use for new conversations" });
+    this.keep.addEventListener("click", () => {
+      this.chat.keepSettings();
+      this.#showScope();
+    });
+    this.#showScope();
+    return el("section", {}, el("h3", { text: "New conversations" }), this.keep, this.told);
+  }
+
+  #showScope() {
+    if (!this.told) return;
+    const kept = this.chat.store.settings;
+    const same = bare(kept) === bare(this.chat.settings);
+    const none = bare(kept) === "[]" ? "the model's own settings" : "other settings";
+    this.keep.disabled = same;
+    this.told.textContent = `New conversations begin with ${same ? "these" : none}.`;
+  }
+}
+
+// A number: its field, and what is wrong with what stands in it.
+class Field {
+  constructor(number, chat, change) {
+    Object.assign(this, { number, chat, change });
+    const { name, label, hint, whole } = number;
+    const own = chat.engine?.defaults[name] ?? (name === "maxTokens" ? chat.engine?.maxTokens : null);
+    const placeholder = own === null || own === undefined ? UNSET[name] : String(own);
+    const describes = { "aria-describedby": `hint-${name} fault-${name}` };
+    this.input = el("input", { inputmode: whole ? "numeric" : "decimal", autocomplete: "off", placeholder, ...describes });
+    this.input.value = chat.settings[name] ?? "";
+    this.input.addEventListener("input", () => this.#read());
+    this.fault = el("span", { class: "wrong", id: `fault-${name}`, role: "status" });
+    const about = el("span", { class: "small", id: `hint-${name}`, text: hint });
+    this.element = el("label", {}, el("span", { text: label }), this.input, about, this.fault);
+    this.#check();
+  }
+
+  clear() {
+    this.input.value = "";
+    this.#read();
+  }
+
+  #read() {
+    this.change({ [this.number.name]: readNumber(this.number, this.input.value, this.chat.engine) });
+    this.#check();
+  }
+
+  #check() {
+    this.fault.textContent = faultOf(this.number, this.chat.settings[this.number.name], this.chat.engine);
+    this.input.setAttribute("aria-invalid", this.fault.textContent !== "");
+  }
+}
+
+// Settings as a text that is the same where they mean the same.
+function bare(settings) {
+  const isSet = ([, value]) => value !== null && value !== undefined && value.length !== 0;
+  return JSON.stringify(Object.entries(settings).filter(isSet).sort());
 }

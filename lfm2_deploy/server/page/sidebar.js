@@ -12,6 +12,8 @@ export class Sidebar {
     this.list = byId("conversations");
     byId("menu").append(icon("menu"));
     byId("menu").addEventListener("click", () => this.#toggle());
+    byId("close").append(icon("close"));
+    byId("close").addEventListener("click", () => this.#close());
     byId("shade").addEventListener("click", () => this.#setOpen(false));
     byId("new").addEventListener("click", () => this.#open(null));
     byId("sidebar").addEventListener("keydown", (event) => this.#press(event));
@@ -66,6 +68,7 @@ export class Sidebar {
       if (event.key === "Escape") input.value = title;
       if (event.key !== "Enter" && event.key !== "Escape") return;
       event.stopPropagation();
+      event.preventDefault(); // it would press the button that gets the focus
       byKey = true;
       input.blur();
     });
@@ -94,6 +97,10 @@ export class Sidebar {
   #press(event) {
     if (event.key !== "Escape" || !NARROW.matches) return;
     event.stopPropagation();
+    this.#close();
+  }
+
+  #close() {
     this.#setOpen(false);
     byId("menu").focus();
   }

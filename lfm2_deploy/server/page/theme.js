@@ -18,6 +18,7 @@
 
   function apply() {
     document.documentElement.dataset.theme = choice;
+    window.dispatchEvent(new Event("lfm2-theme"));
   }
 
   /** The choice, and a way to go to the next one; app.js binds its button to them. */
@@ -35,5 +36,11 @@
       }
     },
   };
+  // Another tab chose.
+  window.addEventListener("storage", (event) => {
+    if (event.key !== KEY) return;
+    choice = read();
+    apply();
+  });
   apply();
 })();

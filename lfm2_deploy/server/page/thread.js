@@ -28,6 +28,7 @@ export class Thread {
     this.down.append(icon("down"));
     this.down.addEventListener("click", () => this.scrollToEnd());
     this.follows = true; // the end, as it moves
+    this.top = 0;
     this.views = new Map();
     this.waiting = false;
     this.scroller.addEventListener("scroll", () => this.#look(), { passive: true });
@@ -99,7 +100,10 @@ export class Thread {
 
   #look() {
     const { scrollTop, scrollHeight, clientHeight } = this.scroller;
-    this.follows = scrollHeight - scrollTop - clientHeight < NEAR_END_PX;
+    // New messages may be there already while the scrolling to the ones before is told.
+    if (scrollHeight - scrollTop - clientHeight < NEAR_END_PX) this.follows = true;
+    else if (scrollTop < this.top) this.follows = false;
+    this.top = scrollTop;
     this.down.hidden = this.follows;
   }
 

@@ -2,6 +2,8 @@
 
 import { calculate } from "./calculator.js";
 
+const NAME = /^[A-Za-z0-9_-]{1,64}$/; // as the server has it
+
 /** Of the page's own tools: what the model is told, and what is done. */
 export const BUILT_IN = {
   get_current_time: {
@@ -56,9 +58,10 @@ export function runTool(call, enabled) {
 /**
  * Read what a user pasted: one tool or an array, as OpenAI's objects or bare schemas of functions.
  *
+ * @param {string[]} [enabled] names of the page's own tools that are on
  * @returns {{tools: Object[], error: string}}
  */
-export function readTools(text) {
+export function readTools(text, enabled = []) {
   if (!text?.trim()) return { tools: [], error: "" };
   let value;
   try {
@@ -66,18 +69,45 @@ export function readTools(text) {
   } catch (error) {
     return { tools: [], error: `This is not JSON: ${error.message}` };
   }
-  const functions = [value].flat().map((tool) => tool?.function ?? tool);
-  const nameless = functions.findIndex((tool) => typeof tool?.name !== "string" || !tool.name);
-  if (nameless >= 0) return { tools: [], error: `Tool ${nameless + 1} has no "name".` };
-  return { tools: functions.map(asTool), error: "" };
+  const given = [value].flat();
+  const names = [...enabled];
+  for (const [at, tool] of given.entries()) {
+    const error = faultOf(tool, names);
+    if (error) return { tools: [], error: `Tool ${at + 1} ${error}` };
+    names.push((tool.function ?? tool).name);
+  }
+  return { tools: given.map((tool) => asTool(tool.function ?? tool)), error: "" };
 }
 
+// What the server would refuse. @returns {string} "" where nothing is wrong
+function faultOf(tool, names) {
+  const schema = tool?.function ?? tool;
+  if ((tool?.type ?? "function") !== "function" && tool.function) return `has the type "${tool.type}": only functions can be called.`;
+  if (typeof schema?.name !== "string" || !schema.name) return 'has no "name".';
+  const { name, description, parameters, strict } = schema;
+  const shown = name.slice(0, 70);
+  if (!NAME.test(name)) return `has the name "${shown}": 1 to 64 letters, digits, "_" and "-" are allowed.`;
+  if (names.includes(name)) return `has the name "${shown}", as another tool has.`;
+  if (!["string", "undefined"].includes(typeof description) && description !== null) return `("${shown}"): "description" must be a text.`;
+  if (!["boolean", "undefined"].includes(typeof strict) && strict !== null) return `("${shown}"): "strict" must be true or false.`;
+  return isSchema(parameters) ? "" : `("${shown}"): "parameters" must be a schema with "type": "object".`;
+}
+
+function isSchema(parameters) {
+  if (parameters === null || parameters === undefined) return true;
+  const { type = "object", properties = {}, required = [] } = parameters;
+  const isFlat = isObject(parameters) && type === "object" && isObject(properties);
+  const areSchemas = isFlat && Object.values(properties).every((one) => isObject(one) || typeof one === "boolean");
+  return areSchemas && Array.isArray(required) && required.every((one) => typeof one === "string");
+}
+
+const isObject = (value) => typeof value === "object" && value !== null && !Array.isArray(value);
 const asTool = (schema) => ({ type: "function", function: schema });
 
 /** @returns {Object[]} the tools that a conversation's settings name, for the server. */
 export function toolsOf(settings) {
   const own = (settings.builtIn ?? []).filter((name) => Object.hasOwn(BUILT_IN, name));
-  return [...own.map((name) => asTool(BUILT_IN[name].schema)), ...readTools(settings.tools).tools];
+  return [...own.map((name) => asTool(BUILT_IN[name].schema)), ...readTools(settings.tools, own).tools];
 }
 
 /** @returns {boolean} whether a call has no end: the answer stopped in the middle of it. */

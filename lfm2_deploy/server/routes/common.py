@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Sequence
 from typing import Any, TypeVar
 
@@ -56,9 +57,10 @@ async def start_all(hub: Hub, asked: Sequence[Asked]) -> list[Feed]:
         Lfm2DeployError, ApiError: of the first that cannot be begun.
     """
     feeds: list[Feed] = []
+    began = time.monotonic()
     try:
         for one in asked:
-            feeds.append(await hub.start(one))
+            feeds.append(await hub.start(one, began))
     except BaseException:
         cancel_all(feeds)
         raise

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -23,7 +24,8 @@ from lfm2_deploy.server.routes.common import (
     wait_unless_gone,
 )
 from lfm2_deploy.server.schemas import responses as schema
-from lfm2_deploy.server.schemas.common import JsonObject
+from lfm2_deploy.server.schemas.common import JsonObject, Schema
+from lfm2_deploy.server.security import OWNER
 from lfm2_deploy.server.sse import EventStream, Piece
 
 router = APIRouter(route_class=StrictRoute)
@@ -36,11 +38,11 @@ router = APIRouter(route_class=StrictRoute)
 )
 async def create_response(body: schema.ResponseRequest, request: Request) -> Response:
     """Answer an input, or go on from an earlier response."""
-    hub, store = find_hub(request), _find_store(request)
+    hub, store, owner = find_hub(request), _find_store(request), _find_owner(request)
     facts = hub.require(body.model)
     before: list[JsonObject] = []
     if body.previous_response_id is not None:
-        kept = store.find(body.previous_response_id, "previous_response_id")
+        kept = store.find(body.previous_response_id, owner, "previous_response_id")
         before = [dict(message) for message in kept.messages]
     conversation = before + read_items(body.input)
     head = [{"role": "system", "content": body.instructions}] if body.instructions else []
@@ -53,7 +55,8 @@ async def create_response(body: schema.ResponseRequest, request: Request) -> Res
     )
     asked = read_response(body, head + conversation, tells_logprobs, hub.settings)
     feed = await hub.start(asked)
-    pieces = _keep_after(writer, feed, conversation, store if body.store is not False else None)
+    keep = partial(store.add, owner=owner) if body.store is not False else _keep_nothing
+    pieces = _keep_after(writer, feed, conversation, keep)
     return await _reply(request, body, feed, writer, pieces)
 
 
@@ -86,18 +89,22 @@ async def _keep_after(
     writer: ResponseWriter,
     feed: Feed,
     conversation: list[JsonObject],
-    store: ResponseStore | None,
+    keep: Callable[[JsonObject, list[JsonObject]], None],
 ) -> AsyncIterator[Piece]:
     """The pieces of a stream; before the last, what it told is kept."""
     async for piece in writer.write(feed):
         is_last = piece[0] in ("response.completed", "response.incomplete")
-        if is_last and store is not None and writer.answer is not None:
+        if is_last and writer.answer is not None:
             calls = [item for item in writer.response["output"] if item["type"] == "function_call"]
             told = {call["call_id"] for call in calls}
             answer = writer.answer
             message = make_message(answer, [c for c in answer.tool_calls if c.id in told])
-            store.add(writer.response, [*conversation, message])
+            keep(writer.response, [*conversation, message])
         yield piece
+
+
+def _keep_nothing(response: JsonObject, messages: list[JsonObject]) -> None:
+    pass
 
 
 @router.get(
@@ -107,7 +114,7 @@ async def _keep_after(
 )
 async def get_response(response_id: str, request: Request) -> Response:
     """A response that is kept."""
-    return JSONResponse(_find_store(request).find(response_id).response)
+    return JSONResponse(_find_store(request).find(response_id, _find_owner(request)).response)
 
 
 @router.delete(
@@ -117,7 +124,7 @@ async def get_response(response_id: str, request: Request) -> Response:
 )
 async def delete_response(response_id: str, request: Request) -> Response:
     """Forget a response."""
-    _find_store(request).remove(response_id)
+    _find_store(request).remove(response_id, _find_owner(request))
     return JSONResponse({"id": response_id, "object": "response", "deleted": True})
 
 
@@ -126,9 +133,13 @@ def _find_store(request: Request) -> ResponseStore:
     return store
 
 
+def _find_owner(request: Request) -> bytes:
+    owner: bytes = request.scope["state"][OWNER]
+    return owner
+
+
 def _begin_response(body: schema.ResponseRequest, name: str) -> dict[str, Any]:
     form = body.text.format if body.text else None
-    choice = body.tool_choice
     return {
         "id": new_id("resp_"),
         "object": "response",
@@ -147,9 +158,7 @@ def _begin_response(body: schema.ResponseRequest, name: str) -> dict[str, Any]:
         "store": body.store is not False,
         "temperature": body.temperature,
         "text": {"format": form.model_dump(by_alias=True) if form else {"type": "text"}},
-        "tool_choice": choice.model_dump()
-        if isinstance(choice, schema.ChosenTool)
-        else choice or "auto",
+        "tool_choice": _describe_choice(body.tool_choice),
         "tools": [tool.model_dump() for tool in body.tools or ()],
         "top_p": body.top_p,
         "truncation": "disabled",
@@ -157,3 +166,7 @@ def _begin_response(body: schema.ResponseRequest, name: str) -> dict[str, Any]:
         "user": body.user,
         "metadata": body.metadata or {},
     }
+
+
+def _describe_choice(choice: str | Schema | None) -> str | JsonObject:
+    return choice.model_dump() if isinstance(choice, Schema) else choice or "auto"

@@ -18,7 +18,7 @@ router = APIRouter()
 class Health(Schema):
     """How far the server is."""
 
-    status: Literal["ready", "loading", "draining"]
+    status: Literal["ready", "loading", "draining", "failed"]
     model: str
     device: str | None
     running: int
@@ -69,17 +69,17 @@ async def get_model(model: str, request: Request) -> Response:
     responses={200: {"model": Health}, 503: {"model": Health}, 403: GET_FAILURES[403]},
 )
 async def health(request: Request) -> Response:
-    """Whether requests are taken: 200 when ready, 503 while loading or draining."""
+    """Whether answers can be expected: 200 when ready, 503 otherwise."""
     hub = find_hub(request)
     state = hub.state
-    status = 200 if hub.phase == "ready" else 503
     told = {
-        "status": hub.phase,
+        "status": hub.health,
         "model": hub.name,
         "device": None if state is None else hub.facts.device,
         "running": state.running if state else 0,
         "waiting": state.waiting if state else 0,
     }
+    status = 200 if told["status"] == "ready" else 503
     return JSONResponse(told, status, headers={"Cache-Control": "no-store"})
 
 
@@ -107,6 +107,8 @@ async def engine_info(request: Request) -> Response:
         names = hub.state.__slots__
         state = {name: getattr(hub.state, name) for name in names}
         state["answers"] = dict(state["answers"])
+        # What broke is the log's to tell.
+        state["failed"] = bool(state.pop("failure"))
     return JSONResponse(
         {
             "model": hub.name,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -135,6 +135,20 @@ class NamedTool(Schema):
     function: NamedFunction
 
 
+class AllowedList(Schema):
+    """Which tools may be called, or one of them must be."""
+
+    mode: Literal["auto", "required"]
+    tools: Annotated[list[NamedTool], FIRST_FAULT, Field(min_length=1, max_length=128)]
+
+
+class AllowedTools(Schema):
+    """A choice among a few of the tools, while the prompt tells of those in any case."""
+
+    type: Literal["allowed_tools"]
+    allowed_tools: AllowedList
+
+
 class TextFormat(Schema):
     """Any text."""
 
@@ -199,7 +213,7 @@ class ChatRequest(Choosing):
     stream_options: StreamOptions | None = None
     response_format: ResponseFormat | None = None
     tools: Annotated[list[Tool], FIRST_FAULT, Field(max_length=128)] | None = None
-    tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
+    tool_choice: Literal["none", "auto", "required"] | NamedTool | AllowedTools | None = None
     parallel_tool_calls: bool | None = None
     chat_template_kwargs: JsonObject | None = None
 
@@ -208,28 +222,40 @@ class ChatRequest(Choosing):
         if self.top_logprobs is not None and not self.logprobs:
             raise ValueError("'top_logprobs' needs 'logprobs': true")
         check_tool_choice(
-            self.tool_choice.function.name
-            if isinstance(self.tool_choice, NamedTool)
-            else self.tool_choice,
+            self.tool_choice if isinstance(self.tool_choice, str) else None,
             [tool.function.name for tool in self.tools or ()],
+            self.named_tools,
         )
         return self
 
+    @property
+    def named_tools(self) -> list[str]:
+        """Names in `tool_choice`."""
+        if isinstance(self.tool_choice, NamedTool):
+            return [self.tool_choice.function.name]
+        if isinstance(self.tool_choice, AllowedTools):
+            return [tool.function.name for tool in self.tool_choice.allowed_tools.tools]
+        return []
 
-def check_tool_choice(choice: str | None, names: list[str]) -> None:
-    """See that the tool which must be called is there.
+
+def check_tool_choice(choice: str | None, names: Sequence[str], named: Sequence[str]) -> None:
+    """See that the tools which are to be called are there.
+
+    Args:
+        choice: "none", "auto" or "required"; None where tools are named, or nothing is said.
+        names: of the tools.
+        named: in the choice.
 
     Raises:
         ValueError: it is not.
     """
     if len(set(names)) < len(names):
         raise ValueError("'tools' has two functions of the same name")
-    if choice in (None, "none", "auto"):
-        return
-    if not names:
+    if not names and (named or choice == "required"):
         raise ValueError("'tool_choice' needs 'tools'")
-    if choice != "required" and choice not in names:
-        raise ValueError(f"'tool_choice' names {choice!r}, which is none of 'tools'")
+    for name in named:
+        if name not in names:
+            raise ValueError(f"'tool_choice' names {name!r}, which is none of 'tools'")
 
 
 class TopLogprob(Schema):

@@ -97,6 +97,14 @@ class ChosenTool(Schema):
     name: FunctionName
 
 
+class AllowedChoice(Schema):
+    """Which functions may be called, or one of them must be."""
+
+    type: Literal["allowed_tools"]
+    mode: Literal["auto", "required"]
+    tools: Annotated[list[ChosenTool], FIRST_FAULT, Field(min_length=1, max_length=128)]
+
+
 class ResponseSchemaFormat(Schema):
     """JSON of a schema."""
 
@@ -137,7 +145,7 @@ class ResponseRequest(Choosing):
     stream: bool | None = None
     text: TextSettings | None = None
     tools: Annotated[list[ResponseTool], FIRST_FAULT, Field(max_length=128)] | None = None
-    tool_choice: Literal["none", "auto", "required"] | ChosenTool | None = None
+    tool_choice: Literal["none", "auto", "required"] | ChosenTool | AllowedChoice | None = None
     parallel_tool_calls: bool | None = None
     truncation: Literal["disabled"] | None = None
     # It comes back in the reply.
@@ -158,9 +166,13 @@ class ResponseRequest(Choosing):
     @model_validator(mode="after")
     def _check(self) -> ResponseRequest:
         choice = self.tool_choice
+        named = [choice.name] if isinstance(choice, ChosenTool) else []
+        if isinstance(choice, AllowedChoice):
+            named = [tool.name for tool in choice.tools]
         check_tool_choice(
-            choice.name if isinstance(choice, ChosenTool) else choice,
+            choice if isinstance(choice, str) else None,
             [tool.name for tool in self.tools or ()],
+            named,
         )
         return self
 
