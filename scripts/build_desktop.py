@@ -6,7 +6,7 @@ Makes an environment that has what running needs and nothing else, runs PyInstal
 installers/pyinstaller/lfm2_desktop.spec, and starts what came out with no Python on its path:
 `lfm2-deploy generate` must print text, and the window must load the bundle (without a screen, and
 on Linux only). Exits with 1 where it does not. Takes 2 to 3 minutes on 2 cores, of which half is
-downloading; 310 MB on disk.
+downloading; 320 MB on disk.
 """
 
 from __future__ import annotations
