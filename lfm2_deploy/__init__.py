@@ -25,9 +25,10 @@ if TYPE_CHECKING:
     )
     from lfm2_deploy.api import compare_models, load, prepare, verify
     from lfm2_deploy.bundle import Bundle, open_bundle
+    from lfm2_deploy.completion import Completion, TextChunk
     from lfm2_deploy.errors import Lfm2DeployError, QueueFullError
     from lfm2_deploy.exporting import export
-    from lfm2_deploy.generate import Completion, LanguageModel, TextChunk
+    from lfm2_deploy.generate import LanguageModel
     from lfm2_deploy.grammar import Grammar
     from lfm2_deploy.options import GenerationOptions
     from lfm2_deploy.prefix_store import PrefixStore
@@ -42,7 +43,7 @@ _HOMES = {
     "Answer": "answers.events",
     "AsyncStream": "serving.streams",
     "Bundle": "bundle",
-    "Completion": "generate",
+    "Completion": "completion",
     "Engine": "serving.engine",
     "EngineLimits": "serving.limits",
     "Finished": "answers.events",
@@ -58,7 +59,7 @@ _HOMES = {
     "ReasoningDelta": "answers.events",
     "SamplingOptions": "sampling",
     "Stream": "serving.streams",
-    "TextChunk": "generate",
+    "TextChunk": "completion",
     "TextDelta": "answers.events",
     "ToolCall": "answers.events",
     "ToolCallArguments": "answers.events",

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -22,6 +21,7 @@ from lfm2_deploy.session_checks import (
     check_session,
     check_some_tokens,
 )
+from runtimes.fake_rows import FakeRows, FakeSnapshot
 from runtimes.marks import Marks
 
 # The tokens of a row so far -> [V] logits of the next.
@@ -75,23 +75,6 @@ def _next_in_script(
         if history[: len(prompt)] == prompt and done == tuple(reply[: len(done)]):
             return reply[len(done)] if len(done) < len(reply) else then
     return then
-
-
-@dataclass(frozen=True, slots=True)
-class FakeSnapshot:
-    """The tokens of every row at one moment."""
-
-    histories: tuple[tuple[int, ...], ...]
-
-    @property
-    def lengths(self) -> tuple[int, ...]:
-        """Tokens in each row when it was taken."""
-        return tuple(len(history) for history in self.histories)
-
-    @property
-    def size_bytes(self) -> int:
-        """As if a token took eight bytes."""
-        return 8 * sum(self.lengths)
 
 
 class FakeSession:
@@ -264,48 +247,6 @@ class FakeSession:
     def _require(self, able: bool, what: str) -> None:
         if not able:
             raise GenerationError(f"this runtime cannot {what}: use one that can")
-
-
-class FakeRows:
-    """`contracts.Rows` over plain lists of tokens; `calls` lists what it was asked to decode."""
-
-    def __init__(self, runtime: FakeRuntime, most: int) -> None:
-        self._runtime, self._most = runtime, most
-        self._rows: list[list[int]] = []
-        self.calls: list[list[int]] = []
-
-    @property
-    def lengths(self) -> tuple[int, ...]:
-        """See `contracts.Rows.lengths`."""
-        return tuple(map(len, self._rows))
-
-    def join(self, states: Snapshot) -> int:
-        """See `contracts.Rows.join`."""
-        if len(self._rows) == self._most or not isinstance(states, FakeSnapshot):
-            raise GenerationError("there is no place for this row: let another leave first")
-        self._rows.append(list(states.histories[0]))
-        return len(self._rows) - 1
-
-    def leave(self, place: int) -> FakeSnapshot:
-        """See `contracts.Rows.leave`."""
-        taken, last = self._rows[place], self._rows.pop()
-        if place < len(self._rows):
-            self._rows[place] = last
-        return FakeSnapshot((tuple(taken),))
-
-    def decode(self, tokens: Sequence[int]) -> FloatArray:
-        """See `contracts.Rows.decode`."""
-        self._runtime.check_open()
-        self.calls.append(list(tokens))
-        check_rows(
-            [[token] for token in tokens],
-            self.lengths,
-            self._runtime.context_length,
-            self._runtime.config.vocab_size,
-        )
-        for row, token in zip(self._rows, tokens, strict=True):
-            row.append(token)
-        return np.stack([self._runtime.next_logits(tuple(row)) for row in self._rows])
 
 
 class FakeRuntime:

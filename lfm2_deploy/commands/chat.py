@@ -21,7 +21,8 @@ from lfm2_deploy.commands.failures import ERROR, print_error
 from lfm2_deploy.errors import ContextOverflowError, Lfm2DeployError, TemplateError
 
 if TYPE_CHECKING:
-    from lfm2_deploy.generate import Completion, LanguageModel, TextChunk
+    from lfm2_deploy.completion import Completion, TextChunk
+    from lfm2_deploy.generate import LanguageModel
     from lfm2_deploy.tokens import CancelSignal
 
 _PROMPT = "> "

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from lfm2_deploy.commands.console import format_seconds, notes, print_table, printable
 
 if TYPE_CHECKING:
-    from lfm2_deploy.generate import Completion
+    from lfm2_deploy.completion import Completion
     from lfm2_deploy.sampling import TokenLogprobs
     from lfm2_deploy.tokenizer import Tokenizer
 

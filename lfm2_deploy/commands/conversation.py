@@ -15,7 +15,8 @@ from lfm2_deploy.commands.options import fit_length
 from lfm2_deploy.errors import GenerationError
 
 if TYPE_CHECKING:
-    from lfm2_deploy.generate import LanguageModel, TextChunk
+    from lfm2_deploy.completion import TextChunk
+    from lfm2_deploy.generate import LanguageModel
     from lfm2_deploy.prompt_cache import PromptCache
     from lfm2_deploy.tokens import CancelSignal
 

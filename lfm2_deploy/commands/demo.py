@@ -34,7 +34,8 @@ from lfm2_deploy.commands.options import AsJson, Precision, Threads
 if TYPE_CHECKING:
     from lfm2_deploy.bundle import Bundle
     from lfm2_deploy.compare.compare import Comparison
-    from lfm2_deploy.generate import Completion, LanguageModel
+    from lfm2_deploy.completion import Completion
+    from lfm2_deploy.generate import LanguageModel
 
 _PROMPT = "My fellow Americans, the state of our Union is"
 _SEED = 1

@@ -22,7 +22,8 @@ from lfm2_deploy.commands.console import note, output, print_json, printable, wr
 from lfm2_deploy.errors import GenerationError
 
 if TYPE_CHECKING:
-    from lfm2_deploy.generate import Completion, LanguageModel, Prompt, TextChunk
+    from lfm2_deploy.completion import Completion, TextChunk
+    from lfm2_deploy.generate import LanguageModel, Prompt
     from lfm2_deploy.prompt_cache import PromptCache
 
 _STDIN = "-"

@@ -15,8 +15,9 @@ import pytest
 import lfm2_deploy
 from lfm2_deploy.chat import ChatTemplate
 from lfm2_deploy.commands.completions import summarize_speed
+from lfm2_deploy.completion import Completion
 from lfm2_deploy.demo import DEMO_MODEL
-from lfm2_deploy.generate import Completion, LanguageModel
+from lfm2_deploy.generate import LanguageModel
 
 PROMPT = "My fellow Americans,"
 SHORT = ("--greedy", "--max-new-tokens", "8", "--threads", "1")

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from lfm2_deploy.completion import Completion
 from lfm2_deploy.contracts import Capabilities, FloatArray
 from lfm2_deploy.errors import ContextOverflowError, GenerationError, TemplateError
-from lfm2_deploy.generate import Completion, LanguageModel
+from lfm2_deploy.generate import LanguageModel
 from lfm2_deploy.options import GenerationOptions
 from lfm2_deploy.tokenizer import Tokenizer
 from lfm2_deploy.tokens import generate_tokens
