@@ -157,6 +157,15 @@ def serve(
             rich_help_panel=_HOW_MUCH,
         ),
     ] = 30.0,
+    kept: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            metavar="N",
+            help="Conversations that are kept in memory for what follows them.",
+            rich_help_panel=_HOW_MUCH,
+        ),
+    ] = 4,
     exact_rows: Annotated[
         bool,
         typer.Option(
@@ -232,6 +241,7 @@ def serve(
     limits = EngineLimits(
         running=max_running,
         waiting=max_waiting,
+        kept=kept,
         idle_seconds=idle_unload,
         exact_rows=exact_rows,
     )
