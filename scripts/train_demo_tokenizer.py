@@ -56,7 +56,7 @@ def main() -> None:
     parser.add_argument("--vocab-size", type=int, default=4096)
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    train_tokenizer(args.text, args.vocab_size).save(str(args.out / "tokenizer.json"))
+    train_tokenizer(args.text, args.vocab_size).save(str(args.out / "tokenizer.json"), pretty=False)
 
 
 if __name__ == "__main__":

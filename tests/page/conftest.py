@@ -23,8 +23,8 @@ _EXPECTED = "Failed to load resource"
 
 
 # Playwright keeps an event loop in the main thread while it runs, which tests elsewhere that
-# call asyncio.run cannot bear: so it ends with this folder.
-@pytest.fixture(scope="package")
+# call asyncio.run cannot bear: so it ends with each file.
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     """Chromium, without a window."""
     why = "not run: pip install playwright"
@@ -38,7 +38,7 @@ def browser() -> Iterator[Browser]:
         found.close()
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def running_server() -> Iterator[FakeServer]:
     """One for all tests: each start and stop would take a while."""
     running = FakeServer()
@@ -80,7 +80,7 @@ def make_person(browser: Browser, server: FakeServer) -> Iterator[Any]:
         _check(person)
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def anybody(browser: Browser, running_server: FakeServer) -> Person:
     """One for many tests: a profile for each takes longer than most of them."""
     return _make_person(browser, running_server.url)

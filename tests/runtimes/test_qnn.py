@@ -369,7 +369,7 @@ def test_missing_npu_is_refused_with_what_it_needs(
 
 
 def test_device_nobody_knows_is_refused(qnn_bundle: Callable[[str], Bundle]) -> None:
-    with pytest.raises(RuntimeUnavailableError, match="expected npu, emulator or cpu"):
+    with pytest.raises(RuntimeUnavailableError, match="it takes npu, emulator, cpu"):
         load(qnn_bundle("fp16"), "gpu")
 
 
