@@ -24,6 +24,7 @@ from lfm2_deploy.answers.events import (
 )
 from lfm2_deploy.sampling import TokenLogprobs
 from lfm2_deploy.server.content_tokens import ContentTokens
+from lfm2_deploy.server.response_items import make_message
 from lfm2_deploy.server.sse import Piece
 from lfm2_deploy.server.usage import describe_tokens, describe_usage
 from lfm2_deploy.tokenizer import Tokenizer
@@ -118,23 +119,8 @@ def _describe_message(answer: Answer, frame: Frame) -> dict[str, Any]:
     # As OpenAI has it, one that was cut is told as far as it goes; `finish_reason` says so.
     told = (*answer.tool_calls, *((answer.cut_call,) if answer.cut_call else ()))
     calls = told if frame.several_calls else told[:1]
-    message: dict[str, Any] = {
-        "role": "assistant",
-        "content": None if calls and not answer.text else answer.text,
-        "refusal": None,
-    }
-    if answer.reasoning:
-        message["reasoning_content"] = answer.reasoning
-    if calls:
-        message["tool_calls"] = [
-            {
-                "id": call.id,
-                "type": "function",
-                "function": {"name": call.name, "arguments": call.arguments},
-            }
-            for call in calls
-        ]
-    return message
+    content = None if calls and not answer.text else answer.text
+    return {**make_message(answer, calls), "content": content, "refusal": None}
 
 
 async def stream_chat(
