@@ -122,7 +122,7 @@ def export(
     check_destination(Path(out), overwrite)
     check_unfinished(Path(out), overwrite, resume)
     checkpoint = open_checkpoint(model, revision=revision, adapter=adapter, progress=progress)
-    _check_text_files(checkpoint)
+    check_text_files(checkpoint)
     options = _add_calibration(options, checkpoint, calibrate)
     if canary:
         options = replace(options, canary=choose_tokens(checkpoint))
@@ -210,7 +210,7 @@ def _make_absolute(place: str | Path | None) -> str | None:
     return str(folder.resolve()) if folder.exists() else str(place)
 
 
-def _check_text_files(checkpoint: Checkpoint) -> None:
+def check_text_files(checkpoint: Checkpoint) -> None:
     """Refuse now what `load` would refuse once the bundle is made."""
     files = checkpoint.side_files
     if "tokenizer.json" in files:

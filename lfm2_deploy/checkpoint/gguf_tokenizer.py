@@ -166,13 +166,15 @@ def _keeps_words_whole(
 
 
 def _add_tokens(built: tokenizers.Tokenizer, vocabulary: _Vocabulary) -> None:
-    for number, kind in enumerate(vocabulary.kinds):
-        if kind in (_CONTROL, _USER_DEFINED):
-            special = kind == _CONTROL
-            added = tokenizers.AddedToken(
-                vocabulary.tokens[number], special=special, normalized=not special
-            )
-            (built.add_special_tokens if special else built.add_tokens)([added])
+    # All of a kind at once: the library prepares its search anew at each call.
+    for kind in (_CONTROL, _USER_DEFINED):
+        is_special = kind == _CONTROL
+        found = [
+            tokenizers.AddedToken(token, special=is_special, normalized=not is_special)
+            for token, its_kind in zip(vocabulary.tokens, vocabulary.kinds, strict=True)
+            if its_kind == kind
+        ]
+        (built.add_special_tokens if is_special else built.add_tokens)(found)
 
 
 def _put_in_front(token: str, number: int) -> processors.TemplateProcessing:
