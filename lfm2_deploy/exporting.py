@@ -55,8 +55,9 @@ def export(
     """Make a bundle from a checkpoint.
 
     Args:
-        model: a local folder, a Hub id such as "LiquidAI/LFM2-350M", or
-            "synthetic:LFM2-350M" for random weights of that shape.
+        model: a local folder, a Hub id such as "LiquidAI/LFM2-350M", a GGUF file (of the Hub
+            "LiquidAI/LFM2-350M-GGUF:Q4_0"), or "synthetic:LFM2-350M" for random weights of that
+            shape.
         out: the folder to make.
         target: where it will run; "auto" for what this machine runs best, or what
             `choose_target` gave. A target that is named is made, whatever this machine runs.

@@ -14,7 +14,11 @@ from gguf import GGMLQuantizationType as Kind
 from lfm2_deploy.contracts import Checkpoint, FloatArray
 
 # llama.cpp's names, written out: what the reader is held to must not be its own table.
-_IN_CONV = {"in_proj": "shortconv.in_proj", "conv": "shortconv.conv", "out_proj": "shortconv.out_proj"}
+_IN_CONV = {
+    "in_proj": "shortconv.in_proj",
+    "conv": "shortconv.conv",
+    "out_proj": "shortconv.out_proj",
+}
 _IN_ATTENTION = {
     "q_proj": "attn_q", "k_proj": "attn_k", "v_proj": "attn_v", "out_proj": "attn_output",
     "q_layernorm": "attn_q_norm", "k_layernorm": "attn_k_norm",

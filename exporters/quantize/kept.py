@@ -98,9 +98,7 @@ def _join(forms: Sequence[StoredForm]) -> tuple[int, int]:
     return max(form.bits for form in forms), 0
 
 
-def _choose_precision(
-    specs: Sequence[WeightSpec], plan: Mapping[str, TensorPlan]
-) -> Precision:
+def _choose_precision(specs: Sequence[WeightSpec], plan: Mapping[str, TensorPlan]) -> Precision:
     sizes: Counter[int] = Counter()
     for spec in specs:
         if spec.role in _MATRICES:

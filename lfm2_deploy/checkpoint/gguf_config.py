@@ -163,8 +163,8 @@ def _list_refused(file: GgufFile, keys: _Keys) -> dict[str, Any]:
     }
     if keys.find("attention.causal") is False:
         raise UnsupportedModelError(
-            f"{file.path}: attention looks both ways (attention.causal is false): this is an encoder such as "
-            "LFM2-ColBERT, not a model that generates text"
+            f"{file.path}: attention looks both ways (attention.causal is false): this is an "
+            "encoder such as LFM2-ColBERT, not a model that generates text"
         )
     if rotated is not None and head is not None and rotated != head:
         refused["partial_rotary_factor"] = rotated / head

@@ -7,7 +7,8 @@ Nothing is transposed or permuted (LFM2 rotates halves, as transformers does); a
 the dimension of size 1, the experts of a layer lie one after the other in one tensor, and query,
 key and value may.
 
-Source: llama.cpp, conversion/lfm2.py, src/models/lfm2.cpp and gguf-py/gguf/constants.py (gguf 0.19).
+Source: llama.cpp, conversion/lfm2.py, src/models/lfm2.cpp and gguf-py/gguf/constants.py (gguf
+0.19).
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ _IN_LAYER = {
 }
 _EXPERTS = {"w1": "ffn_gate_exps.weight", "w2": "ffn_down_exps.weight", "w3": "ffn_up_exps.weight"}
 _JOINED = "attn_qkv.weight"
+_IN_JOINED = {f"self_attn.{letter}_proj.weight": letter for letter in "qkv"}
 _LAYER = re.compile(r"model\.layers\.(?P<layer>\d+)\.(?P<rest>.+)")
 _EXPERT = re.compile(r"feed_forward\.experts\.(?P<expert>\d+)\.(?P<matrix>w[123])\.weight")
 
@@ -110,24 +112,20 @@ def locate_gguf(config: Lfm2Config, file: GgufFile) -> dict[str, GgufPiece]:
     return pieces
 
 
-def _find_home(
-    spec: WeightSpec, config: Lfm2Config, stored: Mapping[str, GgufTensor]
-) -> _Home:
+def _find_home(spec: WeightSpec, config: Lfm2Config, stored: Mapping[str, GgufTensor]) -> _Home:
     if spec.name in _WHOLE:
         return _Home(_WHOLE[spec.name], spec.shape)
     match = _LAYER.fullmatch(spec.name)
     assert match is not None
     block, rest = f"blk.{match['layer']}", match["rest"]
-    expert = _EXPERT.fullmatch(rest)
+    expert, joined = _EXPERT.fullmatch(rest), f"{block}.{_JOINED}"
     if expert is not None:
         assert config.moe is not None
-        rows, columns = spec.shape
-        shape = (config.moe.num_experts, rows, columns)
-        return _Home(f"{block}.{_EXPERTS[expert['matrix']]}", shape, int(expert["expert"]) * rows)
-    joined = f"{block}.{_JOINED}"
-    if rest.startswith("self_attn.") and rest[10] in "qkv" and rest.endswith("_proj.weight"):
-        if joined in stored:
-            return _find_in_joined(joined, rest[10], config)
+        rows = spec.shape[0]
+        stacked = (config.moe.num_experts, *spec.shape)
+        return _Home(f"{block}.{_EXPERTS[expert['matrix']]}", stacked, int(expert["expert"]) * rows)
+    if joined in stored and rest in _IN_JOINED:
+        return _find_in_joined(joined, _IN_JOINED[rest], config)
     shape = spec.shape if spec.role != "conv" else (spec.shape[0], spec.shape[2])
     return _Home(f"{block}.{_IN_LAYER[rest]}", shape)
 

@@ -84,9 +84,7 @@ def _to_json(content: Mapping[str, Any]) -> str:
 def _build_tokenizer(metadata: Mapping[str, Any]) -> tokenizers.Tokenizer:
     vocabulary, words = _read_vocabulary(metadata), _choose_words(metadata)
     ids: dict[str, int] = {}
-    for number, (token, kind) in enumerate(
-        zip(vocabulary.tokens, vocabulary.kinds, strict=True)
-    ):
+    for number, (token, kind) in enumerate(zip(vocabulary.tokens, vocabulary.kinds, strict=True)):
         # The model's vocabulary is wider than the tokenizer's: "[PAD64400]" is no token.
         if kind != _UNUSED and ids.setdefault(token, number) != number:
             raise CheckpointError(
@@ -96,8 +94,8 @@ def _build_tokenizer(metadata: Mapping[str, Any]) -> tokenizers.Tokenizer:
     if _keeps_words_whole(model, ids, vocabulary, words):
         model = models.BPE(vocab=ids, merges=list(vocabulary.merges), ignore_merges=True)
     built = tokenizers.Tokenizer(model)
-    built.pre_tokenizer = words  # type: ignore[assignment]
-    built.decoder = decoders.ByteLevel()  # type: ignore[assignment]
+    built.pre_tokenizer = words
+    built.decoder = decoders.ByteLevel()
     _add_tokens(built, vocabulary)
     start = metadata.get("tokenizer.ggml.bos_token_id")
     # llama.cpp adds the start where no key says otherwise, for rules like LFM2's.

@@ -11,8 +11,7 @@ from pathlib import Path
 
 from lfm2_deploy.bundle import Bundle, check_destination
 from lfm2_deploy.canary.script import choose_tokens
-from lfm2_deploy.checkpoint import open_checkpoint
-from lfm2_deploy.checkpoint.source import is_gguf
+from lfm2_deploy.checkpoint import is_gguf, open_checkpoint
 from lfm2_deploy.contracts import Progress, TellsForms, ignore_progress
 from lfm2_deploy.errors import SourceError
 from lfm2_deploy.exporting import check_text_files

@@ -139,7 +139,9 @@ def test_head_of_its_own_is_not_tied(checkpoints: Mapping[str, Path], tmp_path: 
     np.testing.assert_array_equal(found.read("lm_head.weight"), head)
 
 
-def test_unknown_tensor_and_nan_are_refused(checkpoints: Mapping[str, Path], tmp_path: Path) -> None:
+def test_unknown_tensor_and_nan_are_refused(
+    checkpoints: Mapping[str, Path], tmp_path: Path
+) -> None:
     true = open_checkpoint(str(checkpoints["dense"]))
 
     def spoil(tensors: dict[str, Any]) -> None:
@@ -189,7 +191,9 @@ def test_tokenizer_gives_the_same_ids(
 ) -> None:
     file = demo_like if rule == "lfm2" else DEMO_MODEL / "tokenizer.json"
     found = open_with(checkpoints, tmp_path, file, rule)
-    true, made = (Tokenizer.from_folder(p.parent) for p in (file, found.side_files["tokenizer.json"]))
+    true, made = (
+        Tokenizer.from_folder(p.parent) for p in (file, found.side_files["tokenizer.json"])
+    )
     for text in TEXTS:
         for special in (True, False):
             ids = true.encode(text, add_special_tokens=special)

@@ -56,7 +56,7 @@ def test_every_cut_of_a_file_is_told(write: Write, tmp_path: Path) -> None:
 def test_flipped_bytes_raise_nothing_else(write: Write, tmp_path: Path) -> None:
     whole = write("moe").read_bytes()
     file, rng = tmp_path / "flipped.gguf", np.random.default_rng(0)
-    refused = 0
+    refused = []
     for _ in range(400):
         damaged = bytearray(whole)
         for place in rng.integers(0, 3000, 3):
@@ -65,9 +65,9 @@ def test_flipped_bytes_raise_nothing_else(write: Write, tmp_path: Path) -> None:
         try:
             open_checkpoint(str(file))
         except Lfm2DeployError as error:
-            assert "\n" not in str(error)
-            refused += 1
-    assert refused > 200
+            refused.append(str(error))
+    assert len(refused) > 200
+    assert not any("\n" in line for line in refused)
 
 
 def header(fields: bytes, count: int = 1, tensors: int = 0, version: int = 3) -> bytes:
@@ -90,13 +90,9 @@ HOSTILE = {
     "name": header(struct.pack("<Q", 2**50)),
     "not utf-8": header(field(b"\xff\xfe", 4, b"1234")),
     "alignment": header(field(b"general.alignment", 4, struct.pack("<I", 0))),
-    "type": header(
-        struct.pack("<Q1sIQIQ", 1, b"a", 1, 32, 999, 0), count=0, tensors=1
-    ),
+    "type": header(struct.pack("<Q1sIQIQ", 1, b"a", 1, 32, 999, 0), count=0, tensors=1),
     "dimensions": header(struct.pack("<Q1sI", 1, b"a", 2**31), count=0, tensors=1),
-    "sizes": header(
-        struct.pack("<Q1sIQQQQIQ", 1, b"a", 4, *[2**62] * 4, 0, 0), count=0, tensors=1
-    ),
+    "sizes": header(struct.pack("<Q1sIQQQQIQ", 1, b"a", 4, *[2**62] * 4, 0, 0), count=0, tensors=1),
     "nothing": header(struct.pack("<Q1sIQIQ", 1, b"a", 1, 0, 0, 0), count=0, tensors=1),
     "blocks": header(struct.pack("<Q1sIQIQ", 1, b"a", 1, 33, 2, 0), count=0, tensors=1),
 }

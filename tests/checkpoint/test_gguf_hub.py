@@ -98,7 +98,7 @@ def test_what_lies_here_wins_and_a_missing_file_is_no_repository(
     place.mkdir(parents=True)
     shutil.copy("model.gguf", place / "x.gguf")
     assert open_checkpoint("owner/name/x.gguf").origin.kind == "file"
-    with pytest.raises(SourceError, match="'folder/absent.gguf' was not found"):
+    with pytest.raises(SourceError, match=r"'folder/absent\.gguf' was not found"):
         open_checkpoint("folder/absent.gguf")
     with pytest.raises(SourceError, match="only Hub models have revisions"):
         open_checkpoint("model.gguf", revision="main")
