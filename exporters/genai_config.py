@@ -44,7 +44,7 @@ def make_genai_config(
     names = [reader.name_state(state, config) for state in states]
     return {
         "model": {
-            # Before 0.15 it knows no "lfm2_moe", and asks a model of either type for nothing else.
+            # 0.14 knows no "lfm2_moe", and does the same for a model of either type.
             "type": DENSE if reader.name == GENAI_LEGACY else config.model_type,
             "bos_token_id": config.bos_token_id,
             "eos_token_id": list(config.eos_token_ids),

@@ -269,11 +269,11 @@ def list_foreign(path: Path) -> list[str]:
     known = _LATER_FILES | files.keys() if isinstance(files, dict) else None
     found = []
     for entry in path.iterdir():
-        if entry.is_dir() and _holds_files(entry.name, known):
-            inside = ((f"{entry.name}/{e.name}", e.is_dir()) for e in entry.iterdir())
-        else:
-            inside = iter([(entry.name, entry.is_dir())])
-        found += [name for name, is_dir in inside if is_dir or not _belongs(name, known)]
+        holds_files = entry.is_dir() and _holds_files(entry.name, known)
+        for place in entry.iterdir() if holds_files else [entry]:
+            name = place.relative_to(path).as_posix()
+            if place.is_dir() or not _belongs(name, known):
+                found.append(name)
     return sorted(found)
 
 
