@@ -7,6 +7,7 @@ whether they are. `export` takes the same files, and rounds their numbers as any
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from lfm2_deploy.bundle import Bundle, check_destination
@@ -25,6 +26,7 @@ def import_gguf(
     *,
     target: str = "cpu",
     overwrite: bool = False,
+    io: Sequence[str] = (),
     progress: Progress = ignore_progress,
 ) -> Bundle:
     """Make a bundle of a GGUF file, with its numbers kept.
@@ -38,6 +40,7 @@ def import_gguf(
         out: the folder to make.
         target: where it will run; one that stores groups of 32.
         overwrite: replace a bundle that is already at `out`.
+        io: programs besides our own that shall read it, as `export` takes them.
         progress: told of each step.
 
     Raises:
@@ -65,6 +68,7 @@ def import_gguf(
         remarks=kept.remarks,
         changed=kept.plan,
         canary=choose_tokens(checkpoint),
+        io=tuple(io),
     )
     bundle: Bundle = EXPORTER.load()(checkpoint, Path(out), options, progress)
     return bundle
