@@ -203,6 +203,8 @@ PLANNER = Entry("exporters.quantize.plan", "plan_tensors", (), _RUN, "planning")
 READERS = Entry("exporters.readers.reader", "READERS", (), _RUN, "other programs")
 ROUNDING_METHODS = Entry("exporters.quantize.methods", "METHODS", (), _RUN, "rounding")
 EXPORTER = Entry("exporters.pipeline", "export_checkpoint", _TRACING, _EXPORT, "exporting")
+# Plans a bundle that keeps the numbers of a file that was rounded already.
+KEEPER = Entry("exporters.quantize.kept", "plan_as_stored", _TRACING, _EXPORT, "importing")
 EXPORT_OPTIONS = Entry("exporters.options", "ExportOptions", _TRACING, _EXPORT, "exporting")
 
 

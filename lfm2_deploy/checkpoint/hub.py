@@ -79,7 +79,8 @@ def describe_hub(model: str, revision: str | None) -> tuple[Lfm2Config, Origin]:
         _require_hub(model, revision, shown=revision)
         raise SourceError(
             f"{model} has no {CONFIG_FILE} on the Hub, so it is no transformers checkpoint "
-            "(perhaps GGUF or ONNX files); use the original model, such as LiquidAI/LFM2-1.2B"
+            f"(perhaps GGUF or ONNX files); name a GGUF file as {model}:Q4_0, or use the original "
+            "model, such as LiquidAI/LFM2-1.2B"
         )
     _, config = read_description(folder)
     # The cache names a snapshot's folder by its commit.
@@ -102,6 +103,26 @@ def fetch_known(model: str, revision: str | None, names: Sequence[str]) -> tuple
     """
     folder = _download(model, revision, tuple(map(escape, names)))
     if not any((folder / name).is_file() for name in names):
+        _require_hub(model, revision, shown=revision)
+    return folder, folder.name
+
+
+def fetch_matching(model: str, revision: str | None, patterns: Sequence[str]) -> tuple[Path, str]:
+    """Download the files of a repository whose names fit one of some patterns.
+
+    Args:
+        model: `owner/name`.
+        revision: branch, tag or commit; the default branch when None.
+        patterns: as `fnmatch` takes them; upper and lower case differ.
+
+    Returns:
+        The folder they lie in, in the cache, and the commit's hash.
+
+    Raises:
+        SourceError: the repository is not found, gated or unreachable.
+    """
+    folder = _download(model, revision, tuple(patterns))
+    if not any(next(folder.glob(pattern), None) for pattern in patterns):
         _require_hub(model, revision, shown=revision)
     return folder, folder.name
 

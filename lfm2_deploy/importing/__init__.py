@@ -1,0 +1,1 @@
+"""Models that others have converted already, made into bundles with their numbers kept."""
