@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,8 @@ from runtimes.row_session import RowSession, Saved
 
 # Prompts are appended in pieces of this many tokens, which bounds activations' memory.
 PREFILL_CHUNK = 512
-KEEP = "logits_to_keep"
+KEEP, POSITIONS = "logits_to_keep", "position_ids"
+_PREFIX = "cache_params.past."
 _ACTIVATION_GROUP = "DYNAMIC_QUANTIZATION_GROUP_SIZE"
 
 
@@ -31,6 +33,7 @@ class StatefulModel:
     def __init__(self, bundle: Bundle, device: Device, threads: int | None) -> None:
         self.config, self.states = bundle.config, bundle.manifest.states
         model = read_graph(bundle.graph)
+        self.takes_positions = any(POSITIONS in port.get_names() for port in model.inputs)
         _keep_last(model)
         settings = common_settings(device, threads)
         if device.kind == "CPU":
@@ -100,23 +103,28 @@ class StatefulSession(RowSession):
         self._variables = self._find_variables()
         self._request.set_tensor("beam_idx", ov.Tensor(np.zeros(1, np.int32)))
         self._ones = np.ones((1, capacity), np.int64)
-        self._positions = np.arange(capacity, dtype=np.int64)[None]
+        # Graphs made before 0.2 want to be told positions.
+        self._positions = (
+            np.arange(capacity, dtype=np.int64)[None] if model.takes_positions else None
+        )
 
     def _find_variables(self) -> list[tuple[StateSpec, Any]]:
-        found = {state.name: state for state in self._request.query_state()}
-
-        def find(spec: StateSpec) -> Any:
-            prefix = f"cache_params.past.{spec.kind}.{spec.layer}cache"
-            return next(state for name, state in found.items() if name.startswith(prefix))
-
-        return [(spec, find(spec)) for spec in self._specs]
+        # Numbers are layers in graphs made before 0.2, and places among a kind's states since; the
+        # order is the same.
+        found: dict[str, list[tuple[int, Any]]] = {"conv": [], "key": [], "value": []}
+        for state in self._request.query_state():
+            kind, number = state.name.removeprefix(_PREFIX).partition("cache")[0].split(".")
+            found[kind].append((int(number), state))
+        ordered = {k: (s for _, s in sorted(v, key=itemgetter(0))) for k, v in found.items()}
+        return [(spec, next(ordered[spec.kind])) for spec in self._specs]
 
     def _run(self, tokens: Sequence[int], keep: int) -> FloatArray:
         request, before = self._request, self._length
         after = before + len(tokens)
         request.set_tensor("input_ids", ov.Tensor(np.array([tokens], np.int64)))
         request.set_tensor("attention_mask", ov.Tensor(self._ones[:, :after]))
-        request.set_tensor("position_ids", ov.Tensor(self._positions[:, before:after]))
+        if self._positions is not None:
+            request.set_tensor(POSITIONS, ov.Tensor(self._positions[:, before:after]))
         request.set_tensor(KEEP, ov.Tensor(np.array([keep], np.int64)))
         run(request)
         logits: FloatArray = request.get_tensor("logits").data[0]
