@@ -65,6 +65,12 @@ class _Port:
         sizes = [0 if isinstance(size, str) else size for size in self.shape[1:]]
         return torch.zeros((batch_size, *sizes), dtype=self.dtype)
 
+    def make_room(self, state: torch.Tensor, count: int) -> torch.Tensor:
+        """The state with places for at least so many tokens, where it has a place for each."""
+        if len(self.shape) != 4 or state.shape[2] >= count:
+            return state
+        return torch.nn.functional.pad(state, (0, 0, 0, count - state.shape[2]))
+
 
 class Lfm2ORTModelForCausalLM(ORTModelForCausalLM):  # type: ignore[misc]
     """`ORTModelForCausalLM` with conv states; made by `from_pretrained`, of a bundle for target cpu.
@@ -131,9 +137,14 @@ class Lfm2ORTModelForCausalLM(ORTModelForCausalLM):  # type: ignore[misc]
         self, rows: _Rows, total: torch.Tensor, keep: int, past: States
     ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
         """One call of the graph: logits [B, keep, V] and the new states."""
-        ones = torch.arange(int(total.max())) < total[:, None]
+        longest = int(total.max())
+        ones = torch.arange(longest) < total[:, None]
         feeds = {IDS: rows.ids.numpy(), MASK: ones.long().numpy(), KEEP: np.array([keep], np.int64)}
+        # A row that holds many tokens and gets few: the kernel wants room for its padding, too.
+        room = int((total - rows.real.sum(1)).max()) + rows.width
         states = zip(self._ports, past.tensors, strict=True)
+        if room > longest:
+            states = ((port, port.make_room(tensor, room)) for port, tensor in states)
         feeds |= {port.input: tensor.numpy() for port, tensor in states}
         names = [LOGITS, *(port.output for port in self._ports)]
         logits, *present = map(torch.from_numpy, self.session.run(names, feeds))

@@ -115,7 +115,9 @@ def test_beams_are_those_of_transformers(
     row = make_row(9)
     beams = {"num_beams": 4, "num_return_sequences": 4}
     written = go_on(dense, [row], 12, **beams)
-    assert written == go_on(transformers_models["dense"], [row], 12, **beams)
+    # Without its cache, whose beams end in an IndexError (transformers 4.57.6, Lfm2HybridConvCache).
+    exact = transformers_models["dense"]
+    assert written == go_on(exact, [row], 12, **beams, use_cache=False)
     # Beams that part and swap places, so that states must follow.
     assert len({tuple(beam) for beam in written}) == 4
 
