@@ -30,14 +30,14 @@ __all__ = ["Lfm2ORTModelForCausalLM", "register"]
 def register() -> None:
     """Make optimum-onnx know LFM2, in this process; a second call does nothing.
 
-    Afterwards `ORTModelForCausalLM.from_pretrained` gives an `Lfm2ORTModelForCausalLM` where a folder
-    holds LFM2, `main_export` exports it through this package, and the `TasksManager` lists it.
+    Afterwards `ORTModelForCausalLM.from_pretrained` gives an `Lfm2ORTModelForCausalLM` where a
+    folder holds LFM2, `main_export` exports it through this package, and `TasksManager` lists it.
     """
     register_configs()
     modeling_decoder.main_export = replace_main_export()
     load = ORTModelForCausalLM._from_pretrained.__func__
 
-    def load_lfm2(cls: type[Any], model_id: Any, config: Any, **options: Any) -> Any:
+    def load_lfm2(cls: type[Any], /, model_id: Any, config: Any, **options: Any) -> Any:
         """As it was, but for LFM2 where no other class was asked for."""
         ours = cls is ORTModelForCausalLM and config.model_type in MODEL_TYPES
         return load(Lfm2ORTModelForCausalLM if ours else cls, model_id, config, **options)

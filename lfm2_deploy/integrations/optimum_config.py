@@ -17,7 +17,7 @@ from lfm2_deploy.states import list_states
 TASK = "text-generation-with-past"
 
 
-class Lfm2MoeConfig(PretrainedConfig):  # type: ignore[misc]
+class Lfm2MoeConfig(PretrainedConfig):  # type: ignore[no-untyped-call]
     """config.json as it is, for transformers before 5.0, which has no `lfm2_moe`.
 
     optimum-onnx 0.1.0 takes no later one. It goes when optimum-onnx does.

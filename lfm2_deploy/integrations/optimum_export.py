@@ -36,8 +36,7 @@ _REFUSED: Mapping[str, tuple[Any, str]] = {
     "custom_onnx_configs": (None, "the graph is not made of one"),
     "fn_get_submodels": (None, "there is one graph"),
     "_variant": ("default", "there is one variant"),
-    "no_dynamic_axes": (False, "batch and lengths are dynamic; --target npu of `lfm2-deploy export` "
-                               "makes fixed shapes"),
+    "no_dynamic_axes": (False, "`lfm2-deploy export --target npu` makes fixed shapes"),
     "do_constant_folding": (True, "nothing is left to fold"),
     "slim": (False, "nothing is left to slim"),
 }  # fmt: skip

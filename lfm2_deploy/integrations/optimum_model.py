@@ -73,7 +73,7 @@ class _Port:
 
 
 class Lfm2ORTModelForCausalLM(ORTModelForCausalLM):  # type: ignore[misc]
-    """`ORTModelForCausalLM` with conv states; made by `from_pretrained`, of a bundle for target cpu.
+    """`ORTModelForCausalLM` with conv states, made by `from_pretrained` of a bundle for target cpu.
 
     Greedy search, sampling and beams work, in batches. What takes tokens back (assisted generation,
     prompt lookup, contrastive search) is refused by transformers, since conv states cannot go back.
@@ -131,7 +131,7 @@ class Lfm2ORTModelForCausalLM(ORTModelForCausalLM):  # type: ignore[misc]
             logits = rows.put_back(logits)
         use_cache = self.config.use_cache if use_cache is None else use_cache
         new = States(states, mask.shape[1]) if use_cache else None
-        return CausalLMOutputWithPast(logits=logits, past_key_values=new)
+        return CausalLMOutputWithPast(logits=logits, past_key_values=new)  # type: ignore[call-arg]
 
     def _run(
         self, rows: _Rows, total: torch.Tensor, keep: int, past: States
@@ -142,10 +142,9 @@ class Lfm2ORTModelForCausalLM(ORTModelForCausalLM):  # type: ignore[misc]
         feeds = {IDS: rows.ids.numpy(), MASK: ones.long().numpy(), KEEP: np.array([keep], np.int64)}
         # A row that holds many tokens and gets few: the kernel wants room for its padding, too.
         room = int((total - rows.real.sum(1)).max()) + rows.width
-        states = zip(self._ports, past.tensors, strict=True)
-        if room > longest:
-            states = ((port, port.make_room(tensor, room)) for port, tensor in states)
-        feeds |= {port.input: tensor.numpy() for port, tensor in states}
+        for port, state in zip(self._ports, past.tensors, strict=True):
+            roomy = port.make_room(state, room) if room > longest else state
+            feeds[port.input] = roomy.numpy()
         names = [LOGITS, *(port.output for port in self._ports)]
         logits, *present = map(torch.from_numpy, self.session.run(names, feeds))
         return logits, tuple(present)
@@ -202,8 +201,8 @@ def _complete_mask(
         return torch.ones(shape, dtype=torch.int64)
     if tuple(attention_mask.shape) != shape:
         raise GenerationError(
-            f"attention_mask has shape {tuple(attention_mask.shape)}, expected {shape}: a place for "
-            f"each of {seen} tokens of former calls and {shape[1] - seen} new ones"
+            f"attention_mask has shape {tuple(attention_mask.shape)}, expected {shape}: a place "
+            f"for each of {seen} tokens of former calls and {shape[1] - seen} new ones"
         )
     return attention_mask.cpu().long()
 
@@ -211,8 +210,8 @@ def _complete_mask(
 def _check_provider(provider: str, use_io_binding: bool | None) -> None:
     if provider != _PROVIDER:
         raise RuntimeUnavailableError(
-            f"provider {provider} was asked for, and an LFM2 bundle that optimum-onnx loads is made "
-            f"for {_PROVIDER}; leave provider out, or use lfm2_deploy.load for other devices"
+            f"provider {provider} was asked for, and a bundle that optimum-onnx loads is made for "
+            f"{_PROVIDER}; leave provider out, or use lfm2_deploy.load for other devices"
         )
     if use_io_binding:
         raise RuntimeUnavailableError(

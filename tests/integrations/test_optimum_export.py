@@ -1,4 +1,4 @@
-"""optimum-onnx's export of LFM2 models: its command, its function, its class, and what is refused."""
+"""optimum-onnx's export of LFM2 models: its command, function and class; what is refused."""
 
 from __future__ import annotations
 

@@ -113,9 +113,9 @@ def _find_positions(rewriter: Rewriter, mask: ir.Value, count: ir.Value) -> ir.V
     """int64 [B, S]: how many real tokens came before each; 0 for padding at a row's beginning."""
     op, ints = rewriter.op, rewriter.ints
     before = op("Sub", [op("CumSum", [mask, _scalar(rewriter, 1)]), ints(1)])
-    return op(
-        "Slice", [op("Max", [before, ints(0)]), op("Neg", [count]), ints(_TO_THE_END), ints(1)]
-    )
+    from_zero = op("Max", [before, ints(0)])
+    own: ir.Value = op("Slice", [from_zero, op("Neg", [count]), ints(_TO_THE_END), ints(1)])
+    return own
 
 
 def continue_state(rewriter: Rewriter, past: ir.Value | None) -> ir.Value:
@@ -132,8 +132,8 @@ def _scalar(rewriter: Rewriter, value: int) -> ir.Value:
 def genai_names(states: Sequence[StateSpec]) -> list[tuple[str, str]]:
     """How openvino-genai and NPUW want states' inputs and outputs to be called.
 
-    Numbers count the states of a kind, as optimum-intel's do, which takes them for places in a list;
-    they are not layers.
+    Numbers count the states of a kind, and are not layers: optimum-intel takes them for places in
+    a list.
     """
     counts: Counter[str] = Counter()
     names = []
