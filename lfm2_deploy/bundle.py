@@ -86,6 +86,7 @@ _POSSIBLE_FILES = _LATER_FILES | {
 _POSSIBLE_PATTERNS = (
     "openvino_*.xml",
     "openvino_*.bin",
+    f"{WEIGHTS}_*",
     *(f"{name}.*.onnx" for name in ("prefill", "decode", "routers", "experts")),
     "*.blob",
     "*.blob.onnx",
@@ -118,7 +119,10 @@ class Bundle:
     def identity(self) -> str:
         """A digest of all graphs and weights: what computes the same has the same."""
         files = self.manifest.files
-        names = sorted({g.file for g in self.manifest.graphs} | {name_weights(self.graph.name)})
+        weights = name_weights(self.graph.name)
+        # Somebody else's weights may lie in several files, as the first's name with a number.
+        parts = {name for name in files if name.startswith(f"{weights}_")}
+        names = sorted({g.file for g in self.manifest.graphs} | {weights} | parts)
         return hashlib.sha256("".join(files[name].sha256 for name in names).encode()).hexdigest()
 
     def find_graph(self, name: str) -> Path:

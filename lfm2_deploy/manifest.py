@@ -15,6 +15,7 @@ from typing import Any
 from lfm2_deploy.config import Lfm2Config, parse_config
 from lfm2_deploy.contracts import Origin
 from lfm2_deploy.errors import BundleError, ConfigError
+from lfm2_deploy.imported import ImportedRecord, parse_imported
 from lfm2_deploy.json_file import read_json_object
 from lfm2_deploy.quantization_record import QuantizationRecord, parse_record
 from lfm2_deploy.states import StateSpec, list_states
@@ -109,6 +110,7 @@ class Manifest:
         chunk: tokens that one call of a prompt takes, where shapes are fixed; else 0.
         blobs: graphs that were compiled ahead of time.
         rounding: how weights were rounded, and what that costs; None for floats.
+        imported: where the graph is somebody else's, what made it and what it cannot do.
     """
 
     schema_version: int
@@ -129,6 +131,7 @@ class Manifest:
     chunk: int = 0
     blobs: tuple[BlobRecord, ...] = ()
     rounding: QuantizationRecord | None = None
+    imported: ImportedRecord | None = None
 
 
 def _explain_absence(folder: Path) -> str:
@@ -193,6 +196,8 @@ def _parse_records(raw: dict[str, Any]) -> dict[str, Any]:
     }
     if raw.get("rounding") is not None:
         records["rounding"] = parse_record(raw["rounding"])
+    if raw.get("imported") is not None:
+        records["imported"] = parse_imported(raw["imported"])
     return records
 
 

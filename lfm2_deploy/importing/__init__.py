@@ -1,0 +1,1 @@
+"""Somebody else's export -> a bundle that runtimes here run, or one line that says why not."""

@@ -1,0 +1,74 @@
+"""What an adopter of graphs hands back to whoever writes the manifest."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from lfm2_deploy.config import Lfm2Config
+from lfm2_deploy.manifest import StoredTensor
+
+
+@dataclass(frozen=True, slots=True)
+class Adopted:
+    """A graph that lies in the bundle's folder, and what was seen of it.
+
+    Args:
+        graph: its file there.
+        target: the target whose runtime runs it.
+        runtime: that runtime.
+        tool: what made it, with its version; "" where it does not say.
+        made_with: package -> version, as the graph tells.
+        precision: "fp32", "fp16", "int8" or "int4".
+        state_dtype: numpy name of the states' type.
+        traits: keys of `lfm2_deploy.imported.TRAITS`.
+        quantization: how tensors are stored, of those whose names are known.
+        positions: most tokens that its positional tables hold; 0 where there are none.
+        notes: what else a user should know.
+    """
+
+    graph: str
+    target: str
+    runtime: str
+    tool: str
+    made_with: Mapping[str, str]
+    precision: str
+    state_dtype: str
+    traits: tuple[str, ...]
+    quantization: tuple[StoredTensor, ...] = ()
+    positions: int = 0
+    notes: tuple[str, ...] = ()
+
+
+class Adopt(Protocol):
+    """Puts a graph and its weights into a folder."""
+
+    def __call__(self, file: Path, folder: Path, config: Lfm2Config) -> Adopted:
+        """Adopt a graph.
+
+        Args:
+            file: the graph; what it refers to lies beside it.
+            folder: the bundle's.
+            config: of the model that it should be.
+
+        Raises:
+            SourceError: it cannot be used; says why.
+        """
+
+
+def place_file(source: Path, target: Path) -> None:
+    """Put a file there without changing it: as another name of the same bytes where the disk can.
+
+    Args:
+        source: may be a link, as in the Hub's cache.
+        target: must not exist.
+    """
+    whole = source.resolve()
+    try:
+        os.link(whole, target)
+    except OSError:  # another disk, or one that knows no hard links
+        shutil.copyfile(whole, target)
