@@ -202,10 +202,12 @@ CLUSTER_RECIPE = Entry(
 PLANNER = Entry("exporters.quantize.plan", "plan_tensors", (), _RUN, "planning")
 ROUNDING_METHODS = Entry("exporters.quantize.methods", "METHODS", (), _RUN, "rounding")
 EXPORTER = Entry("exporters.pipeline", "export_checkpoint", _TRACING, _EXPORT, "exporting")
-# What makes somebody else's graph one that runtimes here run: a `lfm2_deploy.importing.adopted.Adopt`.
+# What makes somebody else's graph a bundle's: each a `lfm2_deploy.importing.adopted.Adopt`.
 ADOPTERS: Mapping[str, Entry] = {
     "onnx": Entry("exporters.adopt.onnx_graph", "adopt", ("onnx",), _EXPORT, "importing ONNX"),
-    "openvino": Entry("exporters.adopt.openvino_ir", "adopt", (), _EXPORT, "importing OpenVINO IRs"),
+    "openvino": Entry(
+        "exporters.adopt.openvino_ir", "adopt", (), _EXPORT, "importing OpenVINO IRs"
+    ),
 }
 # A checkpoint of llama.cpp's, exported anew.
 GGUF_IMPORTER = Entry("lfm2_deploy.importing.gguf", "import_gguf", (), _EXPORT, "importing GGUF")

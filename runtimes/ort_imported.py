@@ -94,6 +94,9 @@ class ImportedSession(RowSession):
         self._ones = np.ones((1, capacity), np.int64)
         self._places = np.arange(capacity, dtype=np.int64)[None]
         self._values: dict[str, ort.OrtValue] = {}
+        # What fails is raised; printed, too, it would disturb a trial (4: fatal errors only).
+        self._quiet = ort.RunOptions()
+        self._quiet.log_severity_level = 4
         self._clear()
 
     def _run(self, tokens: Sequence[int], keep: int) -> FloatArray:
@@ -119,7 +122,7 @@ class ImportedSession(RowSession):
                 binding.bind_ortvalue_output(spec.output, self._values[spec.input])
             else:
                 binding.bind_output(spec.output)
-        self._runtime.session.run_with_iobinding(binding)
+        self._runtime.session.run_with_iobinding(binding, self._quiet)
         logits, *states = binding.get_outputs()
         for spec, value in zip(self._specs, states, strict=True):
             # A value over an array's memory keeps that array alive; what `get_outputs` gives of

@@ -1,1 +1,1 @@
-"""Graphs of somebody else's exporter -> graphs that runtimes here run, changed only at their edges."""
+"""Graphs of somebody else's exporter -> graphs of bundles, changed only at their edges."""

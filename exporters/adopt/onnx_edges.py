@@ -23,7 +23,7 @@ from lfm2_deploy.states import StateSpec, list_states
 LOGITS = "logits"
 # How a graph may call the number of last positions that logits are wanted of; ours is the first.
 KEEP = ("logits_to_keep", "num_logits_to_keep")
-_TYPES = {TensorProto.FLOAT: "float32", TensorProto.FLOAT16: "float16"}
+_TYPES: dict[int, str] = {TensorProto.FLOAT: "float32", TensorProto.FLOAT16: "float16"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,11 +86,10 @@ def _name_states(spec: StateSpec) -> tuple[tuple[str, ...], tuple[str, ...]]:
     return (spec.input,), (spec.output, f"present_key_values.{layer}.{kind}")
 
 
-def _check_shape(
-    spec: StateSpec, shape: list[int | None], config: Lfm2Config, what: str
-) -> int:
+def _check_shape(spec: StateSpec, shape: list[int | None], config: Lfm2Config, what: str) -> int:
     """Columns of a conv state; 0 for keys and values."""
     narrow = config.conv_state_width
+    allowed: list[tuple[int | None, ...]]
     if spec.kind == "conv":
         allowed = [(None, config.hidden_size, width) for width in (narrow, narrow + 1)]
     else:

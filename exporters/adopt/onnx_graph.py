@@ -76,7 +76,8 @@ def adopt(file: Path, folder: Path, config: Lfm2Config) -> Adopted:
     if GROWS in traits:
         # The builder's MultiHeadAttention graphs name shapes of repeated keys and values wrongly,
         # and onnxruntime then reuses buffers of another size ("Shape mismatch attempting to
-        # re-use buffer", onnxruntime-genai 0.14.1 and 0.18.0, fp16 for CPUs). It infers them itself.
+        # re-use buffer", onnxruntime-genai 0.14.1 and 0.18.0, fp16 for CPUs). It infers shapes
+        # itself.
         del graph.value_info[:]
     move_weights(model, file, folder)
     (folder / GRAPH).write_bytes(model.SerializeToString())

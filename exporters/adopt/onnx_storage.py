@@ -57,9 +57,10 @@ def find_precision(graph: GraphProto, file: Path) -> str:
     integers = {"MatMulInteger", "DynamicQuantizeMatMul", "QLinearMatMul"}
     if not bits and any(node.op_type in integers for node in graph.node):
         return "int8"
-    if bits - {4, 8}:
+    other = bits - {4, 8}
+    if other:
         raise SourceError(
-            f"{file} has weights of {min(bits - {4, 8})} bits: expected 4 or 8; take another variant"
+            f"{file} has weights of {min(other)} bits: expected 4 or 8; take another variant"
         )
     if bits:
         return f"int{min(bits)}"

@@ -17,7 +17,7 @@ from exporters.lint.graph import Graph, Node
 from exporters.lint.read_ir import read_ir
 from lfm2_deploy.config import Lfm2Config
 from lfm2_deploy.errors import SourceError
-from lfm2_deploy.imported import ALL_LOGITS, LEFT_PADDING, NO_PROPOSALS, ONE_ROW, POSITION_IDS
+from lfm2_deploy.imported import LEFT_PADDING, NO_PROPOSALS, ONE_ROW, POSITION_IDS
 from lfm2_deploy.importing.adopted import Adopted, place_file
 from lfm2_deploy.states import list_states
 
@@ -52,7 +52,6 @@ def adopt(file: Path, folder: Path, config: Lfm2Config) -> Adopted:
     tool = "optimum-intel" if "optimum-intel" in made_with else ""
     traits = {
         POSITION_IDS: "position_ids" in inputs,
-        ALL_LOGITS: True,
         ONE_ROW: True,
         NO_PROPOSALS: True,
         LEFT_PADDING: bool(find_left_padding_fault(graph)),
@@ -142,7 +141,7 @@ def _check_states(names: tuple[str, ...], config: Lfm2Config, file: Path) -> Non
             f"{file} {seen}: expected variables cache_params.past.conv.N, .key.N and .value.N, as "
             "in a stateful IR of optimum-intel"
         )
-    kinds = [spec.kind for spec in list_states(config)]
+    kinds: list[str] = [spec.kind for spec in list_states(config)]
     for kind in _KINDS:
         if found.count(kind) != kinds.count(kind):
             raise SourceError(

@@ -7,18 +7,28 @@ do is recorded, and a graph that does not run leaves nothing behind.
 
 from __future__ import annotations
 
+import json
 import shutil
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from lfm2_deploy.bundle import Bundle, check_destination, open_bundle, seal
-from lfm2_deploy.checkpoint import describe_model
+from lfm2_deploy.checkpoint import open_checkpoint
 from lfm2_deploy.checkpoint.folder import CONFIG_FILE, SIDE_FILES
 from lfm2_deploy.config import Lfm2Config, parse_config
-from lfm2_deploy.contracts import Origin, Progress, Runtime, ignore_progress
+from lfm2_deploy.contracts import (
+    FloatArray,
+    Origin,
+    Progress,
+    Runtime,
+    Session,
+    ignore_progress,
+)
 from lfm2_deploy.entry import PACKAGE
 from lfm2_deploy.errors import (
     ConfigError,
@@ -41,6 +51,23 @@ _TARGETS = {ONNX: ("cpu",), "openvino": ("openvino-cpu", "igpu")}
 # Tokens that are tried, and how far logits read in pieces may be from those read at once, as a part
 # of the largest: 8-bit activations differ by about 1 %, a state that is ignored by all of it.
 _TRIED, _TOLERANCE = 6, 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """What a model is.
+
+    Args:
+        raw: config.json as it was found.
+        config: the same, parsed.
+        origin: recorded in the manifest.
+        files: tokenizer, chat template and generation config, where there are any.
+    """
+
+    raw: dict[str, Any]
+    config: Lfm2Config
+    origin: Origin
+    files: Mapping[str, Path]
 
 
 def import_model(
@@ -83,15 +110,15 @@ def import_model(
     if found.kind == GGUF:
         return _import_gguf(found, Path(out), target or "cpu", overwrite, progress)
     chosen = _choose_target(found, target)
-    raw, config, origin = _describe(found, against)
+    model = _describe(found, against)
     with writing_bundle(Path(out), overwrite) as folder:
         progress("reading the graph", 0, 0)
-        adopted: Adopted = ADOPTERS[found.kind].load()(found.file, folder, config)
+        adopted: Adopted = ADOPTERS[found.kind].load()(found.file, folder, model.config)
         _refuse_npu(found, target, adopted)
-        manifest = _describe_bundle(found, adopted, raw, config, origin, chosen, context_length)
-        _take_along(found, raw, folder)
+        manifest = _describe_bundle(found, adopted, model, chosen, context_length)
+        _take_along(model, folder)
         progress("trying it", 0, 0)
-        seal(folder, _try(folder, manifest, config), progress)
+        seal(folder, _try(folder, manifest, model.config), progress)
     return open_bundle(out)
 
 
@@ -128,8 +155,8 @@ def _refuse_npu(found: Found, asked: str | None, adopted: Adopted) -> None:
     reason = "a graph of any length needs fixed shapes there"
     if LEFT_PADDING in adopted.traits:
         reason = (
-            "its conv masks take the mask's first columns (mask[:, :s]), so padding on the left gets "
-            "into conv states when a prompt is read in chunks, and answers are wrong"
+            "its conv masks take the mask's first columns (mask[:, :s]), so padding on the left "
+            "gets into conv states when a prompt is read in chunks, and answers are wrong"
         )
     raise SourceError(
         f"{found.name} is not to be run on an NPU: {reason}; export the model itself with "
@@ -137,25 +164,29 @@ def _refuse_npu(found: Found, asked: str | None, adopted: Adopted) -> None:
     )
 
 
-def _describe(found: Found, against: str | None) -> tuple[dict[str, Any], Lfm2Config, Origin]:
-    """config.json as it was found, parsed, and the origin that is recorded."""
-    file = found.find_beside(CONFIG_FILE)
-    if file is not None:
-        raw = read_json_object(file, ConfigError, "download it again")
-        return raw, _check_config(raw, file), _choose_origin(found, against)
-    if against is None:
+def _describe(found: Found, against: str | None) -> Description:
+    """What the model is, by the export's own files and then by the checkpoint it was made from.
+
+    Raises:
+        SourceError: neither says.
+    """
+    beside = {name: found.find_beside(name) for name in SIDE_FILES}
+    files = {name: file for name, file in beside.items() if file is not None}
+    own = found.find_beside(CONFIG_FILE)
+    if against is not None:
+        checkpoint = open_checkpoint(against)
+        files = {**checkpoint.side_files, **files}
+        if own is None:
+            raw = dict(checkpoint.raw_config)
+            return Description(raw, checkpoint.config, checkpoint.origin, files)
+    if own is None:
         raise SourceError(
-            f"{found.folder} has no config.json (onnxruntime-genai's builder writes none): name the "
-            "checkpoint it was made from with --against, or put its config.json there"
+            f"{found.folder} has no config.json (onnxruntime-genai's builder writes none): name "
+            "the checkpoint it was made from with --against, or put its config.json there"
         )
-    from lfm2_deploy.checkpoint import open_checkpoint
-
-    checkpoint = open_checkpoint(against)
-    return dict(checkpoint.raw_config), checkpoint.config, checkpoint.origin
-
-
-def _choose_origin(found: Found, against: str | None) -> Origin:
-    return found.origin if against is None else describe_model(against)[1]
+    raw = read_json_object(own, ConfigError, "download it again")
+    origin = found.origin if against is None else checkpoint.origin
+    return Description(raw, _check_config(raw, own), origin, files)
 
 
 def _check_config(raw: dict[str, Any], file: Path) -> Lfm2Config:
@@ -171,23 +202,20 @@ def _check_config(raw: dict[str, Any], file: Path) -> Lfm2Config:
 def _describe_bundle(
     found: Found,
     adopted: Adopted,
-    raw: dict[str, Any],
-    config: Lfm2Config,
-    origin: Origin,
+    model: Description,
     target: str,
     context_length: int | None,
 ) -> Manifest:
-    from importlib.metadata import version
-
+    config = model.config
     return Manifest(
         schema_version=SCHEMA_VERSION,
-        model=origin.name,
-        origin=origin,
+        model=model.origin.name,
+        origin=model.origin,
         target=target,
         runtime=adopted.runtime,
         precision=adopted.precision,
         context_length=_choose_context(config, adopted.positions, context_length),
-        config=raw,
+        config=model.raw,
         states=list_states(config, adopted.state_dtype),
         quantization=adopted.quantization,
         made_with={PACKAGE: version(PACKAGE), **adopted.made_with},
@@ -208,15 +236,11 @@ def _choose_context(config: Lfm2Config, positions: int, asked: int | None) -> in
     return asked
 
 
-def _take_along(found: Found, raw: dict[str, Any], folder: Path) -> None:
+def _take_along(model: Description, folder: Path) -> None:
     """config.json, tokenizer, chat template and generation defaults."""
-    import json
-
-    for name in SIDE_FILES:
-        file = found.find_beside(name)
-        if file is not None:
-            shutil.copyfile(file, folder / name)
-    (folder / CONFIG_FILE).write_text(json.dumps(raw, indent=2) + "\n", encoding="utf-8")
+    for name, file in model.files.items():
+        shutil.copyfile(file, folder / name)
+    (folder / CONFIG_FILE).write_text(json.dumps(model.raw, indent=2) + "\n", encoding="utf-8")
 
 
 def _try(folder: Path, manifest: Manifest, config: Lfm2Config) -> Manifest:
@@ -240,29 +264,51 @@ def _try(folder: Path, manifest: Manifest, config: Lfm2Config) -> Manifest:
 
 
 def _find_traits(runtime: Runtime, manifest: Manifest) -> tuple[str, ...]:
+    """The traits known from the graph, and what a few tokens tell."""
     assert manifest.imported is not None
+    file, traits = manifest.imported.file, manifest.imported.traits
     count = min(_TRIED, manifest.context_length)
     tokens = [(11 * place + 3) % runtime.config.vocab_size for place in range(count)]
     session = runtime.open(1, count)
-    at_once = session.prefill([tokens])[0]
+    at_once = _read(session, [tokens], file)
     if not np.isfinite(at_once).all():
         raise SourceError(
-            f"{manifest.imported.file} gives logits that are not finite for tokens {tokens}: it is "
-            "damaged, or not for CPUs; take another variant"
+            f"{file} gives logits that are not finite for tokens {tokens}: it is damaged, or not "
+            "for CPUs; take another variant"
         )
-    size = float(np.abs(at_once).max()) or 1.0
-
-    def differs(pieces: list[list[int]]) -> bool:
-        session.reset()
-        logits = [session.prefill([piece])[0] for piece in pieces][-1]
-        return float(np.abs(logits - at_once).max()) > _TOLERANCE * size
-
-    if count < 3:
-        return manifest.imported.traits
-    if differs([[token] for token in tokens]):
+    if count < _TRIED:
+        return traits
+    if _differ(_read(session, [[token] for token in tokens], file), at_once):
         raise SourceError(
-            f"{manifest.imported.file} gives other logits token by token than at once, so its states "
-            "are not what they seem; export the model itself with `lfm2-deploy export`"
+            f"{file} gives other logits token by token than at once, so its states are not what "
+            "they seem; export the model itself with `lfm2-deploy export`"
         )
-    several = differs([tokens[: count // 2], tokens[count // 2 :]])
-    return (*manifest.imported.traits, *([ONE_TOKEN] if several else []))
+    halves = [tokens[: count // 2], tokens[count // 2 :]]
+    try:
+        whole = not _differ(_read(session, halves, file), at_once)
+    except SourceError:  # a graph whose mask is for the beginning and for single tokens alone
+        whole = False
+    return traits if whole else (*traits, ONE_TOKEN)
+
+
+def _read(session: Session, pieces: list[list[int]], file: str) -> FloatArray:
+    """Logits after all pieces, of a fresh row.
+
+    Raises:
+        SourceError: the graph fails.
+    """
+    session.reset()
+    try:
+        logits = [session.prefill([piece]) for piece in pieces][-1]
+    except Exception as error:  # a backend's own, of no common base
+        reason = str(error).splitlines()[0]
+        raise SourceError(
+            f"{file} loads and does not run here ({reason}): take another variant, or export the "
+            "model itself with `lfm2-deploy export`"
+        ) from error
+    return logits[0].copy()
+
+
+def _differ(logits: FloatArray, others: FloatArray) -> bool:
+    largest = float(np.abs(others).max())
+    return float(np.abs(logits - others).max()) > _TOLERANCE * largest

@@ -108,7 +108,9 @@ def _name_folder(folder: Path) -> Origin:
     return Origin(kind="folder", name=folder.resolve().name)
 
 
-def _find_on_hub(model: str, variant: str | None, revision: str | None, progress: Progress) -> Found:
+def _find_on_hub(
+    model: str, variant: str | None, revision: str | None, progress: Progress
+) -> Found:
     names, commit = list_files(model, revision)
     kind, name = choose(names, variant, model)
     wanted = [CONFIG_FILE, *SIDE_FILES, *list_parts(names, name)]
@@ -163,7 +165,8 @@ def _list_variants(names: Sequence[str], kind: str) -> Mapping[str, str]:
     """Variant -> file."""
     paths = [PurePosixPath(name) for name in names]
     if kind == OPENVINO:
-        return {"openvino": str(path) for path in paths if path.name == _IR}
+        own = [path for path in paths if path.name == _IR]
+        return {path.parent.name or OPENVINO: str(path) for path in own}
     if kind == GGUF:
         own = [path for path in paths if path.suffix.lower() == ".gguf"]
         return {_name_quantization(path.stem): str(path) for path in own}
