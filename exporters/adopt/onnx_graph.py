@@ -1,7 +1,7 @@
 """An ONNX graph of onnxruntime-genai's builder, Liquid AI or onnx-community -> a bundle's graph.
 
 Enters: a graph file with its weights beside it. Leaves: the same graph in a bundle's folder, whose
-states have this package's names, widths and order; weights are linked or copied as they are. What
+states have this package's names, widths and order; weights are copied as they are. What
 the graph computes is not touched, so that measuring the bundle measures the export. Knows nothing
 of how it is run.
 """

@@ -85,7 +85,7 @@ def import_model(
 
     ONNX graphs of onnxruntime-genai's builder, Liquid AI and onnx-community, and OpenVINO IRs of
     optimum-intel stay as they compute: names and widths of states change at the graph's edges, and
-    weights are linked or copied as they are. GGUF files are exported anew. What cannot run is
+    weights are copied as they are. GGUF files are exported anew. What cannot run is
     refused in one line. An imported bundle has no canary: nothing says what its weights should
     give, so `verify --against` or `compare` tell how good it is.
 

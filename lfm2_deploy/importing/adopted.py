@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import errno
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 from lfm2_deploy.config import Lfm2Config
+from lfm2_deploy.errors import DiskFullError
 from lfm2_deploy.manifest import StoredTensor
 
 
@@ -61,14 +62,24 @@ class Adopt(Protocol):
 
 
 def place_file(source: Path, target: Path) -> None:
-    """Put a file there without changing it: as another name of the same bytes where the disk can.
+    """Copy a file as it is.
+
+    A hard link would save its room, and then onnx 1.23 opens neither the bundle's graph nor the
+    source's ("multiple hard links, indicating a potential hardlink attack").
 
     Args:
         source: may be a link, as in the Hub's cache.
         target: must not exist.
+
+    Raises:
+        DiskFullError: there is no room.
     """
-    whole = source.resolve()
     try:
-        os.link(whole, target)
-    except OSError:  # another disk, or one that knows no hard links
-        shutil.copyfile(whole, target)
+        shutil.copyfile(source, target)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        raise DiskFullError(
+            f"the disk of {target.parent.parent} has no room for {source.name} "
+            f"({source.stat().st_size:,} bytes): free some, or choose another disk"
+        ) from error

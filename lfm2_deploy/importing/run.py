@@ -298,6 +298,7 @@ def _read(session: Session, pieces: list[list[int]], file: str) -> FloatArray:
         SourceError: the graph fails.
     """
     session.reset()
+    logits: FloatArray
     try:
         logits = [session.prefill([piece]) for piece in pieces][-1]
     except Exception as error:  # a backend's own, of no common base
@@ -306,7 +307,7 @@ def _read(session: Session, pieces: list[list[int]], file: str) -> FloatArray:
             f"{file} loads and does not run here ({reason}): take another variant, or export the "
             "model itself with `lfm2-deploy export`"
         ) from error
-    return logits[0].copy()
+    return np.array(logits[0], np.float32)
 
 
 def _differ(logits: FloatArray, others: FloatArray) -> bool:

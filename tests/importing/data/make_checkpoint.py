@@ -1,4 +1,4 @@
-"""A checkpoint of three layers: python make_checkpoint.py FOLDER; see README.md."""
+"""A checkpoint of two layers: python make_checkpoint.py FOLDER; see README.md."""
 
 import sys
 
@@ -7,13 +7,13 @@ from transformers import Lfm2Config, Lfm2ForCausalLM
 
 config = Lfm2Config(
     vocab_size=64,
-    hidden_size=16,
+    hidden_size=32,
     num_attention_heads=2,
     num_key_value_heads=1,
-    num_hidden_layers=3,
-    layer_types=["conv", "full_attention", "conv"],
+    num_hidden_layers=2,
+    layer_types=["full_attention", "conv"],
     intermediate_size=32,
-    max_position_embeddings=512,
+    max_position_embeddings=256,
     bos_token_id=1,
     eos_token_id=7,
     pad_token_id=0,
