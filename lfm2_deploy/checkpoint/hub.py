@@ -178,10 +178,7 @@ def _download(model: str, revision: str | None, patterns: tuple[str, ...]) -> Pa
     try:
         import huggingface_hub
     except ImportError as error:
-        raise RuntimeUnavailableError(
-            f"{model} is a Hub id, and huggingface_hub is not installed; "
-            "pip install 'lfm2-deploy[hub]' (in a clone: '.[hub]'), or pass a local folder"
-        ) from error
+        raise RuntimeUnavailableError(_explain_no_hub(model)) from error
     try:
         return Path(
             huggingface_hub.snapshot_download(
@@ -191,6 +188,13 @@ def _download(model: str, revision: str | None, patterns: tuple[str, ...]) -> Pa
     # Its HTTP client's own errors pass through the library, and are of no common base.
     except Exception as error:
         raise SourceError(_explain(model, revision, error)) from error
+
+
+def _explain_no_hub(model: str) -> str:
+    return (
+        f"{model} is a Hub id, and huggingface_hub is not installed; "
+        "pip install 'lfm2-deploy[hub]' (in a clone: '.[hub]'), or pass a local folder"
+    )
 
 
 def _require_hub(model: str, revision: str | None, shown: str | None) -> None:
@@ -248,3 +252,34 @@ def _explain(model: str, revision: str | None, error: Exception) -> str:
         f"{model} could not be downloaded ({type(error).__name__}: {detail}); "
         "try again, what has arrived is kept"
     )
+
+
+def list_files(model: str, revision: str | None) -> tuple[list[str], str]:
+    """Names of all files of a repository, and the commit's hash.
+
+    Args:
+        model: `owner/name`.
+        revision: branch, tag or commit; the default branch when None.
+
+    Raises:
+        RuntimeUnavailableError: huggingface_hub is not installed.
+        SourceError: the repository is not found, gated or unreachable.
+    """
+    try:
+        from huggingface_hub import HfApi
+    except ImportError as error:
+        raise RuntimeUnavailableError(_explain_no_hub(model)) from error
+    try:
+        info = HfApi().model_info(model, revision=revision, timeout=_PATIENCE_S)
+    except Exception as error:  # as in `_download`
+        raise SourceError(_explain(model, revision, error)) from error
+    return [file.rfilename for file in info.siblings or ()], str(info.sha)
+
+
+def fetch_matching(model: str, commit: str, names: Sequence[str]) -> Path:
+    """Download those of these files that are not cached yet; the folder they lie in.
+
+    Raises:
+        SourceError: as `fetch_known`.
+    """
+    return _download(model, commit, tuple(map(escape, names)))

@@ -1,1 +1,1 @@
-"""Models that others have converted already, made into bundles with their numbers kept."""
+"""What others have converted already -> bundles, or one line that says why not."""
