@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import onnxruntime as ort
 
 from lfm2_deploy.bundle import Bundle
@@ -62,7 +63,7 @@ class GenaiRuntime:
         self.config: Lfm2Config = bundle.config
         self.context_length: int = bundle.manifest.context_length
         self._kv_bytes_per_token = sum(
-            math.prod(state.concrete_shape(1, 1)) * 4
+            math.prod(state.concrete_shape(1, 1)) * np.dtype(state.dtype).itemsize
             for state in bundle.manifest.states
             if state.kind != "conv"
         )

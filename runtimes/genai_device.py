@@ -150,4 +150,7 @@ def _explain(device: GenaiDevice, reason: str) -> str:
             "kernels for: run it on the CPU (--device genai:cpu), or export the model for that "
             "device (--target auto)"
         )
-    return f"{where} does not run on {device.name} here ({reason}): install {device.brings}"
+    remedy = f"install {device.brings}"
+    if device.provider in _registered:
+        remedy = "its provider is installed; `lfm2-deploy doctor` says which devices it finds"
+    return f"{where} does not run on {device.name} here ({reason}): {remedy}"
