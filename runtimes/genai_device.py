@@ -52,12 +52,12 @@ DEVICES = {
         GenaiDevice(CPU, "", "", "onnxruntime-genai"),
         GenaiDevice("cuda", "cuda", "", "onnxruntime-genai-cuda in place of onnxruntime-genai"),
         GenaiDevice(
-            "directml", "DML", "", "onnxruntime-genai-directml in place of onnxruntime-genai"
+            "directml", "DML", "", "onnxruntime-genai-winml in place of onnxruntime-genai (Windows)"
         ),
         GenaiDevice("webgpu", "WebGPU", "WebGpuExecutionProvider", "onnxruntime-ep-webgpu"),
         GenaiDevice("openvino", "OpenVINO", "OpenVINOExecutionProvider", "onnxruntime-ep-openvino"),
         GenaiDevice("qnn", "QNN", "QNNExecutionProvider", "onnxruntime-qnn"),
-        GenaiDevice("nvtensorrtrtx", "NvTensorRtRtx", "", "a wheel with TensorRT for RTX"),
+        GenaiDevice("nvtensorrtrtx", "NvTensorRtRtx", "", "onnxruntime-genai-winml (Windows)"),
     )
 }
 _ALIASES = {"dml": "directml", "gpu": "cuda", "nvidia": "cuda", "intel": "openvino"}
