@@ -4,7 +4,7 @@ Enters: a model's config, its states as a graph names them, its sampling default
 object to write. Knows nothing of how graphs are made.
 
 Read by genai 0.14 and later, which refuse a key that they do not know: every key written here is
-one that genai 0.18 reads, and those written without `tool_calls` 0.14 reads as well. Tokenizer
+one that genai 0.18 reads, and 0.14, too, where it is meant (`--io genai-legacy`). Tokenizer
 and chat template are found beside the file (tokenizer.json, tokenizer_config.json,
 chat_template.jinja), and `model.tokenizer_dir`, which 0.14 lacks, need not say so.
 """
@@ -12,16 +12,16 @@ chat_template.jinja), and `model.tokenizer_dir`, which 0.14 lacks, need not say 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from exporters.readers.reader import GENAI, GENAI_LEGACY, READERS, Reader, StateNames
 from exporters.stitch import ATTENTION_MASK, INPUT_IDS, LOGITS
 from exporters.targets.target import Written
 from lfm2_deploy.answers.marks import CALL_END, CALL_START
 from lfm2_deploy.bundle import GENERATION
-from lfm2_deploy.config import Lfm2Config
+from lfm2_deploy.config import DENSE, Lfm2Config
 from lfm2_deploy.errors import ExportError
 from lfm2_deploy.json_file import read_json_object
 from lfm2_deploy.options import GenerationOptions
@@ -38,11 +38,13 @@ def write_genai_config(written: Written) -> None:
     """Write the file beside a bundle's only graph."""
     (part,) = written.parts
     draft = written.drafts[part.name]
+    reader = next(reader for reader in written.readers if reader.genai_config)
     content = make_genai_config(
         draft.config,
         list_states(draft.config),
-        part.file,
+        reader.graph(written.precision),
         draft.context_length,
+        reader,
         defaults=read_defaults(written.folder),
         tool_calls=find_tool_calls(written.folder),
     )
@@ -73,39 +75,40 @@ def make_genai_config(
     states: Sequence[StateSpec],
     graph: str,
     context_length: int,
+    reader: Reader = READERS[GENAI],
     *,
     defaults: GenerationOptions | None = None,
     tool_calls: tuple[int, int] | None = None,
-    model_type: str | None = None,
 ) -> dict[str, Any]:
     """The object to write as genai_config.json.
 
     Args:
         config: the model.
-        states: its states, as the graph names them.
+        states: its states.
         graph: the ONNX file's path in the folder, without "..", which genai refuses.
         context_length: most tokens a row may hold.
+        reader: which generation of onnxruntime-genai is meant, and what it calls states.
         defaults: how the model's maker samples; None for greedily.
-        tool_calls: ids of the tokens that begin and end a tool call; None where there are none,
-            and for genai 0.14, which does not know the keys.
-        model_type: None for the model's own. Before genai 0.17, which brought "lfm2_moe", a
-            mixture is "lfm2" as well: what tells them apart is in the graph.
+        tool_calls: ids of the tokens that begin and end a tool call; None where there are none.
     """
+    names = [reader.name_state(state, config) for state in states]
+    legacy = reader.name == GENAI_LEGACY
     defaults = defaults or GenerationOptions()
     ends = dict.fromkeys((*config.eos_token_ids, *defaults.eos_token_ids))
     calls: Mapping[str, int] = {}
-    if tool_calls is not None:
+    if tool_calls is not None and not legacy:
         calls = dict(zip(("bot_token_id", "eot_token_id"), tool_calls, strict=True))
     return {
         "model": {
-            "type": model_type or config.model_type,
+            # Before 0.17 there is no "lfm2_moe", and "lfm2" runs a model of either type.
+            "type": DENSE if legacy else config.model_type,
             "bos_token_id": config.bos_token_id,
             "eos_token_id": list(ends),
             "pad_token_id": config.pad_token_id,
             **calls,
             "vocab_size": config.vocab_size,
             "context_length": context_length,
-            "decoder": _describe_decoder(config, states, graph),
+            "decoder": _describe_decoder(config, states, names, graph),
         },
         "search": _describe_search(config, defaults, context_length),
     }
@@ -138,13 +141,14 @@ def _describe_search(
 
 
 def _describe_decoder(
-    config: Lfm2Config, states: Sequence[StateSpec], graph: str
+    config: Lfm2Config, states: Sequence[StateSpec], names: Sequence[StateNames], graph: str
 ) -> dict[str, Any]:
     # The first state of each kind; all names are written out, since defaults are genai's choice.
-    kinds = {state.kind: state for state in reversed(states)}
-    width = kinds["conv"].shape[-1] if "conv" in kinds else config.conv_state_width
-    past = {f"past_{kind}_names": _pattern(s.input, s.layer) for kind, s in kinds.items()}
-    present = {f"present_{kind}_names": _pattern(s.output, s.layer) for kind, s in kinds.items()}
+    pairs = [*zip(states, names, strict=True)]
+    kinds = {state.kind: (name, state.layer) for state, name in reversed(pairs)}
+    past = {f"past_{k}_names": _pattern(n.input, layer) for k, (n, layer) in kinds.items()}
+    present = {f"present_{k}_names": _pattern(n.output, layer) for k, (n, layer) in kinds.items()}
+    width = next((name.width for name in names if name.width), config.conv_state_width)
     return {
         "session_options": {"log_id": "onnxruntime-genai", "provider_options": []},
         "filename": graph,
@@ -161,5 +165,7 @@ def _describe_decoder(
 
 
 def _pattern(name: str, layer: int) -> str:
-    """The name with %d for the layer's number: "past.3.conv", or "past_conv.3"."""
-    return re.sub(rf"\.{layer}(?=\.|$)", ".%d", name, count=1)
+    """The name with `%d` for the layer's number, which stands between dots or at the end."""
+    parts = name.split(".")
+    place = parts.index(str(layer))
+    return ".".join([*parts[:place], "%d", *parts[place + 1 :]])
