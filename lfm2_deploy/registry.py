@@ -57,12 +57,13 @@ RUNTIMES: Mapping[str, Entry] = {
 # What `--device` takes of each of our runtimes on any computer, for completion; one of several
 # devices of a kind also has a number or a name.
 DEVICES: Mapping[str, tuple[str, ...]] = {
-    # The last is another runtime that takes the same bundles; see `places`.
-    "ort": ("cpu", "genai"),
+    "ort": ("cpu",),
     "openvino": ("npu", "gpu", "cpu"),
     "qnn": ("npu", "emulator", "cpu"),
     "webgpu": ("gpu", "high-performance", "low-power", "cpu"),
     "directml": ("gpu", "cpu"),
+    # No bundle is made for it, so its name comes first; see `places`.
+    "genai": ("genai", "genai:cuda", "genai:directml", "genai:webgpu", "genai:openvino"),
 }
 # Not for bundles: what `compare` and `eval` hold them against.
 STREAMED_REFERENCE = Entry(

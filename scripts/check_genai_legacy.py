@@ -45,13 +45,16 @@ def record(file: Path, bundles: Sequence[Path]) -> None:
         prompt = generator.integers(8, bundle.config.vocab_size, PROMPT_LENGTH).tolist()
         session = find_runtime("ort")(bundle).open(1, PROMPT_LENGTH + COUNT)
         logits, tokens, all_logits = session.prefill([prompt])[0], [], []
+        ends = list(bundle.config.eos_token_ids)
         for _ in range(COUNT):
+            logits[ends] = logits.min()  # as genai does below a minimum length
             all_logits.append((logits / np.abs(logits).max()).round(5).tolist())
             tokens.append(int(logits.argmax()))
             logits = session.decode([tokens[-1]])[0]
         precision = bundle.manifest.precision
         found[path.name] = {
             "precision": precision, "prompt": prompt, "tokens": tokens, "logits": all_logits,
+            "ends": ends,
         }  # fmt: skip
     file.write_text(json.dumps(found), encoding="utf-8")
 
@@ -65,14 +68,16 @@ def generate(og: Any, model: Any, prompt: Sequence[int]) -> list[int]:
     return [int(token) for token in generator.get_sequence(0)[len(prompt) :]]
 
 
-def follow(og: Any, model: Any, prompt: Sequence[int], tokens: Sequence[int]) -> list[int]:
+def follow(og: Any, model: Any, recorded: dict[str, Any]) -> list[int]:
     """The likeliest token after the prompt in pieces, and after each of our tokens."""
-    generator = make_generator(og, model)
+    generator, prompt = make_generator(og, model), recorded["prompt"]
     for start, end in zip((0, *PIECES), PIECES, strict=False):
         generator.append_tokens(np.array(prompt[start:end], np.int32))
     chosen = []
-    for token in tokens:
-        chosen.append(int(np.asarray(generator.get_logits()).reshape(-1).argmax()))
+    for token in recorded["tokens"]:
+        logits = np.array(generator.get_logits()).reshape(-1)
+        logits[recorded["ends"]] = logits.min()
+        chosen.append(int(logits.argmax()))
         generator.append_tokens(np.array([token], np.int32))
     return chosen
 
@@ -93,7 +98,7 @@ def check(og: Any, path: Path, recorded: dict[str, Any]) -> bool:
     ours, precision = recorded["tokens"], recorded["precision"]
     written = generate(og, model, recorded["prompt"])
     equal = next((i for i, (a, b) in enumerate(zip(written, ours, strict=True)) if a != b), COUNT)
-    chosen = follow(og, model, recorded["prompt"], ours)
+    chosen = follow(og, model, recorded)
     lost = max(
         row[own] - row[other]
         for row, own, other in zip(recorded["logits"], ours, chosen, strict=True)
