@@ -1,6 +1,7 @@
 """One row on a generator of onnxruntime-genai.
 
 genai chooses no tokens here: every call appends tokens and reads the logits after the last.
+(Of tokens that it chooses, the last one is not read before others are appended: 0.18.0.)
 A generator holds one row, because genai pads shorter rows on the left, and padding would enter
 conv states. It goes back nowhere: "RewindTo is currently not supported for lfm2" (0.18.0).
 """
