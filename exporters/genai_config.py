@@ -1,28 +1,73 @@
-"""genai_config.json: how onnxruntime-genai 0.17 and later find their way in a bundle."""
+"""genai_config.json: how onnxruntime-genai finds its way in a bundle.
+
+Enters: a model's config, its states as a graph names them, its sampling defaults. Leaves: the
+object to write. Knows nothing of how graphs are made.
+
+Read by genai 0.14 and later, which refuse a key that they do not know: every key written here is
+one that genai 0.18 reads, and 0.14, too, where it is meant (`--io genai-legacy`). Tokenizer
+and chat template are found beside the file (tokenizer.json, tokenizer_config.json,
+chat_template.jinja), and `model.tokenizer_dir`, which 0.14 lacks, need not say so.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from exporters.readers.reader import GENAI, GENAI_LEGACY, READERS, Reader, StateNames
 from exporters.stitch import ATTENTION_MASK, INPUT_IDS, LOGITS
 from exporters.targets.target import Written
+from lfm2_deploy.answers.marks import CALL_END, CALL_START
+from lfm2_deploy.bundle import GENERATION
 from lfm2_deploy.config import DENSE, Lfm2Config
+from lfm2_deploy.errors import ExportError
+from lfm2_deploy.json_file import read_json_object
+from lfm2_deploy.options import GenerationOptions
 from lfm2_deploy.states import StateSpec, list_states
+from lfm2_deploy.tokenizer import Tokenizer
+
+GENAI_CONFIG = "genai_config.json"
+# transformers', where generation_config.json has none. genai knows no min_p (0.18), which models
+# that recommend one would else lack without anything in its place.
+_TOP_K = 50
 
 
 def write_genai_config(written: Written) -> None:
     """Write the file beside a bundle's only graph."""
     (part,) = written.parts
     draft = written.drafts[part.name]
-    states = list_states(draft.config)
     reader = next(reader for reader in written.readers if reader.genai_config)
-    graph = reader.graph(written.precision)
-    content = make_genai_config(draft.config, states, graph, draft.context_length, reader)
+    content = make_genai_config(
+        draft.config,
+        list_states(draft.config),
+        reader.graph(written.precision),
+        draft.context_length,
+        reader,
+        defaults=read_defaults(written.folder),
+        tool_calls=find_tool_calls(written.folder),
+    )
     text = json.dumps(content, indent=2) + "\n"
-    (written.folder / "genai_config.json").write_text(text, encoding="utf-8")
+    (written.folder / GENAI_CONFIG).write_text(text, encoding="utf-8")
+
+
+def read_defaults(folder: Path) -> GenerationOptions:
+    """Sampling defaults of a bundle's generation_config.json; greedy where it has none."""
+    file = folder / GENERATION
+    if not file.is_file():
+        return GenerationOptions()
+    raw = read_json_object(file, ExportError, "mend or remove it, and export again")
+    return GenerationOptions.from_generation_config(raw)
+
+
+def find_tool_calls(folder: Path) -> tuple[int, int] | None:
+    """Ids of the tokens around a tool call; None where the tokenizer has none."""
+    if not (folder / "tokenizer.json").is_file():
+        return None
+    tokenizer = Tokenizer.from_folder(folder)
+    start, end = map(tokenizer.token_id, (CALL_START, CALL_END))
+    return None if start is None or end is None else (start, end)
 
 
 def make_genai_config(
@@ -31,41 +76,74 @@ def make_genai_config(
     graph: str,
     context_length: int,
     reader: Reader = READERS[GENAI],
+    *,
+    defaults: GenerationOptions | None = None,
+    tool_calls: tuple[int, int] | None = None,
 ) -> dict[str, Any]:
     """The object to write as genai_config.json.
 
     Args:
         config: the model.
         states: its states.
-        graph: the ONNX file's name.
+        graph: the ONNX file's path in the folder, without "..", which genai refuses.
         context_length: most tokens a row may hold.
         reader: which generation of onnxruntime-genai is meant, and what it calls states.
+        defaults: how the model's maker samples; None for greedily.
+        tool_calls: ids of the tokens that begin and end a tool call; None where there are none.
     """
     names = [reader.name_state(state, config) for state in states]
+    legacy = reader.name == GENAI_LEGACY
+    defaults = defaults or GenerationOptions()
+    ends = dict.fromkeys((*config.eos_token_ids, *defaults.eos_token_ids))
+    calls: Mapping[str, int] = {}
+    if tool_calls is not None and not legacy:
+        calls = dict(zip(("bot_token_id", "eot_token_id"), tool_calls, strict=True))
     return {
         "model": {
-            # 0.14 knows no "lfm2_moe", and does the same for a model of either type.
-            "type": DENSE if reader.name == GENAI_LEGACY else config.model_type,
+            # Before 0.17 there is no "lfm2_moe", and "lfm2" runs a model of either type.
+            "type": DENSE if legacy else config.model_type,
             "bos_token_id": config.bos_token_id,
-            "eos_token_id": list(config.eos_token_ids),
+            "eos_token_id": list(ends),
             "pad_token_id": config.pad_token_id,
+            **calls,
             "vocab_size": config.vocab_size,
             "context_length": context_length,
             "decoder": _describe_decoder(config, states, names, graph),
         },
-        "search": {
-            "do_sample": False,
-            "max_length": context_length,
-            "past_present_share_buffer": True,
-        },
+        "search": _describe_search(config, defaults, context_length),
+    }
+
+
+def _describe_search(
+    config: Lfm2Config, defaults: GenerationOptions, context_length: int
+) -> dict[str, Any]:
+    sampling = defaults.sampling
+    samples = sampling.temperature > 0
+    return {
+        "do_sample": samples,
+        "temperature": sampling.temperature if samples else 1.0,
+        "top_k": min(sampling.top_k or _TOP_K, config.vocab_size),
+        "top_p": sampling.top_p,
+        "repetition_penalty": sampling.repetition_penalty,
+        "random_seed": -1,
+        "min_length": 0,
+        "max_length": context_length,
+        "num_beams": 1,
+        "num_return_sequences": 1,
+        "early_stopping": True,
+        "length_penalty": 1.0,
+        "diversity_penalty": 0.0,
+        "no_repeat_ngram_size": 0,
+        # One buffer for past and present, so that no step copies keys and values; before 0.15 it
+        # changes nothing for LFM2.
+        "past_present_share_buffer": True,
     }
 
 
 def _describe_decoder(
     config: Lfm2Config, states: Sequence[StateSpec], names: Sequence[StateNames], graph: str
 ) -> dict[str, Any]:
-    # The first state of each kind; the conv names' default changed between versions, so
-    # all are written out.
+    # The first state of each kind; all names are written out, since defaults are genai's choice.
     pairs = [*zip(states, names, strict=True)]
     kinds = {state.kind: (name, state.layer) for state, name in reversed(pairs)}
     past = {f"past_{k}_names": _pattern(n.input, layer) for k, (n, layer) in kinds.items()}

@@ -21,14 +21,15 @@ from lfm2_deploy.compare.result import Report
 from lfm2_deploy.compare.run import Settings, run_comparison
 from lfm2_deploy.compare.subjects import BASE, BUNDLE, Subject, give_names, is_model, read_subject
 from lfm2_deploy.compare.truth import choose_truth, read_reference, refuse_text
-from lfm2_deploy.contracts import Checkpoint, Progress, Runtime, RuntimeInfo, ignore_progress
+from lfm2_deploy.contracts import Checkpoint, Progress, RuntimeInfo, ignore_progress
 from lfm2_deploy.errors import BundleError, GenerationError
 from lfm2_deploy.exporting import choose_target, export
 from lfm2_deploy.generate import LanguageModel
 from lfm2_deploy.intact import ensure_intact
 from lfm2_deploy.json_file import read_json_object
 from lfm2_deploy.options import GenerationOptions
-from lfm2_deploy.registry import find_preparer, find_runtime, find_runtime_of
+from lfm2_deploy.places import load_runtime
+from lfm2_deploy.registry import find_preparer, find_runtime
 from lfm2_deploy.store.locks import Hold, hold_model
 from lfm2_deploy.store.resolve import find_stored, resolve
 from lfm2_deploy.tokenizer import Tokenizer
@@ -69,8 +70,9 @@ def load(
         runtime: which adapter runs it; None for the one it was made for.
         threads: threads of one operator; None lets the runtime choose.
         device: "cpu", "gpu" or "npu", where the runtime knows several, or one of several GPUs by
-            number or name ("gpu.1", "webgpu.1", "nvidia"); None for the one the
-            bundle was made for. It runs there or not at all.
+            number or name ("gpu.1", "webgpu.1", "nvidia"), or a runtime with or without a device
+            of it ("genai", "genai:cuda"); None for the one the bundle was made for. It runs there
+            or not at all.
         canary: "auto"; "always" to check at every load; "off" never to, hashes neither; None for
             what the environment variable LFM2_DEPLOY_CANARY says, or "auto".
         progress: told of the bytes that are hashed, and of the stages `LOADING` and, where
@@ -92,7 +94,7 @@ def load(
         if mode != "off":
             ensure_intact(opened, progress, again=mode == "always")
         progress(LOADING, 0, 0)
-        loaded = _load_runtime(opened, runtime, threads, device)
+        loaded = load_runtime(opened, runtime=runtime, threads=threads, device=device)
         hold.follow(loaded)
         remark = guard(opened, loaded, mode, lambda: progress(TRYING, 0, 0))
     tokenizer = Tokenizer.from_folder(opened.path)
@@ -103,15 +105,6 @@ def load(
         read_generation_defaults(opened.path),
         [remark] if remark else [],
     )
-
-
-def _load_runtime(
-    bundle: Bundle, name: str | None, threads: int | None, device: str | None
-) -> Runtime:
-    # Most runtimes have one device, and need not be told of it.
-    choice = {} if device is None else {"device": str(device).lower()}
-    runtime: Runtime = find_runtime_of(bundle, name)(bundle, threads=threads, **choice)
-    return runtime
 
 
 def _open(bundle: str | Path | Bundle) -> Bundle:
@@ -164,7 +157,7 @@ def check(
         if not has_canary(opened):
             raise BundleError(explain_absence(opened))
         ensure_intact(opened, progress, again=True)
-        runtime = _load_runtime(opened, None, threads, device)
+        runtime = load_runtime(opened, threads=threads, device=device)
         hold.follow(runtime)
     verdict, readings = run_check(opened, runtime)
     info = runtime.info
@@ -241,7 +234,7 @@ def verify(
     with _opening(bundle) as (opened, hold):
         ensure_intact(opened, progress)
         reference = find_runtime("reference")(checkpoint, progress)
-        tested = _load_runtime(opened, None, threads, device)
+        tested = load_runtime(opened, threads=threads, device=device)
         hold.follow(tested)
     return compare_runtimes(reference, tested, rows, greedy_tokens, progress)
 

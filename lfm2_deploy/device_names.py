@@ -27,6 +27,11 @@ _NO_GPUS = ("npu", "emulator", "qualcomm", "snapdragon", "qnn")
 _COMMON = ("cpu", "gpu", "npu", "emulator", "nvidia", "amd", "high-performance", "low-power")
 
 
+def is_device(name: str) -> bool:
+    """Whether a name, or what stands before its number, is known as a device's."""
+    return name.partition(".")[0] in _TARGETS
+
+
 def tell_target(asked: str) -> str:
     """What is said of a device of another kind than GPUs: "; for npu export ...", or ""."""
     targets = _TARGETS.get(asked, "") if asked in _NO_GPUS else ""

@@ -23,6 +23,7 @@ _EXPORT = "pip install 'lfm2-deploy[export]' (in a clone: '.[export]')"
 _RAY = "pip install 'lfm2-deploy[export,ray]' (in a clone: '.[export,ray]')"
 _OPENVINO = "pip install 'lfm2-deploy[openvino]' (in a clone: '.[openvino]')"
 _OPENVINO_EXPORT = "pip install 'lfm2-deploy[export,openvino]' (in a clone: '.[export,openvino]')"
+_GENAI = "pip install 'lfm2-deploy[genai]' (in a clone: '.[genai]')"
 _QNN = "pip install 'lfm2-deploy[qnn]' (in a clone: '.[qnn]')"
 _EVAL = "pip install 'lfm2-deploy[eval]' (in a clone: '.[eval]')"
 _SERVE = "pip install 'lfm2-deploy[serve]' (in a clone: '.[serve]')"
@@ -42,6 +43,13 @@ RUNTIMES: Mapping[str, Entry] = {
     "directml": Entry(
         "runtimes.directml", "load", ("onnxruntime",), _RUN, "ONNX Runtime on GPUs, by DirectML"
     ),
+    "genai": Entry(
+        "runtimes.genai",
+        "load",
+        ("onnxruntime", "onnxruntime_genai"),
+        _GENAI,
+        "onnxruntime-genai, on bundles for the CPU",
+    ),
     "reference": Entry(
         "runtimes.reference", "load", ("torch",), _EXPORT, "the torch reference in float32"
     ),
@@ -54,6 +62,8 @@ DEVICES: Mapping[str, tuple[str, ...]] = {
     "qnn": ("npu", "emulator", "cpu"),
     "webgpu": ("gpu", "high-performance", "low-power", "cpu"),
     "directml": ("gpu", "cpu"),
+    # No bundle is made for it, so its name comes first; see `places`.
+    "genai": ("genai", "genai:cuda", "genai:directml", "genai:webgpu", "genai:openvino"),
 }
 # Not for bundles: what `compare` and `eval` hold them against.
 STREAMED_REFERENCE = Entry(

@@ -37,6 +37,7 @@ from transformers import Lfm2Config, Lfm2ForCausalLM
 from lfm2_deploy import export
 from lfm2_deploy.bundle import Bundle
 from lfm2_deploy.contracts import Runtime
+from lfm2_deploy.demo import DEMO_MODEL
 from lfm2_deploy.registry import find_runtime
 from lfm2_deploy.telemetry import switch_off_openvino
 
@@ -149,6 +150,12 @@ def bundle_of(
 
     # Through a function, so that a target left out and "cpu" are one bundle.
     return lambda kind, precision, target="cpu": make(kind, precision, target)
+
+
+@pytest.fixture(scope="session")
+def demo_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """The demo model in int4 for the CPU, with its tokenizer and canary."""
+    return export(str(DEMO_MODEL), tmp_path_factory.mktemp("demo") / "bundle")
 
 
 @pytest.fixture(scope="session")

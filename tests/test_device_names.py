@@ -34,6 +34,17 @@ def test_qnn_knows_them() -> None:
     assert set(DEVICES["qnn"]) == {CPU, EMULATOR, NPU}
 
 
+def test_genai_knows_them() -> None:
+    pytest.importorskip("onnxruntime_genai")
+    from lfm2_deploy.places import split_place
+    from runtimes.genai_device import find_device
+
+    for name in DEVICES["genai"]:
+        runtime, device = split_place(name)
+        assert runtime == "genai"
+        assert find_device(device).name == (device or "cpu")
+
+
 def test_experts_beside_an_npu_run_where_openvino_does() -> None:
     from exporters.targets.npu import NPU
 

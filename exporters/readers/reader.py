@@ -12,7 +12,12 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from exporters.quantize.plan import Precision
-from exporters.readers.older_operators import drop_accuracy_level, drop_row_lengths
+from exporters.readers.older_operators import (
+    drop_accuracy_level,
+    drop_expert_layout,
+    drop_row_lengths,
+    write_out_convolutions,
+)
 from lfm2_deploy.config import Lfm2Config
 from lfm2_deploy.errors import ExportError, UnknownOptionError
 from lfm2_deploy.manifest import GRAPH, WEIGHTS
@@ -105,7 +110,14 @@ READERS: Mapping[str, Reader] = {
             lambda precision: "model_genai_legacy.onnx",
             _name_flat,
             genai_config=True,
-            edits=(drop_row_lengths,),
+            # Down to ONNX Runtime 1.26, the oldest that genai 0.14 takes. The wheels
+            # onnxruntime-genai-directml end with 0.14.1.
+            edits=(
+                drop_row_lengths,
+                drop_accuracy_level,
+                drop_expert_layout,
+                write_out_convolutions,
+            ),
         ),
     )
 }

@@ -23,7 +23,7 @@ from lfm2_deploy.errors import Lfm2DeployError
 from lfm2_deploy.footprint import Footprint, expand_plan, measure_footprint
 from lfm2_deploy.intact import ensure_intact
 from lfm2_deploy.machine import count_usable_cores, measure_memory
-from lfm2_deploy.registry import find_runtime_of
+from lfm2_deploy.places import load_runtime
 
 
 def run(request: dict[str, Any]) -> dict[str, Any]:
@@ -37,15 +37,13 @@ def run(request: dict[str, Any]) -> dict[str, Any]:
         return check_canary(request)
     bundle = open_bundle(request["bundle"])
     threads = request["threads"] or count_usable_cores() or 1
-    load = find_runtime_of(bundle)
     device = request.get("device")
-    choice = {} if device is None else {"device": device.lower()}
     dropped = _drop_from_page_cache(bundle)
     after_load: list[int | None] = []
     devices: list[str] = []
 
     def load_once() -> Runtime:
-        runtime: Runtime = load(bundle, threads=request["threads"], **choice)
+        runtime = load_runtime(bundle, threads=request["threads"], device=device)
         after_load.append(measure_memory()[0])
         devices.append(runtime.info.device)
         return runtime
@@ -101,9 +99,7 @@ def check_canary(request: dict[str, Any]) -> dict[str, Any]:
     if mode == "off" or (mode == "auto" and not has_canary(bundle)):
         return {"remark": ""}
     ensure_intact(bundle, again=mode == "always")
-    device = request["device"]
-    choice = {} if device is None else {"device": device.lower()}
-    runtime = find_runtime_of(bundle)(bundle, threads=request["threads"], **choice)
+    runtime = load_runtime(bundle, threads=request["threads"], device=request["device"])
     with warnings.catch_warnings():
         # Said by the one who asked.
         warnings.simplefilter("ignore", CanaryWarning)

@@ -160,6 +160,7 @@ def compare(
       lfm2-deploy compare ./LFM2-350M-cpu-int4 ./LFM2-350M-cpu-int8
       lfm2-deploy compare LiquidAI/LFM2-350M --precision int8,int4
       lfm2-deploy compare ./my-bundle@gpu ./my-bundle@cpu --html report.html
+      lfm2-deploy compare ./LFM2-350M-cpu-int4 ./LFM2-350M-cpu-int4@genai
       lfm2-deploy compare ./LFM2-350M-cpu-int4 --quick --max-kld 0.05
       lfm2-deploy compare ./LFM2-350M-cpu-int4 --reference base:f16.kld
 

@@ -172,6 +172,8 @@ def list_devices(bundles: Iterable[object]) -> list[str]:
     from lfm2_deploy.registry import DEVICES
 
     runtimes = set(filter(None, map(_read_runtime, map(str, bundles)))) & set(DEVICES)
+    if "ort" in runtimes:  # onnxruntime-genai runs the same bundles
+        runtimes.add("genai")
     names = [name for runtime in runtimes or DEVICES for name in DEVICES[runtime]]
     return list(dict.fromkeys(sorted(names)))
 

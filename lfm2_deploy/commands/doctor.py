@@ -38,7 +38,7 @@ _PACKAGES = (
 )
 # Told where they are installed, and no matter otherwise.
 _RARE_PACKAGES = (
-    *(name for name in PURPOSES if name != "onnxruntime"),
+    *(name for name in PURPOSES if name not in _PACKAGES),
     "onnxruntime-ep-webgpu",
     "onnxruntime-ep-openvino",
     "windowsml",

@@ -52,9 +52,9 @@ def _print_packages(report: Mapping[str, Any]) -> None:
     _begin("Packages", report["python"])
     packages = report["packages"].items()
     print_facts({name: version or Text("not installed", "dim") for name, version in packages})
-    if report["conflicts"]:
-        text = explain_conflict(report["conflicts"])
-        choices = [Line("", name, "", explain_purpose(name)) for name in report["conflicts"]]
+    for module, providers in report["conflicts"].items():
+        text = explain_conflict(module, providers)
+        choices = [Line("", name, "", explain_purpose(name)) for name in providers]
         print_lines([Line("", "conflict", "bold red", text), *choices])
 
 

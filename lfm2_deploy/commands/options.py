@@ -70,7 +70,7 @@ Device = Annotated[
     typer.Option(
         metavar="NAME",
         help="Run on npu, gpu or cpu, or on one of several GPUs (gpu.1, dml.1, nvidia; webgpu: "
-        "low-power), and nowhere else.",
+        "low-power), or with another runtime (genai, genai:cuda), and nowhere else.",
         show_default="where the bundle was made for",
         autocompletion=completers.complete_devices,
         rich_help_panel=_WHERE,

@@ -1,4 +1,4 @@
-"""The wheels that all install the module `onnxruntime`, and which one is for what."""
+"""The wheels that all install one module, onnxruntime's and genai's, and what each is for."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 
 # Each overwrites the others' files, and the one installed last wins; uninstalling one then
 # leaves a module in pieces.
-SHARED_IMPORT = "onnxruntime"
-# What each is for, here. The first is what this package requires.
+SHARED_IMPORTS = ("onnxruntime", "onnxruntime_genai")
+# What each is for, here. The first of a module is what this package requires.
 PURPOSES = {
     "onnxruntime": "the CPU, and provider plugins (onnxruntime-ep-webgpu, onnxruntime-qnn)",
     "onnxruntime-windowsml": "DirectML on Windows, and the CPU",
@@ -16,23 +16,30 @@ PURPOSES = {
     "onnxruntime-openvino": "nothing here: Intel devices run by the package openvino",
     "onnxruntime-gpu": "nothing here: no target is for CUDA",
     "onnxruntime-qnn": "Qualcomm NPUs, before 2.0, which is a plugin",
+    "onnxruntime-genai": "the CPU, by runtime genai",
+    "onnxruntime-genai-cuda": "NVIDIA GPUs, by runtime genai; it brings onnxruntime-gpu",
+    "onnxruntime-genai-winml": "Windows ML and DirectML, by runtime genai",
+    "onnxruntime-genai-directml": "nothing here: it ends with genai 0.14",
 }
 
 
-def find_conflicts(distributions: Mapping[str, list[str]]) -> list[str]:
-    """Packages that all provide the module `onnxruntime`, where there are several.
+def find_conflicts(distributions: Mapping[str, list[str]]) -> dict[str, list[str]]:
+    """Modules that several packages provide, with those packages.
 
     Args:
         distributions: import name -> packages, as `packages_distributions` gives them.
     """
-    providers = sorted({name.lower() for name in distributions.get(SHARED_IMPORT, [])})
-    return providers if len(providers) > 1 else []
+    found = {
+        module: sorted({name.lower() for name in distributions.get(module, [])})
+        for module in SHARED_IMPORTS
+    }
+    return {module: providers for module, providers in found.items() if len(providers) > 1}
 
 
-def explain_conflict(providers: Sequence[str]) -> str:
+def explain_conflict(module: str, providers: Sequence[str]) -> str:
     """What is wrong, and how to repair it."""
     return (
-        f"{', '.join(providers)} all install the module {SHARED_IMPORT}, and the last one wins: "
+        f"{', '.join(providers)} all install the module {module}, and the last one wins: "
         f"pip uninstall -y {' '.join(providers)}, all of them, then pip install one:"
     )
 

@@ -26,7 +26,7 @@ def require_subjects(subjects: Sequence[Subject]) -> None:
     """
     for subject in subjects:
         if subject.bundle is not None:
-            _require_runtime(subject.bundle.manifest.runtime)
+            _require_runtime(subject.runtime)
         elif subject.kind in (TORCH, HUGGING_FACE):
             RUNTIMES["reference"].require()
         if subject.kind == HUGGING_FACE:

@@ -1,7 +1,7 @@
 """What users write -> what is compared: bundles, devices, torch, transformers.
 
 FOLDER                    a bundle, where it was made for
-FOLDER@DEVICE             a bundle on a device, as --device takes it
+FOLDER@DEVICE             a bundle on a device, as --device takes it, so also FOLDER@genai:cuda
 torch:MODEL               the torch model, MODEL as `export` takes it
 transformers:MODEL        transformers' own class, a folder or Hub id
 base:FILE                 a base file of llama.cpp; as the reference only
@@ -23,7 +23,8 @@ from lfm2_deploy.contracts import Origin, Progress, Runtime
 from lfm2_deploy.errors import GenerationError
 from lfm2_deploy.intact import ensure_intact
 from lfm2_deploy.manifest import MANIFEST
-from lfm2_deploy.registry import TRANSFORMERS, find_runtime, find_runtime_of
+from lfm2_deploy.places import load_runtime, split_place
+from lfm2_deploy.registry import TRANSFORMERS, find_runtime
 from lfm2_deploy.states import StateSpec, list_states
 from lfm2_deploy.tokenizer import Tokenizer
 
@@ -35,6 +36,7 @@ _PACKAGES = (
     "numpy",
     "onnxruntime",
     "onnxruntime-ep-webgpu",
+    "onnxruntime-genai",
     "onnxruntime-qnn",
     "openvino",
     "torch",
@@ -81,6 +83,14 @@ class Subject:
         model = os.path.realpath(place) if place.exists() else self.model
         return self.kind, model, self.device
 
+    @property
+    def runtime(self) -> str:
+        """Name of the runtime that is to run a bundle; of others, their kind."""
+        if self.bundle is None:
+            return self.kind
+        named = None if self.device is None else split_place(self.device)[0]
+        return named or self.bundle.manifest.runtime
+
     def describe(self) -> SubjectInfo:
         """What is known before it is loaded."""
         manifest = None if self.bundle is None else self.bundle.manifest
@@ -91,7 +101,7 @@ class Subject:
             model=manifest.model if manifest else self.model,
             precision=self.precision,
             target=manifest.target if manifest else "",
-            runtime=manifest.runtime if manifest else self.kind,
+            runtime=self.runtime,
             device=self.device or "",
             size_bytes=None if self.bundle is None else self.bundle.size_bytes,
             origin=_tell_origin(manifest.origin) if manifest else "",
@@ -122,8 +132,7 @@ class Subject:
         runtime: Runtime
         if self.bundle is not None:
             ensure_intact(self.bundle, progress)
-            choice = {} if self.device is None else {"device": self.device}
-            runtime = find_runtime_of(self.bundle)(self.bundle, threads=self.threads, **choice)
+            runtime = load_runtime(self.bundle, threads=self.threads, device=self.device)
         elif self.kind == TORCH:
             runtime = find_runtime("reference")(open_checkpoint(self.model, progress=progress))
         else:

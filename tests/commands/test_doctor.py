@@ -89,19 +89,25 @@ def test_hub_that_does_not_answer_is_told_with_the_reason(
 
 def test_several_wheels_of_one_module_are_a_conflict() -> None:
     both = {"onnxruntime": ["onnxruntime", "onnxruntime-gpu"]}
-    assert find_conflicts(both) == ["onnxruntime", "onnxruntime-gpu"]
-    assert find_conflicts({"onnxruntime": ["onnxruntime", "onnxruntime"]}) == []
-    assert find_conflicts({}) == []
+    assert find_conflicts(both) == both
+    genai = {"onnxruntime_genai": ["onnxruntime-genai", "onnxruntime-genai-cuda"]}
+    assert find_conflicts({**genai, "onnxruntime": ["onnxruntime"]}) == genai
+    assert find_conflicts({"onnxruntime": ["onnxruntime", "onnxruntime"]}) == {}
+    assert find_conflicts({}) == {}
 
 
-@pytest.mark.parametrize("name", [name for name in PURPOSES if name != "onnxruntime"])
+OURS = ("onnxruntime", "onnxruntime-genai")
+
+
+@pytest.mark.parametrize("name", [name for name in PURPOSES if name not in OURS])
 def test_conflict_is_shown_with_the_way_out(
     name: str, run: Callable, monkeypatch: pytest.MonkeyPatch, still: None
 ) -> None:
-    both = {"onnxruntime": ["onnxruntime", name], f"{name}_other": ["other"]}
+    own = OURS["genai" in name]
+    both = {own.replace("-", "_"): [own, name], f"{name}_other": ["other"]}
     monkeypatch.setattr("importlib.metadata.packages_distributions", lambda: both)
     shown = run("doctor").stdout
-    assert f"pip uninstall -y onnxruntime {name}, all of them, then pip install one:" in shown
+    assert f"pip uninstall -y {own} {name}, all of them, then pip install one:" in shown
     line = next(line for line in shown.splitlines() if line.startswith(f"    {name} "))
     assert line.endswith(PURPOSES[name])
 
