@@ -274,12 +274,3 @@ def list_files(model: str, revision: str | None) -> tuple[list[str], str]:
     except Exception as error:  # as in `_download`
         raise SourceError(_explain(model, revision, error)) from error
     return [file.rfilename for file in info.siblings or ()], str(info.sha)
-
-
-def fetch_matching(model: str, commit: str, names: Sequence[str]) -> Path:
-    """Download those of these files that are not cached yet; the folder they lie in.
-
-    Raises:
-        SourceError: as `fetch_known`.
-    """
-    return _download(model, commit, tuple(map(escape, names)))

@@ -25,6 +25,7 @@ def import_gguf(
     out: str | Path,
     *,
     target: str = "cpu",
+    revision: str | None = None,
     overwrite: bool = False,
     io: Sequence[str] = (),
     progress: Progress = ignore_progress,
@@ -39,6 +40,7 @@ def import_gguf(
         file: an existing file, or one of the Hub as `export` takes it.
         out: the folder to make.
         target: where it will run; one that stores groups of 32.
+        revision: branch, tag or commit of a Hub repository.
         overwrite: replace a bundle that is already at `out`.
         io: programs besides our own that shall read it, as `export` takes them.
         progress: told of each step.
@@ -57,7 +59,7 @@ def import_gguf(
     found = find_target(target.lower())
     check_destination(Path(out), overwrite)
     check_unfinished(Path(out), overwrite, False)
-    checkpoint = open_checkpoint(str(file), progress=progress)
+    checkpoint = open_checkpoint(str(file), revision=revision, progress=progress)
     assert isinstance(checkpoint, TellsForms)
     check_text_files(checkpoint)
     kept = KEEPER.load()(checkpoint, checkpoint.config, found)

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from lfm2_deploy.bundle import Bundle, check_destination, open_bundle, seal
-from lfm2_deploy.checkpoint import open_checkpoint
+from lfm2_deploy.checkpoint import is_gguf, open_checkpoint
 from lfm2_deploy.checkpoint.folder import CONFIG_FILE, SIDE_FILES
 from lfm2_deploy.config import Lfm2Config, parse_config
 from lfm2_deploy.contracts import (
@@ -32,7 +32,6 @@ from lfm2_deploy.contracts import (
 from lfm2_deploy.entry import PACKAGE
 from lfm2_deploy.errors import (
     ConfigError,
-    RuntimeUnavailableError,
     SourceError,
     UnsupportedModelError,
 )
@@ -100,15 +99,25 @@ def import_model(
         progress: told of each step.
 
     Returns:
-        The bundle. It has no canary, since nothing says what its weights should give.
+        The bundle. That of a graph has no canary, since nothing says what its weights should give.
 
     Raises:
         Lfm2DeployError: in one line; nothing is left at `out`.
     """
     check_destination(Path(out), overwrite)
-    found = find_source(str(source), variant, revision, progress)
-    if found.kind == GGUF:
-        return _import_gguf(found, Path(out), target or "cpu", overwrite, progress)
+    named = is_gguf(str(source))
+    found = None if named else find_source(str(source), variant, revision, progress)
+    if found is None or found.kind == GGUF:
+        _refuse_for_gguf(against=against, context=context_length)
+        bundle: Bundle = GGUF_IMPORTER.load()(
+            str(source) if found is None else found.address,
+            out,
+            target=target or "cpu",
+            revision=revision,
+            overwrite=overwrite,
+            progress=progress,
+        )
+        return bundle
     chosen = _choose_target(found, target)
     model = _describe(found, against)
     with writing_bundle(Path(out), overwrite) as folder:
@@ -122,18 +131,14 @@ def import_model(
     return open_bundle(out)
 
 
-def _import_gguf(
-    found: Found, out: Path, target: str, overwrite: bool, progress: Progress
-) -> Bundle:
-    try:
-        convert = GGUF_IMPORTER.load()
-    except ModuleNotFoundError as error:
-        raise RuntimeUnavailableError(
-            f"{found.file} is a GGUF file, and this installation has no {GGUF_IMPORTER.module}: "
-            "pip install --upgrade lfm2-deploy"
-        ) from error
-    bundle: Bundle = convert(found.file, out, target=target, overwrite=overwrite, progress=progress)
-    return bundle
+def _refuse_for_gguf(**options: object) -> None:
+    """A GGUF file says itself what these say of a graph."""
+    given = [name for name, value in options.items() if value is not None]
+    if given:
+        raise SourceError(
+            f"--{given[0]} is for graphs, and a GGUF file holds all that is known of its model: "
+            "leave it out, or use `lfm2-deploy export` for a choice of precision and context"
+        )
 
 
 def _choose_target(found: Found, asked: str | None) -> str:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from lfm2_deploy.checkpoint.folder import CONFIG_FILE, SIDE_FILES
-from lfm2_deploy.checkpoint.hub import fetch_matching, list_files
+from lfm2_deploy.checkpoint.hub import fetch_known, list_files
 from lfm2_deploy.checkpoint.source import is_hub_id
 from lfm2_deploy.contracts import Origin, Progress
 from lfm2_deploy.errors import SourceError
@@ -49,6 +49,11 @@ class Found:
     def file(self) -> Path:
         """The file's place."""
         return self.folder / self.name
+
+    @property
+    def address(self) -> str:
+        """What names the file as a checkpoint, so that it is found again."""
+        return f"{self.origin.name}/{self.name}" if self.origin.kind == "hub" else str(self.file)
 
     def find_beside(self, name: str) -> Path | None:
         """A file of the folder, or beside the graph; None where there is none."""
@@ -116,7 +121,7 @@ def _find_on_hub(
     wanted = [CONFIG_FILE, *SIDE_FILES, *list_parts(names, name)]
     what = f"download {model}"
     progress(what, 0, 0)
-    folder = fetch_matching(model, commit, wanted)
+    folder, _ = fetch_known(model, commit, wanted)
     progress(what, 1, 1)
     return Found(kind, folder, name, Origin(kind="hub", name=model, revision=commit))
 
