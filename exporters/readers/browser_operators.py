@@ -74,7 +74,9 @@ class _Maker:
     def __init__(self, graph: ir.Graph, before: ir.Node, prefix: str) -> None:
         self._graph, self._before, self._prefix, self._count = graph, before, prefix, 0
 
-    def __call__(self, op_type: str, *inputs: ir.Value | None, **attributes: ir.DataType | int) -> ir.Value:
+    def __call__(
+        self, op_type: str, *inputs: ir.Value | None, **attributes: ir.DataType | int
+    ) -> ir.Value:
         self._count += 1
         name = f"{self._prefix}/{op_type}_{self._count}"
         node = ir.node(op_type, inputs, attributes or None, name=name)
