@@ -64,7 +64,6 @@ def feed(row: list[int]) -> dict[str, np.ndarray]:
     return {
         "input_ids": np.array([row], np.int64),
         "attention_mask": np.ones((1, len(row)), np.int64),
-        "position_ids": np.arange(len(row), dtype=np.int64)[None],
         "beam_idx": np.zeros(1, np.int32),
     }
 

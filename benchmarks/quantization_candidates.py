@@ -287,7 +287,6 @@ def load_openvino(graph: Path) -> Made:
         request.reset_state()
         ids = np.array([row], np.int64)
         feed = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
-        feed["position_ids"] = np.arange(len(row), dtype=np.int64)[None]
         logits = request.infer({**feed, "beam_idx": np.zeros(1, np.int32)})["logits"][0]
         return np.array(logits, np.float32)
 

@@ -70,16 +70,18 @@ def _drop_nan_guards(model: ov.Model) -> None:
 
 def _make_stateful(model: ov.Model, draft: Draft) -> None:
     """States become variables, empty at the start, of as many rows as `beam_idx` has."""
-    named = {genai_names(spec)[0]: spec for spec in list_states(draft.config)}
-    names = {before: genai_names(spec)[1] for before, spec in named.items()}
+    states = list_states(draft.config)
+    names = dict(genai_names(states))
     apply_make_stateful_transformation(model, names)
+    variables = {
+        before + after: s for (before, after), s in zip(names.items(), states, strict=True)
+    }
     beam = next(p for p in model.get_parameters() if p.get_friendly_name() == BEAM)
     rows = ops.shape_of(beam, output_type="i64")
     for node in model.get_ops():
         if node.get_type_name() == "ReadValue":
-            variable = node.get_variable_id()
-            spec = next(s for name, s in named.items() if variable.startswith(name))
-            node.set_arguments([_empty(spec, rows).output(0)])
+            empty = _empty(variables[node.get_variable_id()], rows)
+            node.set_arguments([empty.output(0)])
     model.validate_nodes_and_infer_types()
 
 

@@ -136,6 +136,12 @@ class ExportOptions:
         """How weights are rounded; of floats, the default."""
         return find_method(DEFAULT if self.quantize is None else self.quantize)
 
+    @property
+    def rounds_nothing(self) -> bool:
+        """Whether every tensor's numbers are stored as the checkpoint's file has them."""
+        entries = self.changed.values()
+        return bool(entries) and all(e.rounding == "recover" or not e.is_quantized for e in entries)
+
     def plan_weights(self, config: Lfm2Config) -> dict[str, TensorPlan]:
         """How each tensor is stored, by canonical name.
 
@@ -149,7 +155,8 @@ class ExportOptions:
         return {spec.name: self._choose_rounding(spec, found[spec.name]) for spec in weights}
 
     def _choose_rounding(self, spec: WeightSpec, entry: TensorPlan) -> TensorPlan:
-        if not entry.is_quantized:
+        # What comes on its grid already stays there, whatever the method.
+        if not entry.is_quantized or entry.rounding == "recover":
             return entry
         # Tables are looked up in, and tied to the head: they have no inputs to calibrate on.
         if self.method.calibrates and spec.role not in ("projection", "expert"):

@@ -139,7 +139,7 @@ def _round(
     method = options.method
     if options.precision not in QUANTIZED or not method.calibrates:
         refuse_layers(folder)
-    if options.precision not in QUANTIZED:
+    if options.precision not in QUANTIZED or options.rounds_nothing:
         return checkpoint, None
     if not method.calibrates:
         return checkpoint, QuantizationRecord(method.name)

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from lfm2_deploy.exporting import export
     from lfm2_deploy.generate import LanguageModel
     from lfm2_deploy.grammar import Grammar
+    from lfm2_deploy.importing.run import import_model
     from lfm2_deploy.options import GenerationOptions
     from lfm2_deploy.prefix_store import PrefixStore
     from lfm2_deploy.prompt_cache import PromptCache
@@ -66,6 +67,7 @@ _HOMES = {
     "ToolCallStarted": "answers.events",
     "compare_models": "api",
     "export": "exporting",
+    "import_model": "importing.run",
     "load": "api",
     "open_bundle": "bundle",
     "prepare": "api",
@@ -99,6 +101,7 @@ __all__ = [
     "ToolCallStarted",
     "compare_models",
     "export",
+    "import_model",
     "load",
     "open_bundle",
     "prepare",

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from lfm2_deploy.bundle import GENERATION, Bundle, open_bundle
 from lfm2_deploy.canary.check import check as run_check
-from lfm2_deploy.canary.check import choose_mode, guard, has_canary
+from lfm2_deploy.canary.check import choose_mode, explain_absence, guard, has_canary
 from lfm2_deploy.canary.judge import Verdict
 from lfm2_deploy.canary.run import Reading
 from lfm2_deploy.chat import ChatTemplate
@@ -162,7 +162,7 @@ def check(
     """
     with _opening(bundle) as (opened, hold):
         if not has_canary(opened):
-            raise BundleError(f"{opened.path} has no canary to check: export the model again")
+            raise BundleError(explain_absence(opened))
         ensure_intact(opened, progress, again=True)
         runtime = _load_runtime(opened, None, threads, device)
         hold.follow(runtime)

@@ -89,6 +89,7 @@ _POSSIBLE_FILES = _LATER_FILES | {
 _POSSIBLE_PATTERNS = (
     "openvino_*.xml",
     "openvino_*.bin",
+    f"{WEIGHTS}_*",
     *(f"{name}.*.onnx" for name in ("prefill", "decode", "routers", "experts")),
     "*.blob",
     "*.blob.onnx",

@@ -23,6 +23,7 @@ from lfm2_deploy.commands.export import export
 from lfm2_deploy.commands.failures import PROGRAM, CommandGroup
 from lfm2_deploy.commands.generate import generate
 from lfm2_deploy.commands.help import Command
+from lfm2_deploy.commands.import_model import import_model
 from lfm2_deploy.commands.inspect import inspect
 from lfm2_deploy.commands.lint import lint
 from lfm2_deploy.commands.list_models import list_models
@@ -41,12 +42,17 @@ app = typer.Typer(
     rich_markup_mode=None,  # plain help is shorter, and as readable in a file
 )
 # Where a command's name is a word of Python's own, or of ours.
-_NAMES = {"compile_graphs": "compile", "evaluate": "eval", "list_models": "list"}
+_NAMES = {
+    "compile_graphs": "compile",
+    "evaluate": "eval",
+    "import_model": "import",
+    "list_models": "list",
+}
 # What commands are for, as `--help` groups them.
 _PANELS = {
     "Try and plan": ("demo", "doctor", "plan"),
     "Keep models": ("pull", "list", "remove"),
-    "Make bundles": ("export", "compile", "prepare", "inspect", "lint"),
+    "Make bundles": ("export", "import", "compile", "prepare", "inspect", "lint"),
     "Run them": ("chat", "generate", "serve", "bench"),
     "Check them": ("check", "verify", "compare", "eval"),
 }
@@ -58,6 +64,7 @@ for command in (
     remove,
     plan,
     export,
+    import_model,
     compile_graphs,
     prepare,
     generate,

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,8 +31,9 @@ class Origin:
     """Where a checkpoint came from; recorded in the bundle.
 
     Args:
-        kind: "folder", "hub" or "synthetic".
-        name: folder name, Hub id or synthetic model name.
+        kind: "folder", "file" (GGUF), "hub" or "synthetic".
+        name: folder or file name, Hub id (of a GGUF file "owner/name/file") or synthetic model
+            name.
         revision: commit of the Hub repository, seed of a synthetic one, or "".
         adapter: name of the LoRA adapter merged in, or "".
     """
@@ -95,6 +96,35 @@ class Checkpoint(Protocol):
 
         Raises:
             CheckpointError: it is truncated or holds NaN or infinity.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class StoredForm:
+    """What the numbers of a stored tensor are.
+
+    Args:
+        label: the file format's name for it, such as "Q4_0".
+        bits: of an integer, where `group` numbers share a step that float16 holds and each is
+            the step times a signed integer; of a float, 16 or 32, where `group` is 0; and 0 where
+            they are neither.
+        group: neighbours along the last dimension that share a step; 0 for none.
+    """
+
+    label: str
+    bits: int
+    group: int
+
+
+@runtime_checkable
+class TellsForms(Protocol):
+    """A `Checkpoint` whose file holds numbers that were rounded, and that says how."""
+
+    def stored_as(self, name: str) -> StoredForm:
+        """How the file stores a tensor.
+
+        Raises:
+            CheckpointError: no such tensor.
         """
 
 

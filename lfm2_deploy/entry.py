@@ -18,7 +18,10 @@ from lfm2_deploy.errors import RuntimeUnavailableError
 
 PACKAGE = "lfm2-deploy"
 # What users install; "dev" and "docs" pin what only our own tests and site are held to.
-_EXTRAS = ("", "bench", "eval", "export", "hub", "openvino", "qnn", "ray", "serve", "webgpu")
+_EXTRAS = (
+    "", "bench", "eval", "export", "gguf", "hub", "openvino", "optimum", "optimum-intel",
+    "qnn", "ray", "serve", "webgpu",
+)  # fmt: skip
 # An import error in one of these is a bug of ours, not a broken installation.
 _OWN = {"lfm2_deploy", "exporters", "runtimes"}
 

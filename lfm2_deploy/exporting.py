@@ -56,8 +56,9 @@ def export(
     """Make a bundle from a checkpoint.
 
     Args:
-        model: a local folder, a Hub id such as "LiquidAI/LFM2-350M", or
-            "synthetic:LFM2-350M" for random weights of that shape.
+        model: a local folder, a Hub id such as "LiquidAI/LFM2-350M", a GGUF file (of the Hub
+            "LiquidAI/LFM2-350M-GGUF:Q4_0"), or "synthetic:LFM2-350M" for random weights of that
+            shape.
         out: the folder to make.
         target: where it will run; "auto" for what this machine runs best, or what
             `choose_target` gave. A target that is named is made, whatever this machine runs.
@@ -126,7 +127,7 @@ def export(
     check_destination(Path(out), overwrite)
     check_unfinished(Path(out), overwrite, resume)
     checkpoint = open_checkpoint(model, revision=revision, adapter=adapter, progress=progress)
-    _check_text_files(checkpoint)
+    check_text_files(checkpoint)
     options = _add_calibration(options, checkpoint, calibrate)
     if canary:
         options = replace(options, canary=choose_tokens(checkpoint))
@@ -214,7 +215,7 @@ def _make_absolute(place: str | Path | None) -> str | None:
     return str(folder.resolve()) if folder.exists() else str(place)
 
 
-def _check_text_files(checkpoint: Checkpoint) -> None:
+def check_text_files(checkpoint: Checkpoint) -> None:
     """Refuse now what `load` would refuse once the bundle is made."""
     files = checkpoint.side_files
     if "tokenizer.json" in files:

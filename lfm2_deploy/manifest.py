@@ -15,6 +15,7 @@ from typing import Any
 from lfm2_deploy.config import Lfm2Config, parse_config
 from lfm2_deploy.contracts import Origin
 from lfm2_deploy.errors import BundleError, ConfigError
+from lfm2_deploy.imported import ImportedRecord, parse_imported
 from lfm2_deploy.json_file import read_json_object
 from lfm2_deploy.quantization_record import QuantizationRecord, parse_record
 from lfm2_deploy.states import StateSpec, list_states
@@ -124,6 +125,7 @@ class Manifest:
         rounding: how weights were rounded, and what that costs; None for floats.
         weights: the file that ONNX graphs read their weights from.
         readers: the same model for other programs.
+        imported: where the graph is somebody else's, what made it and what it cannot do.
     """
 
     schema_version: int
@@ -146,12 +148,17 @@ class Manifest:
     rounding: QuantizationRecord | None = None
     weights: str = WEIGHTS
     readers: tuple[ReaderRecord, ...] = ()
+    imported: ImportedRecord | None = None
 
     @property
     def weight_files(self) -> tuple[str, ...]:
         """Files of the weights: an IR has its own, ONNX graphs share one."""
         graph = self.graphs[0].file
-        return (self.weights if graph.endswith(".onnx") else f"{graph.removesuffix('.xml')}.bin",)
+        if not graph.endswith(".onnx"):
+            return (f"{graph.removesuffix('.xml')}.bin",)
+        # Somebody else's weights may lie in several files: the first's name with a number.
+        parts = (name for name in self.files if name.startswith(f"{self.weights}_"))
+        return (self.weights, *sorted(parts))
 
 
 def _explain_absence(folder: Path) -> str:
@@ -216,6 +223,8 @@ def _parse_records(raw: dict[str, Any]) -> dict[str, Any]:
     }
     if raw.get("rounding") is not None:
         records["rounding"] = parse_record(raw["rounding"])
+    if raw.get("imported") is not None:
+        records["imported"] = parse_imported(raw["imported"])
     return records
 
 

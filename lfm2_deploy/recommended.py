@@ -39,14 +39,18 @@ def complete_generation_config(model: str, found: Mapping[str, Any]) -> dict[str
     """Add the model card's settings to a generation_config.json without any.
 
     Args:
-        model: folder name or Hub id; its last part is looked up.
+        model: folder name or Hub id; its last part is looked up, of "owner/name-GGUF/file.gguf"
+            the name.
         found: the checkpoint's own object, empty where it has none.
 
     Returns:
         `found` as it is where it chooses a way of sampling, or where the model has no
         recommendation; else `found` with the recommended settings added.
     """
-    settings = _BY_MODEL.get(model.rpartition("/")[2])
+    place, _, last = model.rpartition("/")
+    if last.endswith(".gguf"):
+        last = place.rpartition("/")[2].removesuffix("-GGUF")
+    settings = _BY_MODEL.get(last)
     if settings is None or "temperature" in found or "do_sample" in found:
         return dict(found)
     return {"do_sample": True, **settings, "repetition_penalty": 1.05, **found}

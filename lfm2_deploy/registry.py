@@ -203,6 +203,17 @@ PLANNER = Entry("exporters.quantize.plan", "plan_tensors", (), _RUN, "planning")
 READERS = Entry("exporters.readers.reader", "READERS", (), _RUN, "other programs")
 ROUNDING_METHODS = Entry("exporters.quantize.methods", "METHODS", (), _RUN, "rounding")
 EXPORTER = Entry("exporters.pipeline", "export_checkpoint", _TRACING, _EXPORT, "exporting")
+# Plans a bundle that keeps the numbers of a file that was rounded already.
+KEEPER = Entry("exporters.quantize.kept", "plan_as_stored", _TRACING, _EXPORT, "importing")
+# What makes somebody else's graph a bundle's: each a `lfm2_deploy.importing.adopted.Adopt`.
+ADOPTERS: Mapping[str, Entry] = {
+    "onnx": Entry("exporters.adopt.onnx_graph", "adopt", ("onnx",), _EXPORT, "importing ONNX"),
+    "openvino": Entry(
+        "exporters.adopt.openvino_ir", "adopt", (), _EXPORT, "importing OpenVINO IRs"
+    ),
+}
+# A checkpoint of llama.cpp's, exported anew.
+GGUF_IMPORTER = Entry("lfm2_deploy.importing.gguf", "import_gguf", (), _EXPORT, "importing GGUF")
 EXPORT_OPTIONS = Entry("exporters.options", "ExportOptions", _TRACING, _EXPORT, "exporting")
 
 

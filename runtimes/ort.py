@@ -15,6 +15,7 @@ from lfm2_deploy.errors import BundleError, GenerationError, RuntimeUnavailableE
 from lfm2_deploy.session_checks import check_session
 from lfm2_deploy.states import StateSpec
 from runtimes.drivers import describe_cpu
+from runtimes.ort_imported import ImportedRuntime
 from runtimes.ort_options import PROVIDER, make_options
 from runtimes.ort_rows import OrtRows
 from runtimes.ort_session import OrtSession
@@ -25,7 +26,9 @@ from runtimes.separate_rows import SeparateRows
 MAX_PROPOSAL = 16
 
 
-def load(bundle: Bundle, *, threads: int | None = None, device: str | None = None) -> OrtRuntime:
+def load(
+    bundle: Bundle, *, threads: int | None = None, device: str | None = None
+) -> OrtRuntime | ImportedRuntime:
     """Load a bundle made for target `cpu`.
 
     Args:
@@ -46,6 +49,8 @@ def load(bundle: Bundle, *, threads: int | None = None, device: str | None = Non
         raise RuntimeUnavailableError(
             explain_device(device, f"{bundle.path} was made for the CPU and", ("cpu",))
         )
+    if bundle.manifest.imported is not None:
+        return ImportedRuntime(bundle, _create_session(bundle, threads))
     return OrtRuntime(bundle, threads)
 
 
@@ -133,12 +138,15 @@ class OrtRuntime:
 
 
 def _create_session(bundle: Bundle, threads: int | None) -> ort.InferenceSession:
-    graph = find_prepared(bundle) or bundle.graph
+    prepared = None if bundle.manifest.imported else find_prepared(bundle)
+    graph = prepared or bundle.graph
     try:
         return ort.InferenceSession(os.fspath(graph), make_options(threads), providers=[PROVIDER])
     except Exception as error:
         reason = str(error).splitlines()[0]
         remedy = "export the model again with the installed versions"
+        if bundle.manifest.imported is not None:
+            remedy = "take another variant, or export the model itself with `lfm2-deploy export`"
         if graph != bundle.graph:
             remedy = f"run `lfm2-deploy prepare {bundle.path}` again, or with --remove"
         raise BundleError(

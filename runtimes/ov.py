@@ -6,6 +6,7 @@ from lfm2_deploy.bundle import Bundle
 from lfm2_deploy.config import Lfm2Config
 from lfm2_deploy.contracts import Capabilities, RuntimeInfo, Session
 from lfm2_deploy.errors import GenerationError, RuntimeUnavailableError
+from lfm2_deploy.imported import LEFT_PADDING, TRAITS
 from lfm2_deploy.session_checks import check_session
 from runtimes.ov_device import Device, describe_driver, find_device
 from runtimes.ov_stateful import StatefulModel
@@ -36,8 +37,25 @@ def load(bundle: Bundle, *, threads: int | None = None, device: str | None = Non
             f"{bundle.path} was made for runtime {manifest.runtime!r}, this is 'openvino'; "
             "export the model with --target npu, igpu or openvino-cpu"
         )
+    _refuse_npu(bundle, device)
     return OvRuntime(
         bundle, find_device(_HOME[manifest.target] if device is None else device), threads
+    )
+
+
+def _refuse_npu(bundle: Bundle, device: str | None) -> None:
+    """Imported graphs are for CPUs and GPUs: an NPU would want fixed shapes, and pad.
+
+    Raises:
+        RuntimeUnavailableError: an NPU was asked for.
+    """
+    record = bundle.manifest.imported
+    if record is None or device is None or device.partition(".")[0] != "npu":
+        return
+    fault = f": {TRAITS[LEFT_PADDING]}" if LEFT_PADDING in record.traits else ""
+    raise RuntimeUnavailableError(
+        f"{bundle.path} was imported and is not run on an NPU{fault}; export the model itself with "
+        "`lfm2-deploy export --target npu`"
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,6 +19,7 @@ from runtimes.row_session import RowSession, Saved
 # Prompts are appended in pieces of this many tokens, which bounds activations' memory.
 PREFILL_CHUNK = 512
 KEEP = "logits_to_keep"
+_VARIABLE = re.compile(r"cache_params\.past\.(conv|key|value)\.(\d+)cache_params\.")
 _ACTIVATION_GROUP = "DYNAMIC_QUANTIZATION_GROUP_SIZE"
 
 
@@ -31,6 +33,7 @@ class StatefulModel:
     def __init__(self, bundle: Bundle, device: Device, threads: int | None) -> None:
         self.config, self.states = bundle.config, bundle.manifest.states
         model = read_graph(bundle.graph)
+        self.takes_positions = any("position_ids" in i.get_names() for i in model.inputs)
         _keep_last(model)
         settings = common_settings(device, threads)
         if device.kind == "CPU":
@@ -80,6 +83,8 @@ def _name_arithmetic(precision: str, device: Device) -> str:
 def _keep_last(model: ov.Model) -> None:
     """Give the graph an input that says of how many last positions logits are wanted."""
     (head,) = (r.input_value(0).get_node() for r in model.get_results())
+    while head.get_type_name() == "Convert":
+        head = head.input_value(0).get_node()
     keep = ops.parameter([1], dtype=np.int64, name=KEEP)
     keep.output(0).set_names({KEEP})
     end, one = (ops.constant([n], dtype=np.int64) for n in (np.iinfo(np.int64).max, 1))
@@ -96,27 +101,29 @@ class StatefulSession(RowSession):
     def __init__(self, model: StatefulModel, capacity: int) -> None:
         super().__init__(model.config, capacity, PREFILL_CHUNK)
         self._request = model.compiled.create_infer_request()
-        self._specs = model.states
+        self._specs, self._takes_positions = model.states, model.takes_positions
         self._variables = self._find_variables()
         self._request.set_tensor("beam_idx", ov.Tensor(np.zeros(1, np.int32)))
         self._ones = np.ones((1, capacity), np.int64)
         self._positions = np.arange(capacity, dtype=np.int64)[None]
 
     def _find_variables(self) -> list[tuple[StateSpec, Any]]:
-        found = {state.name: state for state in self._request.query_state()}
-
-        def find(spec: StateSpec) -> Any:
-            prefix = f"cache_params.past.{spec.kind}.{spec.layer}cache"
-            return next(state for name, state in found.items() if name.startswith(prefix))
-
-        return [(spec, find(spec)) for spec in self._specs]
+        # By order within a kind: we number states by layer, optimum-intel each kind from 0.
+        found: dict[str, dict[int, Any]] = {}
+        for state in self._request.query_state():
+            match = _VARIABLE.match(state.name)
+            if match is not None:
+                found.setdefault(match.group(1), {})[int(match.group(2))] = state
+        ordered = {kind: iter([s for _, s in sorted(of.items())]) for kind, of in found.items()}
+        return [(spec, next(ordered[spec.kind])) for spec in self._specs]
 
     def _run(self, tokens: Sequence[int], keep: int) -> FloatArray:
         request, before = self._request, self._length
         after = before + len(tokens)
         request.set_tensor("input_ids", ov.Tensor(np.array([tokens], np.int64)))
         request.set_tensor("attention_mask", ov.Tensor(self._ones[:, :after]))
-        request.set_tensor("position_ids", ov.Tensor(self._positions[:, before:after]))
+        if self._takes_positions:
+            request.set_tensor("position_ids", ov.Tensor(self._positions[:, before:after]))
         request.set_tensor(KEEP, ov.Tensor(np.array([keep], np.int64)))
         run(request)
         logits: FloatArray = request.get_tensor("logits").data[0]
@@ -133,13 +140,16 @@ class StatefulSession(RowSession):
         if self._length == 0:  # OpenVINO shows states of no rows before the first call
             return np.zeros(spec.concrete_shape(1, 0), np.float32)
         data = variable.state.data
-        return np.array(data if spec.kind == "conv" else data[:, :, :length], np.float32)
+        # A conv state of L columns is somebody else's; nothing reads its oldest.
+        width = spec.concrete_shape(1, 0)[-1]
+        kept = data[:, :, -width:] if spec.kind == "conv" else data[:, :, :length]
+        return np.array(kept, np.float32)
 
     def _load(self, length: int, conv: Saved) -> None:
         saved = iter(conv)
         for spec, variable in self._variables:
             if spec.kind == "conv":
-                variable.state = ov.Tensor(np.ascontiguousarray(next(saved)))
+                self._write(variable, next(saved))
             else:
                 rows = np.ascontiguousarray(variable.state.data[:, :, :length])
                 variable.state = ov.Tensor(rows)
@@ -156,6 +166,14 @@ class StatefulSession(RowSession):
 
     def _restore(self, snapshot: NamedStates) -> None:
         for spec, variable in self._variables:
-            variable.state = ov.Tensor(np.ascontiguousarray(snapshot.arrays[spec.input]))
+            self._write(variable, snapshot.arrays[spec.input])
         if snapshot.lengths == (0,):
             self._clear()
+
+    @staticmethod
+    def _write(variable: Any, array: FloatArray) -> None:
+        """Set a variable, with zeros for a conv state's oldest column where it has one more."""
+        missing = variable.state.data.shape[2] - array.shape[2] if array.ndim == 3 else 0
+        if missing > 0:
+            array = np.pad(array, ((0, 0), (0, 0), (missing, 0)))
+        variable.state = ov.Tensor(np.ascontiguousarray(array))

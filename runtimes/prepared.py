@@ -49,8 +49,12 @@ def prepare(bundle: Bundle, progress: Progress = ignore_progress) -> Path:
 
     Raises:
         DiskFullError: there is no room for it.
-        BundleError: ONNX Runtime cannot load the bundle or write the copy.
+        BundleError: ONNX Runtime cannot load the bundle or write the copy, or it was imported.
     """
+    if bundle.manifest.imported is not None:
+        raise BundleError(
+            f"{bundle.path} was imported and is run as it was exported: there is nothing to prepare"
+        )
     folder = _choose_folder(bundle)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock"):

@@ -33,6 +33,7 @@ NAMES = [
     "ToolCallStarted",
     "compare_models",
     "export",
+    "import_model",
     "load",
     "open_bundle",
     "prepare",

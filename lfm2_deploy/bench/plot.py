@@ -34,6 +34,8 @@ def draw(results: Mapping[str, Mapping[str, Any]], file: Path) -> None:
             contexts, [speed["decode"] for speed in speeds], marker="o", label=name
         )
         bounds = [speed["bound"] for speed in speeds]
+        if None in bounds:
+            continue
         decode.plot(contexts, bounds, "--", color=line.get_color(), label="memory's bound")
     for axes, title in ((prefill, "Prefill"), (decode, "Decode")):
         axes.set(title=title, xlabel="context, tokens", ylabel="tokens a second")

@@ -20,7 +20,7 @@ from lfm2_deploy.bundle import Bundle, open_bundle
 from lfm2_deploy.canary.check import CanaryWarning, choose_mode, guard, has_canary
 from lfm2_deploy.contracts import Runtime
 from lfm2_deploy.errors import Lfm2DeployError
-from lfm2_deploy.footprint import expand_plan, measure_footprint
+from lfm2_deploy.footprint import Footprint, expand_plan, measure_footprint
 from lfm2_deploy.intact import ensure_intact
 from lfm2_deploy.machine import count_usable_cores, measure_memory
 from lfm2_deploy.registry import find_runtime_of
@@ -54,17 +54,15 @@ def run(request: dict[str, Any]) -> dict[str, Any]:
     result = measure(load_once, trial, lambda what: print(what, file=sys.stderr, flush=True))
     resident, peak = measure_memory()
     bandwidth = measure_bandwidth(threads)
-    footprint = measure_footprint(
-        bundle.config,
-        expand_plan(bundle.config, bundle.manifest.quantization),
-        bundle.manifest.context_length,
-    )
+    footprint = _measure_footprint(bundle)
     described = result.describe()
     for speed in described["speeds"]:
         # The middle of what was decoded is what an average token looked back on.
-        speed["bytes_per_token"] = footprint.read(speed["context"] + trial.decode // 2)
-        speed["bound"] = bandwidth / speed["bytes_per_token"]
-        speed["share_of_bound"] = speed["decode"] / speed["bound"]
+        middle = speed["context"] + trial.decode // 2
+        count = None if footprint is None else footprint.read(middle)
+        speed["bytes_per_token"] = count
+        speed["bound"] = None if count is None else bandwidth / count
+        speed["share_of_bound"] = None if count is None else speed["decode"] / speed["bound"]
     return {
         **described,
         "page_cache_dropped": dropped,
@@ -76,6 +74,16 @@ def run(request: dict[str, Any]) -> dict[str, Any]:
         "peak_bytes": peak,
         "bandwidth_bytes_per_second": bandwidth,
     }
+
+
+def _measure_footprint(bundle: Bundle) -> Footprint | None:
+    """What a token reads; None of an imported graph whose weights are not all known by name."""
+    manifest = bundle.manifest
+    try:
+        storages = expand_plan(bundle.config, manifest.quantization)
+    except KeyError:
+        return None
+    return measure_footprint(bundle.config, storages, manifest.context_length)
 
 
 def check_canary(request: dict[str, Any]) -> dict[str, Any]:

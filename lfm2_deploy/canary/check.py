@@ -38,6 +38,11 @@ NO_CANARY = (
     "export it again to have one"
 )
 
+IMPORTED = (
+    "this bundle was imported and has no canary, so nothing tells whether this device computes it "
+    "rightly: `verify --against` the checkpoint does, token by token"
+)
+
 
 class CanaryWarning(UserWarning):
     """A device computes a bundle in a way that is not usual."""
@@ -80,8 +85,8 @@ def guard(
         return ""
     if not has_canary(bundle):
         if mode == "always":
-            raise BundleError(f"{bundle.path} has no canary to check: export the model again")
-        return NO_CANARY
+            raise BundleError(explain_absence(bundle))
+        return NO_CANARY if bundle.manifest.imported is None else IMPORTED
     verdict = find_verdict(bundle, runtime.info) if mode == "auto" else None
     if verdict is None or verdict.outcome == "failed":
         at_trial()
@@ -95,6 +100,16 @@ def guard(
     remark = _explain_doubt(runtime.info, verdict)
     warnings.warn(remark, CanaryWarning, stacklevel=3)
     return remark
+
+
+def explain_absence(bundle: Bundle) -> str:
+    """Why there is nothing to check, in one line."""
+    if bundle.manifest.imported is None:
+        return f"{bundle.path} has no canary to check: export the model again"
+    return (
+        f"{bundle.path} was imported and has no canary to check, since nothing says what its "
+        "weights should give: use `lfm2-deploy verify --against MODEL`"
+    )
 
 
 def has_canary(bundle: Bundle) -> bool:

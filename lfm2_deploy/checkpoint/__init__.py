@@ -9,9 +9,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lfm2_deploy.checkpoint.source import describe_model, is_hub_id, open_checkpoint
+    from lfm2_deploy.checkpoint.source import (
+        describe_model,
+        is_gguf,
+        is_hub_id,
+        open_checkpoint,
+    )
 
-__all__ = ["describe_model", "is_hub_id", "open_checkpoint"]
+__all__ = ["describe_model", "is_gguf", "is_hub_id", "open_checkpoint"]
 
 
 def __getattr__(name: str) -> Any:

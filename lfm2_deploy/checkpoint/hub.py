@@ -79,7 +79,8 @@ def describe_hub(model: str, revision: str | None) -> tuple[Lfm2Config, Origin]:
         _require_hub(model, revision, shown=revision)
         raise SourceError(
             f"{model} has no {CONFIG_FILE} on the Hub, so it is no transformers checkpoint "
-            "(perhaps GGUF or ONNX files); use the original model, such as LiquidAI/LFM2-1.2B"
+            f"(perhaps GGUF or ONNX files); name a GGUF file as {model}:Q4_0, or use the original "
+            "model, such as LiquidAI/LFM2-1.2B"
         )
     _, config = read_description(folder)
     # The cache names a snapshot's folder by its commit.
@@ -102,6 +103,26 @@ def fetch_known(model: str, revision: str | None, names: Sequence[str]) -> tuple
     """
     folder = _download(model, revision, tuple(map(escape, names)))
     if not any((folder / name).is_file() for name in names):
+        _require_hub(model, revision, shown=revision)
+    return folder, folder.name
+
+
+def fetch_matching(model: str, revision: str | None, patterns: Sequence[str]) -> tuple[Path, str]:
+    """Download the files of a repository whose names fit one of some patterns.
+
+    Args:
+        model: `owner/name`.
+        revision: branch, tag or commit; the default branch when None.
+        patterns: as `fnmatch` takes them; upper and lower case differ.
+
+    Returns:
+        The folder they lie in, in the cache, and the commit's hash.
+
+    Raises:
+        SourceError: the repository is not found, gated or unreachable.
+    """
+    folder = _download(model, revision, tuple(patterns))
+    if not any(next(folder.glob(pattern), None) for pattern in patterns):
         _require_hub(model, revision, shown=revision)
     return folder, folder.name
 
@@ -157,10 +178,7 @@ def _download(model: str, revision: str | None, patterns: tuple[str, ...]) -> Pa
     try:
         import huggingface_hub
     except ImportError as error:
-        raise RuntimeUnavailableError(
-            f"{model} is a Hub id, and huggingface_hub is not installed; "
-            "pip install 'lfm2-deploy[hub]' (in a clone: '.[hub]'), or pass a local folder"
-        ) from error
+        raise RuntimeUnavailableError(_explain_no_hub(model)) from error
     try:
         return Path(
             huggingface_hub.snapshot_download(
@@ -170,6 +188,13 @@ def _download(model: str, revision: str | None, patterns: tuple[str, ...]) -> Pa
     # Its HTTP client's own errors pass through the library, and are of no common base.
     except Exception as error:
         raise SourceError(_explain(model, revision, error)) from error
+
+
+def _explain_no_hub(model: str) -> str:
+    return (
+        f"{model} is a Hub id, and huggingface_hub is not installed; "
+        "pip install 'lfm2-deploy[hub]' (in a clone: '.[hub]'), or pass a local folder"
+    )
 
 
 def _require_hub(model: str, revision: str | None, shown: str | None) -> None:
@@ -227,3 +252,34 @@ def _explain(model: str, revision: str | None, error: Exception) -> str:
         f"{model} could not be downloaded ({type(error).__name__}: {detail}); "
         "try again, what has arrived is kept"
     )
+
+
+def list_files(model: str, revision: str | None) -> tuple[list[str], str]:
+    """Names of all files of a repository, and the commit's hash.
+
+    Args:
+        model: `owner/name`.
+        revision: branch, tag or commit; the default branch when None.
+
+    Raises:
+        RuntimeUnavailableError: huggingface_hub is not installed.
+        SourceError: the repository is not found, gated or unreachable.
+    """
+    try:
+        from huggingface_hub import HfApi
+    except ImportError as error:
+        raise RuntimeUnavailableError(_explain_no_hub(model)) from error
+    try:
+        info = HfApi().model_info(model, revision=revision, timeout=_PATIENCE_S)
+    except Exception as error:  # as in `_download`
+        raise SourceError(_explain(model, revision, error)) from error
+    return [file.rfilename for file in info.siblings or ()], str(info.sha)
+
+
+def fetch_matching(model: str, commit: str, names: Sequence[str]) -> Path:
+    """Download those of these files that are not cached yet; the folder they lie in.
+
+    Raises:
+        SourceError: as `fetch_known`.
+    """
+    return _download(model, commit, tuple(map(escape, names)))

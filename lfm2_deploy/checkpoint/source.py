@@ -1,7 +1,7 @@
 """A model's name -> an open `Checkpoint`.
 
 Enters: what a user typed. Leaves: weights to read by canonical name. Knows the
-forms a name can take, and nothing of what is inside a folder, a repository or a seed.
+forms a name can take, and nothing of what is inside a folder, a file, a repository or a seed.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from pathlib import Path
 
 from lfm2_deploy.checkpoint.adapter import read_adapter
 from lfm2_deploy.checkpoint.folder import open_folder
+from lfm2_deploy.checkpoint.gguf_checkpoint import SUFFIX, open_gguf
+from lfm2_deploy.checkpoint.gguf_hub import is_hub_gguf, open_hub_gguf
 from lfm2_deploy.checkpoint.hub import describe_hub, open_hub
 from lfm2_deploy.checkpoint.lora import LoraCheckpoint
 from lfm2_deploy.checkpoint.synthetic import open_synthetic
@@ -22,8 +24,8 @@ from lfm2_deploy.errors import SourceError
 _SYNTHETIC = "synthetic:"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _FORMS = (
-    "an existing folder, a Hub id 'owner/name' such as LiquidAI/LFM2-1.2B, "
-    "or 'synthetic:NAME' such as synthetic:tiny-moe"
+    "an existing folder, a Hub id 'owner/name' such as LiquidAI/LFM2-1.2B, a GGUF file (of the "
+    "Hub: LiquidAI/LFM2-1.2B-GGUF:Q4_0), or 'synthetic:NAME' such as synthetic:tiny-moe"
 )
 
 
@@ -37,8 +39,9 @@ def open_checkpoint(
     """Open a model's weights; no tensor is read yet.
 
     Args:
-        model: `synthetic:NAME` or `synthetic:NAME@SEED`, an existing folder, or a Hub
-            id `owner/name`. A folder wins over a Hub id of the same name.
+        model: `synthetic:NAME` or `synthetic:NAME@SEED`, an existing folder or *.gguf file, a
+            Hub id `owner/name`, or a GGUF file of the Hub, `owner/name:Q4_0` or
+            `owner/name/file.gguf`. What exists here wins over a Hub id of the same name.
         revision: branch, tag or commit; of Hub models only.
         adapter: folder of a PEFT LoRA adapter to merge into the weights as they are read.
         progress: told when a download starts and ends.
@@ -60,6 +63,8 @@ def open_checkpoint(
 def describe_model(model: str, revision: str | None = None) -> tuple[Lfm2Config, Origin]:
     """A model's config and origin; of a Hub model, no weights are downloaded.
 
+    A GGUF file of the Hub is one file, and comes whole.
+
     Args:
         model: as `open_checkpoint` takes it.
         revision: branch, tag or commit; of Hub models only.
@@ -75,7 +80,20 @@ def describe_model(model: str, revision: str | None = None) -> tuple[Lfm2Config,
 
 def is_hub_id(model: str) -> bool:
     """Whether a name means a Hub repository: its form, and no local folder of that name."""
-    return bool(_HUB_ID.fullmatch(model)) and not Path(os.path.expanduser(model)).exists()
+    # "folder/model.gguf" is a file that is not there.
+    is_form = _HUB_ID.fullmatch(model) is not None and not model.lower().endswith(SUFFIX)
+    return is_form and not Path(os.path.expanduser(model)).exists()
+
+
+def is_gguf_file(model: str) -> bool:
+    """Whether a name means a GGUF file of this machine."""
+    return model.lower().endswith(SUFFIX) and Path(os.path.expanduser(model)).is_file()
+
+
+def is_gguf(model: str) -> bool:
+    """Whether a name means a GGUF file, of this machine or of the Hub."""
+    here = Path(os.path.expanduser(model))
+    return is_gguf_file(model) or (is_hub_gguf(model) and not here.exists())
 
 
 def _open_base(model: str, revision: str | None, progress: Progress) -> Checkpoint:
@@ -91,7 +109,11 @@ def _open_base(model: str, revision: str | None, progress: Progress) -> Checkpoi
         return open_synthetic(model.removeprefix(_SYNTHETIC))
     if model and folder.is_dir():
         return open_folder(folder)
+    if is_gguf_file(model):
+        return open_gguf(folder)
     if is_hub_id(model):
         return open_hub(model, revision, progress)
+    if is_hub_gguf(model) and not folder.exists():
+        return open_hub_gguf(model, revision, progress)
     seen = "is a file" if model and folder.exists() else "was not found"
     raise SourceError(f"model {model!r} {seen}: expected {_FORMS}")

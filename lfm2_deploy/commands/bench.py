@@ -208,8 +208,9 @@ def _tabulate(speed: dict[str, Any]) -> tuple[str, ...]:
         f"{speed['context']:,}",
         f"{speed['prefill']:,.0f}",
         f"{speed['decode']:.1f} ({slow:.1f}-{fast:.1f})",
-        f"{speed['bound']:.1f}",
-        f"{speed['share_of_bound']:.0%}",
+        # Of an imported graph it may not be known what a token reads.
+        "-" if speed["bound"] is None else f"{speed['bound']:.1f}",
+        "-" if speed["bound"] is None else f"{speed['share_of_bound']:.0%}",
     )
 
 

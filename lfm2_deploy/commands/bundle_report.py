@@ -22,6 +22,7 @@ from lfm2_deploy.commands.console import (
 from lfm2_deploy.commands.model_report import describe_origin, list_model_facts
 from lfm2_deploy.commands.rounding_report import print_rounding
 from lfm2_deploy.config import Lfm2Config
+from lfm2_deploy.imported import TRAITS, ImportedRecord
 from lfm2_deploy.states import StateSpec
 from lfm2_deploy.weights import list_weights
 
@@ -71,6 +72,7 @@ def describe_bundle(bundle: Bundle) -> dict[str, Any]:
         "states": asdict(measure_states(manifest.states)),
         "plan": [asdict(line) for line in group_plan(bundle)],
         "quantization": [asdict(tensor) for tensor in manifest.quantization],
+        "imported": None if manifest.imported is None else asdict(manifest.imported),
         "rounding": None if manifest.rounding is None else asdict(manifest.rounding),
         "notes": list(manifest.notes),
         "made_with": dict(manifest.made_with),
@@ -87,6 +89,7 @@ def print_bundle(bundle: Bundle) -> None:
         {
             "path": str(bundle.path),
             "from": describe_origin(manifest.origin),
+            **_list_imported_facts(manifest.imported),
             "made with": made_with,
             "runs on": _describe_runtime(manifest.runtime),
             **_list_readers(manifest.readers),
@@ -119,6 +122,8 @@ def describe_canary(bundle: Bundle) -> list[dict[str, Any]] | None:
 def _summarize_canary(bundle: Bundle) -> str:
     found = describe_canary(bundle)
     if found is None:
+        if bundle.manifest.imported is not None:
+            return "none: nothing says what an imported graph's weights should give"
         return "none, so devices are not checked: export it again to have one"
     seen = ", ".join(f"{one['outcome']} on {one['device']} ({one['runtime']})" for one in found)
     return f"there; {seen or 'not run here yet'}"
@@ -155,6 +160,16 @@ def _list_static_facts(bundle: Bundle) -> dict[str, str]:
         alone = f"compiler {compiler}, for OpenVINO {openvino} alone"
         facts[f"compiled {platform}"] = alone if openvino else f"{compiler}, for no other version"
     return facts
+
+
+def _list_imported_facts(record: ImportedRecord | None) -> dict[str, str]:
+    """Of somebody else's graph: what made it, and what it cannot do."""
+    if record is None:
+        return {}
+    found = {"imported": record.describe()}
+    for place, trait in enumerate(record.traits):
+        found[f"its graph{' ' * place}"] = TRAITS[trait]
+    return found
 
 
 def print_tensors(bundle: Bundle) -> None:
@@ -236,7 +251,11 @@ def _print_notes(notes: Sequence[str]) -> None:
 
 def _print_plan(bundle: Bundle) -> None:
     output().print()
-    print_title("Weights", f"as --precision {bundle.manifest.precision} plans them")
+    precision, imported = bundle.manifest.precision, bundle.manifest.imported
+    print_title("Weights", "as imported" if imported else f"as --precision {precision} plans them")
+    if not bundle.manifest.quantization:
+        output().print("their names are not known, so they are not listed")
+        return
     rows = [
         (
             str(line.bits),

@@ -42,8 +42,8 @@ def export(
         str,
         typer.Argument(
             metavar="MODEL",
-            help="A checkpoint's folder, a Hub id such as LiquidAI/LFM2-350M, "
-            "or synthetic:NAME for random weights.",
+            help="A checkpoint's folder, a Hub id such as LiquidAI/LFM2-350M, a GGUF file (of the "
+            "Hub: LiquidAI/LFM2-350M-GGUF:Q4_0), or synthetic:NAME for random weights.",
             autocompletion=completers.complete_models,
         ),
     ],
@@ -204,6 +204,7 @@ def export(
       lfm2-deploy export ./my-finetune ./my-bundle --precision int8 --context 4096
       lfm2-deploy export LiquidAI/LFM2-350M --target npu --context 2048 --compile
       lfm2-deploy export LiquidAI/LFM2-350M --target auto
+      lfm2-deploy export ./LFM2-350M-Q8_0.gguf --target webgpu
       lfm2-deploy export LiquidAI/LFM2-350M --io genai,transformersjs
       lfm2-deploy export LiquidAI/LFM2-350M --quantize gptq --calibrate mine.txt --max-size 260MB
 

@@ -21,7 +21,8 @@ def inspect(
         str,
         typer.Argument(
             metavar="BUNDLE|MODEL",
-            help="A bundle, or a model as `export` takes it: folder, Hub id, synthetic:NAME.",
+            help="A bundle, or a model as `export` takes it: folder, Hub id, GGUF file, "
+            "synthetic:NAME.",
             autocompletion=completers.complete_bundles_and_models,
         ),
     ],

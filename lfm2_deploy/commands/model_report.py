@@ -70,6 +70,8 @@ def describe_origin(origin: Origin) -> str:
             text = f"the Hub's {origin.name} at {origin.revision[:12]}"
         case "synthetic":
             text = f"random weights of seed {origin.revision}, in the shape of {origin.name}"
+        case "file":
+            text = f"a file named {origin.name}"
         case _:
             text = f"a folder named {origin.name}"
     return text + (f", with adapter {origin.adapter}" if origin.adapter else "")

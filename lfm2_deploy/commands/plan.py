@@ -83,7 +83,7 @@ def plan(
         str,
         typer.Argument(
             metavar="MODEL",
-            help="A checkpoint's folder, a Hub id, or synthetic:NAME.",
+            help="A checkpoint's folder, a Hub id, a GGUF file, or synthetic:NAME.",
             autocompletion=completers.complete_models,
         ),
     ],

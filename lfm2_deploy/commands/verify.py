@@ -47,7 +47,7 @@ def verify(
         str | None,
         typer.Option(
             metavar="MODEL",
-            help="Compare with this model: a folder or Hub id.",
+            help="Compare with this model: a folder, Hub id or GGUF file.",
             show_default="its origin",
             autocompletion=completers.complete_models,
         ),

@@ -44,7 +44,7 @@ def locate_origin(bundle: Bundle) -> tuple[str, str | None]:
     """Model and revision as `open_checkpoint` takes them.
 
     Raises:
-        SourceError: it was a folder of the user's, whose place is not recorded.
+        SourceError: it was a folder or file of the user's, whose place is not recorded.
     """
     origin = bundle.manifest.origin
     if origin.kind == "hub":
@@ -53,9 +53,11 @@ def locate_origin(bundle: Bundle) -> tuple[str, str | None]:
         return f"synthetic:{origin.name}@{origin.revision}", None
     if is_of_demo_model(bundle):
         return str(DEMO_MODEL), None
+    kind = "file" if origin.kind == "file" else "folder"
     raise SourceError(
-        f"{bundle.path} was made from a folder named {origin.name!r}, whose place was not "
-        "recorded: pass it to verify with --against, to compare with --reference torch:FOLDER"
+        f"{bundle.path} was made from a {kind} named {origin.name!r}, whose place was not "
+        "recorded: pass it to verify with --against, to compare with --reference "
+        f"torch:{kind.upper()}"
     )
 
 

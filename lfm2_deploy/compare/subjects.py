@@ -16,7 +16,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from lfm2_deploy.bundle import Bundle, open_bundle
-from lfm2_deploy.checkpoint import is_hub_id, open_checkpoint
+from lfm2_deploy.checkpoint import is_gguf, is_hub_id, open_checkpoint
 from lfm2_deploy.compare.result import SubjectInfo
 from lfm2_deploy.compare.scorer import RuntimeScorer
 from lfm2_deploy.contracts import Origin, Progress, Runtime
@@ -132,14 +132,15 @@ class Subject:
 
 
 def is_model(given: str | Path | Bundle) -> bool:
-    """Whether it names a checkpoint of which bundles can be made: a folder, Hub id, synthetic:."""
+    """Whether it names a checkpoint of which bundles can be made: a folder, Hub id, GGUF file or
+    synthetic:."""
     if isinstance(given, Bundle):
         return False
     text = str(given)
     folder = Path(text).expanduser()
     if folder.is_dir():
         return not (folder / MANIFEST).is_file() and (folder / "config.json").is_file()
-    return text.startswith("synthetic:") or is_hub_id(text)
+    return text.startswith("synthetic:") or is_hub_id(text) or is_gguf(text)
 
 
 def _tell_origin(origin: Origin) -> str:
@@ -149,6 +150,8 @@ def _tell_origin(origin: Origin) -> str:
             text = f"{origin.name} at {origin.revision}"
         case "synthetic":
             text = f"synthetic:{origin.name}@{origin.revision}"
+        case "file":
+            text = f"a file named {origin.name}"
         case _:
             text = f"a folder named {origin.name}"
     return text + (f", with adapter {origin.adapter}" if origin.adapter else "")
@@ -191,7 +194,8 @@ def read_subject(
 
 def _check_place(given: str, kind: str, model: str) -> None:
     known = Path(model).expanduser().is_dir() or is_hub_id(model)
-    if not known and not (kind == TORCH and model.startswith("synthetic:")):
+    own = kind == TORCH and (model.startswith("synthetic:") or is_gguf(model))
+    if not known and not own:
         raise GenerationError(
             f"{given!r}: the folder {model} does not exist; expected {kind}:FOLDER, or a Hub id "
             f"as {kind}:LiquidAI/LFM2-350M"

@@ -40,10 +40,16 @@ def check_name(text: str) -> str:
 
 
 def name_bundle(model: str, adapter: Path | None, target: str, precision: str) -> str:
-    """What a bundle's folder is called by default: `LiquidAI/LFM2-350M` -> `LFM2-350M-cpu-int4`."""
+    """What a bundle's folder is called by default.
+
+    `LiquidAI/LFM2-350M` -> `LFM2-350M-cpu-int4`, and `x/LFM2-350M-F16.gguf` ->
+    `LFM2-350M-F16-cpu-int4`.
+    """
     folder = Path(model).expanduser()
     base = folder.resolve().name if folder.is_dir() else model.rpartition("/")[2]
     base = base.removeprefix("synthetic:")
+    if base.lower().endswith(".gguf"):
+        base = base[: -len(".gguf")]
     parts = [base, adapter.resolve().name if adapter else "", target, precision]
     return _AWKWARD.sub("-", "-".join(part for part in parts if part))
 

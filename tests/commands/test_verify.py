@@ -128,6 +128,12 @@ def test_folder_that_was_not_recorded_must_be_given(bundle: Path) -> None:
         locate_origin(opened)
 
 
+def test_gguf_file_that_was_not_recorded_must_be_given(bundle: Path) -> None:
+    opened = with_origin(bundle, Origin("file", "a-Q4_0.gguf"))
+    with pytest.raises(SourceError, match=r"from a file named 'a-Q4_0.gguf'.*torch:FILE"):
+        locate_origin(opened)
+
+
 def test_adapter_that_was_not_recorded_must_be_given(bundle: Path) -> None:
     opened = with_origin(bundle, Origin("folder", "model", adapter="my-lora"))
     with pytest.raises(SourceError, match=r"my-lora.*--adapter"):

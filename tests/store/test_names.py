@@ -31,6 +31,8 @@ def test_name_that_could_leave_the_store_or_break_a_system_is_refused(name: str)
     [
         ("LiquidAI/LFM2-350M", None, "LFM2-350M-cpu-int4"),
         ("synthetic:tiny-moe@7", None, "tiny-moe-7-cpu-int4"),
+        ("files/LFM2-350M-Q8_0.gguf", None, "LFM2-350M-Q8_0-cpu-int4"),
+        ("LiquidAI/LFM2-350M-GGUF:Q8_0", None, "LFM2-350M-GGUF-Q8_0-cpu-int4"),
         (str(DEMO_MODEL), Path("some/lora"), f"{DEMO_MODEL.name}-lora-cpu-int4"),
     ],
 )

@@ -4,7 +4,10 @@
     beam_idx                                 int32 [B]: which row each row continues
 
 and the states, which `openvino_ir.py` turns into variables. Out comes `logits` [B, S, V].
-Readers may pad at the left (NPUW does, to fill its chunks), so padding is told by the mask.
+Readers may pad at the left (NPUW does, to fill its chunks), so padding is told by the mask. So are
+positions: a token's is how many real ones came before it. Nothing reads `position_ids`. It is there
+because NPUW looks it up (OpenVINO 2026.4.1, "unordered_map::at" without it), and nothing may depend
+on it because optimum-intel 2.2.0 does not feed it to LFM2 models.
 
 A row of S columns of which p are padding continues its conv state right before its first
 real token: the columns of the past take the places p and p+1 of the window. So padding
@@ -12,6 +15,9 @@ never reaches a convolution, nor a state: where a whole chunk is padding, the st
 """
 
 from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -41,7 +47,7 @@ def stateful_frame(draft: Draft) -> None:
     count = rewriter.op("Shape", [ids], start=1, end=2)
     _share_window(rewriter, mask, count)
     _share_bias(rewriter, mask, count)
-    _share_rotation(rewriter, positions)
+    _share_rotation(rewriter, mask, count)
     (take,) = draft.find("TakeLast")
     assert take.inputs[0] is not None
     Rewriter(draft, take).finish(take.inputs[0])
@@ -89,9 +95,10 @@ def _share_bias(rewriter: Rewriter, mask: ir.Value, count: ir.Value) -> None:
     )
 
 
-def _share_rotation(rewriter: Rewriter, positions: ir.Value) -> None:
+def _share_rotation(rewriter: Rewriter, mask: ir.Value, count: ir.Value) -> None:
     """Cosines and sines, float32 [B, 1, S, D]; angles are float32 as in transformers."""
     draft, op = rewriter.draft, rewriter.op
+    positions = _find_positions(rewriter, mask, count)
     radians = compute_frequencies(draft.config.rope_theta, draft.config.head_dim)
     frequencies = draft.book.constant(draft.graph, "rope.frequencies", radians.reshape(1, 1, -1))
     wide = op("Cast", [positions], to=ir.DataType.FLOAT)
@@ -100,6 +107,15 @@ def _share_rotation(rewriter: Rewriter, positions: ir.Value) -> None:
     for name, function in ((COS, "Cos"), (SIN, "Sin")):
         turned = op("Unsqueeze", [op(function, [angles]), rewriter.ints(1)])
         draft.shared[name] = turned
+
+
+def _find_positions(rewriter: Rewriter, mask: ir.Value, count: ir.Value) -> ir.Value:
+    """int64 [B, S]: how many real tokens came before each; 0 for padding at a row's beginning."""
+    op, ints = rewriter.op, rewriter.ints
+    before = op("Sub", [op("CumSum", [mask, _scalar(rewriter, 1)]), ints(1)])
+    from_zero = op("Max", [before, ints(0)])
+    own: ir.Value = op("Slice", [from_zero, op("Neg", [count]), ints(_TO_THE_END), ints(1)])
+    return own
 
 
 def continue_state(rewriter: Rewriter, past: ir.Value | None) -> ir.Value:
@@ -113,18 +129,25 @@ def _scalar(rewriter: Rewriter, value: int) -> ir.Value:
     return draft.book.constant(draft.graph, f"int.{value}", np.array(value, np.int64))
 
 
-def genai_names(spec: StateSpec) -> tuple[str, str]:
-    """How openvino-genai and NPUW want a state's input and output to be called."""
-    return (
-        f"cache_params.past.{spec.kind}.{spec.layer}",
-        f"cache_params.present.{spec.kind}.{spec.layer}",
-    )
+def genai_names(states: Sequence[StateSpec]) -> list[tuple[str, str]]:
+    """How openvino-genai and NPUW want states' inputs and outputs to be called.
+
+    Numbers count the states of a kind, and are not layers: optimum-intel takes them for places in
+    a list.
+    """
+    counts: Counter[str] = Counter()
+    names = []
+    for spec in states:
+        end = f"{spec.kind}.{counts[spec.kind]}"
+        counts[spec.kind] += 1
+        names.append((f"cache_params.past.{end}", f"cache_params.present.{end}"))
+    return names
 
 
 def rename_states(draft: Draft) -> None:
     """Give the states those names."""
-    names = {}
-    for spec in list_states(draft.config):
-        names[spec.input], names[spec.output] = genai_names(spec)
+    names, states = {}, list_states(draft.config)
+    for spec, (before, after) in zip(states, genai_names(states), strict=True):
+        names[spec.input], names[spec.output] = before, after
     for value in (*draft.graph.inputs, *draft.graph.outputs):
         value.name = names.get(value.name or "", value.name)

@@ -1,0 +1,1 @@
+"""Graphs of somebody else's exporter -> graphs of bundles, changed only at their edges."""

@@ -1,0 +1,1 @@
+"""What others have converted already -> bundles, or one line that says why not."""
