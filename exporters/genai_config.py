@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from exporters.readers.reader import GENAI, GENAI_LEGACY, READERS, Reader, StateNames
+from exporters.readers.reader import READERS, Reader, StateNames
 from exporters.stitch import ATTENTION_MASK, INPUT_IDS, LOGITS
 from exporters.targets.target import Written
 from lfm2_deploy.answers.marks import CALL_END, CALL_START
@@ -24,6 +24,7 @@ from lfm2_deploy.bundle import GENERATION
 from lfm2_deploy.config import DENSE, Lfm2Config
 from lfm2_deploy.errors import ExportError
 from lfm2_deploy.json_file import read_json_object
+from lfm2_deploy.manifest import GENAI, GENAI_LEGACY
 from lfm2_deploy.options import GenerationOptions
 from lfm2_deploy.states import StateSpec, list_states
 from lfm2_deploy.tokenizer import Tokenizer

@@ -10,14 +10,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from exporters.options import ExportOptions
-from exporters.readers.reader import TRANSFORMERSJS, Reader
+from exporters.readers.reader import Reader
 from lfm2_deploy.bundle import GENERATION
 from lfm2_deploy.chat import TEMPLATE_FILE
 from lfm2_deploy.config import MOE, Lfm2Config
 from lfm2_deploy.contracts import Checkpoint
 from lfm2_deploy.errors import ExportError
 from lfm2_deploy.json_file import read_json_object
-from lfm2_deploy.manifest import CONFIG
+from lfm2_deploy.manifest import CONFIG, TRANSFORMERSJS
 from lfm2_deploy.recommended import complete_generation_config
 
 TOKENIZER_CONFIG = "tokenizer_config.json"

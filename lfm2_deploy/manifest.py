@@ -26,6 +26,8 @@ MANIFEST = "manifest.json"
 GRAPH, WEIGHTS = "model.onnx", "model.onnx.data"
 CONFIG, GENERATION = "config.json", "generation_config.json"
 CANARY = "canary.json"
+# Other programs that read bundles, as `--io` calls them.
+GENAI, GENAI_LEGACY, TRANSFORMERSJS = READERS = ("genai", "genai-legacy", "transformersjs")
 
 # What states may be made of.
 STATE_DTYPES = ("float32", "float16")

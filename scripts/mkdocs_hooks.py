@@ -23,6 +23,8 @@ _FETCHED, _OWN = "https://unpkg.com/iframe-worker/shim", "assets/worker.js"
 # Files beside docs/, which the site has not: their names stay, and on GitHub they are links.
 _OUTSIDE = re.compile(r"\[([^\]]+)\]\(\.\./[\w./-]+\)")
 _SAMPLE = re.compile(r"\]\(\.\./samples/([\w./-]+)\)")
+# Files whose code is shown, and what it is coloured as.
+_LANGUAGES = {".py": "python", ".js": "js", ".mjs": "js", ".html": "html"}
 _LINK = re.compile(r"\]\(((?:docs/)?[\w./-]+\.md)(#[\w-]+)?\)")
 
 
@@ -55,13 +57,18 @@ def on_post_template(output_content: str, *, template_name: str, config: MkDocsC
 
 def write_samples(folder: Path) -> str:
     """The page of samples: their README, then the code of each."""
-    names = [file.relative_to(folder).as_posix() for file in sorted(folder.rglob("*.py"))]
+    names = [
+        file.relative_to(folder).as_posix()
+        for file in sorted(folder.rglob("*"))
+        if file.suffix in _LANGUAGES and not {"node_modules", "bundle"} & set(file.parts)
+    ]
     text = (folder / "README.md").read_text(encoding="utf-8")
-    text = re.sub(r"\]\(([\w/]+\.py)\)", lambda m: f"]({link_sample(m[1])})", text)
+    text = re.sub(r"\]\(([\w/]+\.(?:py|m?js|html))\)", lambda m: f"]({link_sample(m[1])})", text)
     parts = [text.replace("](../docs/", "](")]
     for name in sorted(names, key=lambda name: ("/" in name, name)):
         code = (folder / name).read_text(encoding="utf-8")
-        parts.append(f"## {name} {{ #{_name_anchor(name)} }}\n\n```python\n{code}```\n")
+        language = _LANGUAGES[Path(name).suffix]
+        parts.append(f"## {name} {{ #{_name_anchor(name)} }}\n\n```{language}\n{code}```\n")
     return "\n".join(parts)
 
 

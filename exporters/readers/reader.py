@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from exporters.quantize.plan import Precision
+from exporters.readers.browser_operators import ask_for_logits, read_tables_plainly
 from exporters.readers.older_operators import (
     drop_accuracy_level,
     drop_expert_layout,
@@ -20,13 +21,9 @@ from exporters.readers.older_operators import (
 )
 from lfm2_deploy.config import Lfm2Config
 from lfm2_deploy.errors import ExportError, UnknownOptionError
-from lfm2_deploy.manifest import GRAPH, WEIGHTS
+from lfm2_deploy.manifest import GENAI, GENAI_LEGACY, GRAPH, TRANSFORMERSJS, WEIGHTS
 from lfm2_deploy.states import StateSpec
 from lfm2_deploy.words import suggest
-
-GENAI, GENAI_LEGACY, TRANSFORMERSJS = "genai", "genai-legacy", "transformersjs"
-# What is written where nobody asks: the canonical graph.
-DEFAULT_READERS = (GENAI,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +100,7 @@ READERS: Mapping[str, Reader] = {
             _name_for_js,
             _name_flat,
             weights=lambda precision: f"{_name_for_js(precision)}_data",
-            edits=(drop_row_lengths, drop_accuracy_level),
+            edits=(drop_row_lengths, drop_accuracy_level, read_tables_plainly, ask_for_logits),
         ),
         Reader(
             GENAI_LEGACY,

@@ -14,9 +14,9 @@ from exporters.passes.lower_linear import lower_linear
 from exporters.passes.lower_norm import lower_norm
 from exporters.passes.lower_parameters import lower_parameters
 from exporters.quantize.plan import PRECISIONS
-from exporters.readers.reader import GENAI, GENAI_LEGACY, TRANSFORMERSJS
 from exporters.targets.target import Part, Target
 from exporters.trace import OPSET
+from lfm2_deploy.manifest import GENAI, GENAI_LEGACY, TRANSFORMERSJS
 
 PASSES = (
     clean_up,

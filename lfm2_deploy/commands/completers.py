@@ -108,9 +108,9 @@ def complete_methods(incomplete: str) -> list[str]:
 
 def complete_readers(incomplete: str) -> list[str]:
     """Programs that may read a bundle besides ours."""
-    from lfm2_deploy.registry import READERS
+    from lfm2_deploy.manifest import READERS
 
-    return _complete_list(incomplete, READERS.load())
+    return _complete_list(incomplete, READERS)
 
 
 def complete_devices(ctx: typer.Context, incomplete: str) -> list[str]:

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from exporters.genai_config import make_genai_config
-from exporters.readers.reader import GENAI_LEGACY, READERS, Reader
+from exporters.readers.reader import READERS, Reader
 from lfm2_deploy.contracts import Checkpoint
+from lfm2_deploy.manifest import GENAI_LEGACY
 from lfm2_deploy.options import GenerationOptions
 from lfm2_deploy.states import list_states
 

@@ -36,6 +36,7 @@ def bundle(
 def run_as_a_foreign_program(graph: Path, config: Lfm2Config, steps: int) -> list[int]:
     """Greedy tokens, driven by declared inputs and outputs alone, as transformers.js does."""
     session = ort.InferenceSession(str(graph), providers=["CPUExecutionProvider"])
+    inputs = {spec.name for spec in session.get_inputs()}
     states = {
         spec.name: np.zeros(
             [1 if d == "batch_size" else d if isinstance(d, int) else 0 for d in spec.shape],
@@ -53,6 +54,9 @@ def run_as_a_foreign_program(graph: Path, config: Lfm2Config, steps: int) -> lis
             "attention_mask": np.ones((1, total), np.int64),
             **states,
         }
+        # Of transformers.js: a scalar, as it feeds it.
+        if "num_logits_to_keep" in inputs:
+            feeds["num_logits_to_keep"] = np.array(1, np.int64)
         outputs = dict(zip(names, session.run(None, feeds), strict=True))
         tokens.append(int(outputs["logits"][0, -1].argmax()))
         ids = [tokens[-1:]]
