@@ -25,6 +25,8 @@ MANIFEST = "manifest.json"
 GRAPH, WEIGHTS = "model.onnx", "model.onnx.data"
 CONFIG, GENERATION = "config.json", "generation_config.json"
 CANARY = "canary.json"
+# Beside the manifest and not in it, since they may change later.
+CARD, MEASUREMENTS = "README.md", "measurements.json"
 
 # What states may be made of.
 STATE_DTYPES = ("float32", "float16")
