@@ -9,6 +9,7 @@ from pathlib import Path
 from exporters.quantize.methods import DEFAULT, Method, find_method
 from exporters.quantize.plan import Precision, TensorPlan
 from exporters.quantize.ranges import Ranges
+from exporters.readers.reader import Reader, choose_readers, choose_weights
 from exporters.targets.target import Part, Target, Wanted
 from lfm2_deploy.bundle import BlobRecord, GraphRecord
 from lfm2_deploy.calibration_text import CalibrationText
@@ -52,6 +53,8 @@ class ExportOptions:
         text: what they are rounded on, for methods that calibrate.
         changed: how some tensors are stored otherwise than the target plans; by name.
         max_size_bytes: most bytes of the bundle, for bits to be chosen by; 0 for no limit.
+        io: names of the programs besides our own that shall read the bundle; empty for the
+            target's usual ones.
 
     Raises:
         ExportError: the target has no such precision, or no chunk, or the chunk is not possible.
@@ -73,6 +76,7 @@ class ExportOptions:
     text: CalibrationText | None = None
     changed: Mapping[str, TensorPlan] = field(default_factory=dict)
     max_size_bytes: int = 0
+    io: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.precision not in self.target.precisions:
@@ -101,6 +105,7 @@ class ExportOptions:
                 f"expected {choice}"
             )
 
+        choose_readers(self.io, self.target.name, self.target.readers)
         self._check_rounding()
 
     def _check_rounding(self) -> None:
@@ -150,6 +155,16 @@ class ExportOptions:
         if self.method.calibrates and spec.role not in ("projection", "expert"):
             return entry
         return replace(entry, rounding=self.method.rounding)
+
+    @property
+    def readers(self) -> tuple[Reader, ...]:
+        """The programs besides our own that shall read the bundle."""
+        return choose_readers(self.io, self.target.name, self.target.readers)
+
+    @property
+    def weights_file(self) -> str:
+        """Where ONNX graphs find their weights, relative to the bundle."""
+        return choose_weights(self.readers, self.precision)
 
     def list_parts(self, config: Lfm2Config) -> tuple[Part, ...]:
         """The graphs to make for a model."""

@@ -50,6 +50,7 @@ def export(
     canary: bool = True,
     quantize: str | None = None,
     max_size_bytes: int = 0,
+    io: Sequence[str] = (),
     progress: Progress = ignore_progress,
 ) -> Bundle:
     """Make a bundle from a checkpoint.
@@ -82,6 +83,8 @@ def export(
             a calibration text "awq", "gptq" or "awq+gptq".
         max_size_bytes: most bytes that the bundle may take: sensitive layers, found by
             measurement on the calibration text, get more bits within it. 0 for no limit.
+        io: other programs that shall read the bundle, too: "genai" (onnxruntime-genai from 0.17 on,
+            which reads what target "cpu" makes anyway), "genai-legacy" (before), "transformersjs".
         canary: record short prompts with what their logits must be, for `load` to check devices
             with; reads each weight once more.
         progress: told of each step.
@@ -111,6 +114,7 @@ def export(
         remarks,
         quantize=quantize,
         max_size_bytes=max_size_bytes,
+        io=tuple(io),
     )
     if cluster is not None and options.needs_text:
         asked = "--max-size" if max_size_bytes else f"--quantize {quantize}"

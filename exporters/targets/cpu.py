@@ -14,6 +14,7 @@ from exporters.passes.lower_linear import lower_linear
 from exporters.passes.lower_norm import lower_norm
 from exporters.passes.lower_parameters import lower_parameters
 from exporters.quantize.plan import PRECISIONS
+from exporters.readers.reader import GENAI, GENAI_LEGACY, TRANSFORMERSJS
 from exporters.targets.target import Part, Target
 from exporters.trace import OPSET
 
@@ -43,4 +44,5 @@ CPU = Target(
     ir_version=10,
     groups=(32, 64, 128, 256),
     expert_groups=(32, 64, 128),
+    readers=(GENAI, TRANSFORMERSJS, GENAI_LEGACY),
 )

@@ -209,7 +209,9 @@ def describe_command(bundle: Bundle) -> str:
         words.append(f"--revision {origin.revision}")
     if origin.adapter:
         words.append("--adapter FOLDER")
-    return " ".join([*words, *(f"--io {record.io}" for record in manifest.readers)])
+    if manifest.readers:
+        words.append(f"--io {','.join(record.io for record in manifest.readers)}")
+    return " ".join(words)
 
 
 def describe_origin(bundle: Bundle) -> str:
