@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from lfm2_deploy.options import GenerationOptions
     from lfm2_deploy.prefix_store import PrefixStore
     from lfm2_deploy.prompt_cache import PromptCache
+    from lfm2_deploy.publish.push import push
     from lfm2_deploy.sampling import SamplingOptions
     from lfm2_deploy.serving.engine import Engine
     from lfm2_deploy.serving.limits import EngineLimits, LoadProgress
@@ -69,6 +70,7 @@ _HOMES = {
     "load": "api",
     "open_bundle": "bundle",
     "prepare": "api",
+    "push": "publish.push",
     "verify": "api",
 }
 
@@ -102,6 +104,7 @@ __all__ = [
     "load",
     "open_bundle",
     "prepare",
+    "push",
     "verify",
 ]
 

@@ -47,10 +47,13 @@ from lfm2_deploy.manifest import (
 
 __all__ = [
     "CANARY",
+    "CARD",
     "DEMO_SOURCE",
     "GENERATION",
     "GRAPH",
+    "LATER_FILES",
     "MANIFEST",
+    "MEASUREMENTS",
     "SCHEMA_VERSION",
     "WEIGHTS",
     "BlobRecord",

@@ -36,6 +36,7 @@ NAMES = [
     "load",
     "open_bundle",
     "prepare",
+    "push",
     "verify",
 ]
 

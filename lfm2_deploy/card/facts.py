@@ -162,9 +162,13 @@ def list_speeds(found: Sequence[Measurement]) -> list[AccuracyRow]:
     """Speed and memory, of `bench` where it ran, else of `compare`."""
     benched = [one for one in found if one.kind == "bench"]
     places = {(one.device, one.driver) for one in benched}
-    other = [one for one in found if one.kind == "compare" and (one.device, one.driver) not in places]
+    other = [
+        one for one in found if one.kind == "compare" and (one.device, one.driver) not in places
+    ]
     return [
-        AccuracyRow(figure.name, format_figure(figure), "", one.protocol, f"{one.device}, {_date(one)}")
+        AccuracyRow(
+            figure.name, format_figure(figure), "", one.protocol, f"{one.device}, {_date(one)}"
+        )
         for one in (*benched, *other)
         for figure in one.figures
         if figure.unit in ("tok/s", "ms", "s", "bytes")

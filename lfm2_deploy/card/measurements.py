@@ -171,9 +171,9 @@ def _parse(raw: Any) -> Measurement:
     one = Measurement(**{**raw, "figures": figures})
     for part, choices in (("kind", Kind), ("way", Way), ("outcome", Outcome)):
         _expect_choice(getattr(one, part), get_args(choices), part)
-    for part in fields(one):
-        if part.name not in ("figures", "versions"):
-            _expect_text(getattr(one, part.name), part.name)
+    for line in fields(one):
+        if line.name not in ("figures", "versions"):
+            _expect_text(getattr(one, line.name), line.name)
     if not isinstance(one.versions, dict):
         raise ValueError(f"versions is {shorten(one.versions)}, expected an object")
     for package, version in one.versions.items():

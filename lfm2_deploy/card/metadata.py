@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 from lfm2_deploy.bundle import Bundle
 from lfm2_deploy.card.usage import find_transformersjs
-from lfm2_deploy.checkpoint.source import is_hub_id
+from lfm2_deploy.checkpoint.source import has_hub_form
 
 HUB = "https://huggingface.co"
 # The license of the models that Liquid AI itself publishes, and where their cards link to it.
@@ -45,7 +45,7 @@ def describe(bundle: Bundle) -> dict[str, str]:
 def find_base(bundle: Bundle) -> str:
     """The Hub id of the model it was made from; "" where that is not known."""
     origin = bundle.manifest.origin
-    return origin.name if origin.kind == "hub" and is_hub_id(origin.name) else ""
+    return origin.name if origin.kind == "hub" and has_hub_form(origin.name) else ""
 
 
 def read_value(items: Items, key: str) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 
 import jinja2
 
-from lfm2_deploy.bundle import CARD, MEASUREMENTS, Bundle
+from lfm2_deploy.bundle import CARD, Bundle
 from lfm2_deploy.card import facts, metadata
 from lfm2_deploy.card.measurements import (
     Measurement,
@@ -28,6 +28,7 @@ from lfm2_deploy.card.usage import find_place, list_missing, list_usages
 from lfm2_deploy.charts.text import make_visible
 from lfm2_deploy.errors import BundleError
 from lfm2_deploy.manifest import read_manifest
+from lfm2_deploy.units import format_bytes
 
 _BEGIN = re.compile(r"<!-- lfm2-deploy: begin(?: of ([\w./-]+))?[^>]*-->")
 _END = "<!-- lfm2-deploy: end -->"
@@ -36,19 +37,34 @@ _STRAY = re.compile(r"^<!-- lfm2-deploy: (?:begin|end)[^>]*-->\n?", re.MULTILINE
 _MARKUP = re.compile(r"([\\`*_\[\]<>|#])")
 
 
-def make_card(bundle: Bundle, repository: str | None = None, overwrite: bool = False) -> str:
+def make_card(
+    bundle: Bundle,
+    repository: str | None = None,
+    overwrite: bool = False,
+    base: str | None = None,
+) -> str:
     """The card as it should be now.
 
     Args:
         bundle: what it is of; a README.md in its folder is read.
         repository: the Hub id under which it will be found; None for what the card there says.
         overwrite: without what somebody wrote by hand.
+        base: a card to bring up to date in place of the one in its folder.
 
     Raises:
         BundleError: README.md cannot be read, or measurements.json is damaged.
     """
-    there = "" if overwrite else _read(bundle.path / CARD)
+    there = "" if overwrite else _read(bundle.path / CARD) if base is None else base
     return _merge(there, bundle, bundle, repository)
+
+
+def is_edited(card: str, bundle: Bundle) -> bool:
+    """Whether somebody wrote something of a card by hand."""
+    items, body = metadata.split(card)
+    above, below, _ = _split(body)
+    return bool(above.strip() or below.strip()) or (
+        bool(items) and items != metadata.describe(bundle)
+    )
 
 
 def write_card(bundle: Bundle, repository: str | None = None, overwrite: bool = False) -> str:
@@ -135,7 +151,7 @@ def _describe(bundle: Bundle, found: Sequence[Measurement], repository: str) -> 
         "target": escape(facts.describe_target(bundle)),
         "precision": manifest.precision,
         "weights": facts.describe_weights(bundle),
-        "size": facts.format_bytes(bundle.size_bytes),
+        "size": format_bytes(bundle.size_bytes),
         "memory": facts.describe_memory(bundle),
         "context": manifest.context_length,
         "usages": list_usages(bundle, place),
@@ -183,6 +199,3 @@ def _find_template() -> jinja2.Template:
     )
     environment.filters |= {"cell": escape, "code": _code}
     return environment.get_template("card.md.jinja")
-
-
-__all__ = ["CARD", "MEASUREMENTS", "begin_card", "make_card", "write_card"]

@@ -75,7 +75,12 @@ def describe_model(model: str, revision: str | None = None) -> tuple[Lfm2Config,
 
 def is_hub_id(model: str) -> bool:
     """Whether a name means a Hub repository: its form, and no local folder of that name."""
-    return bool(_HUB_ID.fullmatch(model)) and not Path(os.path.expanduser(model)).exists()
+    return has_hub_form(model) and not Path(os.path.expanduser(model)).exists()
+
+
+def has_hub_form(name: str) -> bool:
+    """Whether a name could be a repository's, whatever lies here."""
+    return _HUB_ID.fullmatch(name) is not None
 
 
 def _open_base(model: str, revision: str | None, progress: Progress) -> Checkpoint:
