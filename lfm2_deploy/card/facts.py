@@ -38,7 +38,8 @@ _TARGETS = {
 }
 # What says most of quality first.
 _ACCURACY = ("compare", "verify", "eval")
-_CHECKED = {"check": "canary", "verify": "verify", "compare": "compare", "eval": "eval"}
+_COSTS = ("tok/s", "ms", "s", "bytes")
+_NAMES = {"check": "canary"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,14 +62,16 @@ class DeviceRow:
 
 
 @dataclass(frozen=True, slots=True)
-class AccuracyRow:
-    """One figure of accuracy, with all that it depends on."""
+class FigureGroup:
+    """Figures of one measurement, with all that they depend on.
 
-    figure: str
-    value: str
-    reference: str
-    protocol: str
-    place: str
+    Args:
+        title: the command, what it was held against, on what, where and when.
+        rows: (figure, value).
+    """
+
+    title: str
+    rows: tuple[tuple[str, str], ...]
 
 
 def describe_target(bundle: Bundle) -> str:
@@ -142,37 +145,20 @@ def summarize_accuracy(found: Sequence[Measurement]) -> str:
     return f"{', '.join(figures)}{against}{verdict}"
 
 
-def list_accuracy(found: Sequence[Measurement]) -> list[AccuracyRow]:
+def list_accuracy(found: Sequence[Measurement]) -> list[FigureGroup]:
     """Every figure of accuracy, the best measured first."""
-    return [
-        AccuracyRow(
-            figure.name,
-            format_figure(figure),
-            one.reference,
-            one.protocol,
-            f"{one.device}, {_date(one)}",
-        )
-        for one in _choose(found)
-        for figure in one.figures
-        if figure.unit not in ("tok/s", "ms", "s", "bytes")
-    ]
+    return [_group(one, is_cost=False) for one in _choose(found)]
 
 
-def list_speeds(found: Sequence[Measurement]) -> list[AccuracyRow]:
-    """Speed and memory, of `bench` where it ran, else of `compare`."""
-    benched = [one for one in found if one.kind == "bench"]
-    places = {(one.device, one.driver) for one in benched}
-    other = [
-        one for one in found if one.kind == "compare" and (one.device, one.driver) not in places
+def list_speeds(found: Sequence[Measurement]) -> list[FigureGroup]:
+    """Speed and memory, of `bench` where it ran on a device, else of `compare`."""
+    benched = {(one.device, one.driver) for one in found if one.kind == "bench"}
+    groups = [
+        _group(one, is_cost=True)
+        for one in found
+        if one.kind == "bench" or (one.device, one.driver) not in benched
     ]
-    return [
-        AccuracyRow(
-            figure.name, format_figure(figure), "", one.protocol, f"{one.device}, {_date(one)}"
-        )
-        for one in (*benched, *other)
-        for figure in one.figures
-        if figure.unit in ("tok/s", "ms", "s", "bytes")
-    ]
+    return [group for group in groups if group.rows]
 
 
 def list_devices(bundle: Bundle, found: Sequence[Measurement]) -> list[DeviceRow]:
@@ -190,12 +176,16 @@ def list_devices(bundle: Bundle, found: Sequence[Measurement]) -> list[DeviceRow
     return rows
 
 
-def summarize_devices(rows: Sequence[DeviceRow]) -> str:
-    """The devices in one line, each with what was done there."""
-    return "; ".join(
-        f"{row.device.partition(' (')[0]}: {row.way}" + (f", {row.found}" if row.found else "")
-        for row in rows[:3]
-    )
+def summarize_devices(bundle: Bundle, found: Sequence[Measurement]) -> str:
+    """The devices in one line, each with what was done there; "" where nothing was."""
+    ordered = sorted(found, key=lambda one: (one.kind != "check", one.created))
+    first = {one.device: one for one in reversed(ordered)}
+    told = [
+        f"{device.partition(' (')[0]}: {one.way}, {_tell(one)} ({_date(one)})"
+        for device, one in first.items()
+    ]
+    compiled = sorted({blob.platform for blob in bundle.manifest.blobs})
+    return "; ".join([*told, *(f"NPU {platform}: compiled, not run" for platform in compiled)])
 
 
 def describe_command(bundle: Bundle) -> str:
@@ -213,8 +203,9 @@ def describe_command(bundle: Bundle) -> str:
         words.append(f"--revision {origin.revision}")
     if origin.adapter:
         words.append("--adapter FOLDER")
-    if manifest.readers:
-        words.append(f"--io {','.join(record.io for record in manifest.readers)}")
+    readers = [record.io for record in manifest.readers]
+    if readers not in ([], ["genai"]):  # which is what nobody need ask for
+        words.append(f"--io {','.join(readers)}")
     return " ".join(words)
 
 
@@ -250,6 +241,13 @@ def format_figure(figure: Figure) -> str:
     return f"{value:.{digits}f} ± {error:.{digits}f}{unit}"
 
 
+def _group(one: Measurement, is_cost: bool) -> FigureGroup:
+    against = f" against {one.reference}" if one.reference else ""
+    title = f"{one.kind}{against}: {one.protocol}; {one.device}, {_date(one)}"
+    figures = [figure for figure in one.figures if (figure.unit in _COSTS) == is_cost]
+    return FigureGroup(title, tuple((figure.name, format_figure(figure)) for figure in figures))
+
+
 def _choose(found: Sequence[Measurement]) -> list[Measurement]:
     ordered = [one for kind in _ACCURACY for one in reversed(found) if one.kind == kind]
     return [one for one in ordered if one.figures]
@@ -264,10 +262,8 @@ def _describe_device(device: str, driver: str, way: str, ones: Sequence[Measurem
 
 
 def _tell(one: Measurement) -> str:
-    if one.kind == "bench":
-        return ", ".join(f"{f.name} {format_figure(f)}" for f in one.figures[:2])
-    name = _CHECKED[one.kind]
-    return f"{name} {one.outcome}" if one.outcome else name
+    name = _NAMES.get(one.kind, one.kind)
+    return f"{name} {one.outcome or 'ran'}"
 
 
 def _date(one: Measurement) -> str:

@@ -143,7 +143,6 @@ def _render(bundle: Bundle, repository: str) -> str:
 def _describe(bundle: Bundle, found: Sequence[Measurement], repository: str) -> Mapping[str, Any]:
     manifest, place = bundle.manifest, find_place(bundle, repository)
     folder = place.folder if repository else f"./{place.folder}"
-    devices = facts.list_devices(bundle, found)
     model = manifest.model.rpartition("/")[2]
     return {
         "title": f"{escape(model)} · {escape(manifest.precision)} · {escape(manifest.target)}",
@@ -157,10 +156,10 @@ def _describe(bundle: Bundle, found: Sequence[Measurement], repository: str) -> 
         "usages": list_usages(bundle, place),
         "missing": list_missing(bundle),
         "accuracy": facts.summarize_accuracy(found),
-        "accuracy_rows": facts.list_accuracy(found),
+        "accuracy_groups": facts.list_accuracy(found),
         "rounding": facts.describe_rounding(bundle),
-        "devices": devices,
-        "devices_line": facts.summarize_devices(devices) if found or manifest.blobs else "",
+        "devices": facts.list_devices(bundle, found),
+        "devices_line": facts.summarize_devices(bundle, found),
         "speeds": facts.list_speeds(found),
         "files": facts.list_files(bundle),
         "command": facts.describe_command(bundle),
