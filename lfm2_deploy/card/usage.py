@@ -89,8 +89,8 @@ def list_missing(bundle: Bundle) -> tuple[str, ...]:
         return ()
     own = {record.io for record in manifest.readers}
     ways = {
-        _TRANSFORMERSJS: "transformers.js, in browsers and Node",
-        _GENAI_LEGACY: "onnxruntime-genai up to 0.14",
+        _TRANSFORMERSJS: "transformers.js (browsers, Node)",
+        _GENAI_LEGACY: "onnxruntime-genai before 0.17, in place of later ones",
     }
     return tuple(
         f"{program}: export again with `--io {io}`" for io, program in ways.items() if io not in own
@@ -132,6 +132,8 @@ def _use_genai(bundle: Bundle, place: Place) -> Usage | None:
     needed = {"genai_config.json", "tokenizer.json"}
     if not needed <= bundle.manifest.files.keys():
         return None
+    legacy = any(record.io == _GENAI_LEGACY for record in bundle.manifest.readers)
+    versions = "before 0.17" if legacy else "0.17 or later"
     if "chat_template.jinja" in bundle.manifest.files:
         prompt = [
             f'messages = json.dumps([{{"role": "user", "content": "{_QUESTION}"}}])',
@@ -141,7 +143,7 @@ def _use_genai(bundle: Bundle, place: Place) -> Usage | None:
         prompt = ['prompt = "The capital of France is"']
     lines = [
         *(["import json", ""] if len(prompt) > 1 else []),
-        "import onnxruntime_genai as og  # 0.17 or later",
+        f"import onnxruntime_genai as og  # {versions}",
         *_import_snapshot(place),
         "",
         f"model = og.Model({_find_folder(place)})",
@@ -207,7 +209,9 @@ def _use_openai(bundle: Bundle, place: Place) -> Usage:
         ")",
         "print(answer.choices[0].message.content)",
     ]
-    return Usage("Any client of OpenAI's API", (("sh", served), ("python", "\n".join(lines))))
+    return Usage(
+        "OpenAI's API (through lfm2-deploy)", (("sh", served), ("python", "\n".join(lines)))
+    )
 
 
 def _import_snapshot(place: Place) -> list[str]:

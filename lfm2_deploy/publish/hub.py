@@ -27,6 +27,7 @@ _TOKENS = "https://huggingface.co/settings/tokens"
 # What may lie in a repository beside any bundle.
 _ALWAYS_THERE = frozenset({".gitattributes", "LICENSE", "LICENSE.md", "LICENSE.txt", "NOTICE"})
 _OWN = frozenset({CARD, MANIFEST, MEASUREMENTS})
+_PATIENCE_S = 20.0
 _UNAUTHORIZED, _FORBIDDEN, _CONFLICT, _CHANGED = 401, 403, 409, 412
 
 
@@ -99,13 +100,15 @@ def look(api: HfApi, repository: str, wish: Wish) -> Remote:
     revision = None if wish.create_pr else wish.revision
     with _explaining(repository):
         try:
-            files = tuple(api.list_repo_files(repository, revision=revision))
+            # Other calls try for half a minute to reach a Hub that is not there.
+            info = api.model_info(repository, revision=revision, timeout=_PATIENCE_S)
         except errors.RevisionNotFoundError:
             return Remote(exists=True)
         except errors.RepositoryNotFoundError as error:
             if _find_status(error) == _UNAUTHORIZED:
                 raise
             return Remote(exists=False)
+        files = tuple(sibling.rfilename for sibling in info.siblings or ())
         texts = {
             name: Path(api.hf_hub_download(repository, name, revision=revision))
             for name in (MANIFEST, CARD)
