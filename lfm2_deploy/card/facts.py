@@ -14,7 +14,8 @@ from statistics import median
 from lfm2_deploy.bundle import Bundle
 from lfm2_deploy.card.measurements import Figure, Measurement
 from lfm2_deploy.card.metadata import HUB, find_base
-from lfm2_deploy.footprint import expand_plan, measure_footprint
+from lfm2_deploy.charts.text import make_visible
+from lfm2_deploy.footprint import Storage, expand_plan, measure_footprint
 from lfm2_deploy.units import format_bytes
 from lfm2_deploy.weights import list_weights
 
@@ -82,7 +83,9 @@ def describe_target(bundle: Bundle) -> str:
 
 def describe_weights(bundle: Bundle) -> str:
     """How weights are stored: "4 bits (84 %), 8 bits (15 %), 32 bits (0.5 %); scales searched"."""
-    storages = expand_plan(bundle.config, bundle.manifest.quantization)
+    storages = _find_storages(bundle)
+    if storages is None:
+        return "how each is stored is not known"
     counts: dict[int, int] = {}
     for spec in list_weights(bundle.config):
         bits = storages[spec.name].bits
@@ -98,12 +101,10 @@ def describe_memory(bundle: Bundle) -> str:
     """Memory at a usual context, by arithmetic; of targets without a model, the parts known."""
     context = min(_USUAL_CONTEXT, bundle.manifest.context_length)
     with_context = f"with a conversation of {context:,} tokens"
-    if bundle.manifest.target == "cpu":
-        footprint = measure_footprint(
-            bundle.config,
-            expand_plan(bundle.config, bundle.manifest.quantization),
-            bundle.manifest.context_length,
-        )
+    storages = _find_storages(bundle)
+    if bundle.manifest.target == "cpu" and storages is not None:
+        context_length = bundle.manifest.context_length
+        footprint = measure_footprint(bundle.config, storages, context_length)
         return f"{format_bytes(footprint.resident(context))} {with_context}"
     size = 0
     for spec in bundle.manifest.states:
@@ -225,7 +226,8 @@ def describe_origin(bundle: Bundle) -> str:
 
 def escape_code(text: str) -> str:
     """Text that cannot end a `span` of code, or a table's cell."""
-    return text.replace("`", "'").replace("|", "/").replace("\n", " ")
+    line = " ".join(text.split())
+    return make_visible(line).replace("`", "'").replace("|", "/")
 
 
 def format_figure(figure: Figure) -> str:
@@ -239,6 +241,14 @@ def format_figure(figure: Figure) -> str:
     error = figure.error * scale
     digits = max(0, 1 - math.floor(math.log10(error)))
     return f"{value:.{digits}f} ± {error:.{digits}f}{unit}"
+
+
+def _find_storages(bundle: Bundle) -> dict[str, Storage] | None:
+    """How each tensor is stored; None where a manifest does not tell of all."""
+    try:
+        return expand_plan(bundle.config, bundle.manifest.quantization)
+    except KeyError:
+        return None
 
 
 def _group(one: Measurement, is_cost: bool) -> FigureGroup:

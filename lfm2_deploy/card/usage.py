@@ -11,6 +11,7 @@ import shlex
 from dataclasses import dataclass
 
 from lfm2_deploy.bundle import Bundle
+from lfm2_deploy.charts.text import make_visible
 
 # What transformers.js calls the endings of its files, `onnx/model{ending}.onnx`.
 _DTYPES = {
@@ -226,4 +227,5 @@ def _find_folder(place: Place) -> str:
 
 def _quote(text: str) -> str:
     """As a string of Python and of JavaScript."""
-    return '"' + text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", " ") + '"'
+    line = make_visible(" ".join(text.split()))
+    return '"' + line.replace("\\", "\\\\").replace('"', '\\"') + '"'
