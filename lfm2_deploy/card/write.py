@@ -37,25 +37,19 @@ _STRAY = re.compile(r"^<!-- lfm2-deploy: (?:begin|end)[^>]*-->\n?", re.MULTILINE
 _MARKUP = re.compile(r"([\\`*_\[\]<>|#])")
 
 
-def make_card(
-    bundle: Bundle,
-    repository: str | None = None,
-    overwrite: bool = False,
-    base: str | None = None,
-) -> str:
+def make_card(bundle: Bundle, repository: str | None = None, overwrite: bool = False) -> str:
     """The card as it should be now.
 
     Args:
         bundle: what it is of; a README.md in its folder is read.
         repository: the Hub id under which it will be found; None for what the card there says.
         overwrite: without what somebody wrote by hand.
-        base: a card to bring up to date in place of the one in its folder.
 
     Raises:
         BundleError: README.md cannot be read, or measurements.json is damaged.
     """
-    there = "" if overwrite else _read(bundle.path / CARD) if base is None else base
-    return _merge(there, bundle, bundle, repository)
+    there = "" if overwrite else read_card(bundle.path)
+    return merge_card(there, bundle, bundle, repository)
 
 
 def is_edited(card: str, bundle: Bundle) -> bool:
@@ -93,16 +87,21 @@ def begin_card(folder: Path, replaced: Path) -> None:
     before, there = bundle, ""
     # An export that took hours does not fail for a card that cannot be read.
     with contextlib.suppress(BundleError):
-        there = _read(replaced / CARD)
+        there = read_card(replaced)
         before = Bundle(replaced, *read_manifest(replaced))
         kept = read_measurements(before) if before.identity == bundle.identity else ()
         if kept:
             write_measurements(bundle, kept)
-    replace_file(bundle, CARD, _merge(there, before, bundle, None))
+    replace_file(bundle, CARD, merge_card(there, before, bundle, None))
 
 
-def _read(file: Path) -> str:
-    """The text; bytes that are no UTF-8 survive, as `replace_file` writes them back."""
+def read_card(folder: Path) -> str:
+    """The card in a folder, "" for none; bytes that are no UTF-8 survive, as others write it back.
+
+    Raises:
+        BundleError: it cannot be read.
+    """
+    file = folder / CARD
     if not file.is_file():
         return ""
     try:
@@ -111,7 +110,15 @@ def _read(file: Path) -> str:
         raise BundleError(f"{file} cannot be read ({error.strerror or error})") from error
 
 
-def _merge(there: str, before: Bundle, bundle: Bundle, repository: str | None) -> str:
+def merge_card(there: str, before: Bundle, bundle: Bundle, repository: str | None) -> str:
+    """A bundle's card, with what somebody wrote by hand into another.
+
+    Args:
+        there: that card; "" for none.
+        before: the bundle it was written of: what was written of that is nobody's own.
+        bundle: what the new one is of.
+        repository: where it will be found; None for what the card there says.
+    """
     items, body = metadata.split(there)
     above, below, known = _split(body)
     wanted = known if repository is None else repository

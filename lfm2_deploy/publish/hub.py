@@ -28,6 +28,8 @@ _TOKENS = "https://huggingface.co/settings/tokens"
 _ALWAYS_THERE = frozenset({".gitattributes", "LICENSE", "LICENSE.md", "LICENSE.txt", "NOTICE"})
 _OWN = frozenset({CARD, MANIFEST, MEASUREMENTS})
 _PATIENCE_S = 20.0
+# Of whatever HTTP client huggingface_hub uses: httpx's errors, and Python's own.
+_UNREACHED = frozenset({"TransportError", "ConnectionError", "TimeoutError"})
 _UNAUTHORIZED, _FORBIDDEN, _CONFLICT, _CHANGED = 401, 403, 409, 412
 
 
@@ -59,12 +61,14 @@ class Remote:
         files: names of its files.
         bundle_files: those that the manifest of a bundle that is there lists.
         card: its model card; "" for none.
+        folder: where its manifest and card were downloaded to; None where it has none.
     """
 
     exists: bool
     files: tuple[str, ...] = ()
     bundle_files: frozenset[str] = frozenset()
     card: str = ""
+    folder: Path | None = None
 
 
 def open_api() -> HfApi:
@@ -115,7 +119,8 @@ def look(api: HfApi, repository: str, wish: Wish) -> Remote:
             if name in files
         }
     card = texts[CARD].read_text("utf-8", errors="surrogateescape") if CARD in texts else ""
-    return Remote(True, files, _read_bundle_files(texts.get(MANIFEST)), card)
+    folder = next((text.parent for text in texts.values()), None)
+    return Remote(True, files, _read_bundle_files(texts.get(MANIFEST)), card, folder)
 
 
 def refuse_others(plan: Plan, remote: Remote, wish: Wish) -> None:
@@ -148,7 +153,7 @@ def upload(api: HfApi, plan: Plan, remote: Remote, wish: Wish, progress: Progres
     progress(what, 0, 0)
     with _explaining(plan.repository):
         if not remote.exists:
-            api.create_repo(plan.repository, private=wish.private, exist_ok=True)
+            api.create_repo(plan.repository, private=wish.private or None, exist_ok=True)
         if wish.revision is not None and not wish.create_pr:
             api.create_branch(plan.repository, branch=wish.revision, exist_ok=True)
         with warnings.catch_warnings():
@@ -228,12 +233,16 @@ def _explain(repository: str, error: Exception) -> str:
         )
     if status in (_CONFLICT, _CHANGED):
         return f"{repository} was changed meanwhile ({status}): push again"
-    if status is None:
+    if status is None and _UNREACHED & {kind.__name__ for kind in type(error).__mro__}:
         return (
             f"the Hub cannot be reached ({type(error).__name__}: {detail[:200]}): push again when "
             "it can, what was sent is found there"
         )
-    return f"the Hub refuses the upload to {repository} ({status}: {detail[:300]}); push again"
+    what = type(error).__name__ if status is None else status
+    return (
+        f"the upload to {repository} failed ({what}: {detail[:300]}): push again, what was sent is "
+        "not sent again"
+    )
 
 
 def _find_status(error: Exception) -> int | None:

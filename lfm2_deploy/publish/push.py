@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from lfm2_deploy.bundle import CARD, Bundle, open_bundle
-from lfm2_deploy.card.write import is_edited, make_card
+from lfm2_deploy.bundle import Bundle, open_bundle
+from lfm2_deploy.card.write import is_edited, merge_card, read_card
 from lfm2_deploy.contracts import Progress, ignore_progress
-from lfm2_deploy.errors import PublishError
+from lfm2_deploy.errors import BundleError, PublishError
 from lfm2_deploy.intact import ensure_intact
-from lfm2_deploy.publish.hub import Wish, look, open_api, refuse_others, upload
+from lfm2_deploy.manifest import read_manifest
+from lfm2_deploy.publish.hub import Remote, Wish, look, open_api, refuse_others, upload
 from lfm2_deploy.publish.plan import Plan, list_warnings, make_plan
 from lfm2_deploy.store.resolve import resolve
 
@@ -77,17 +79,19 @@ def push(
     wish = Wish(private, revision, told, create_pr, beside_others)
     remote = look(api, repository, wish)
     refuse_others(plan, remote, wish)
-    plan = _take_over_card(opened, plan, remote.card)
+    plan = _take_over_card(opened, plan, remote)
     return Pushed(plan, upload(api, plan, remote, wish, progress))
 
 
-def _take_over_card(bundle: Bundle, plan: Plan, there: str) -> Plan:
+def _take_over_card(bundle: Bundle, plan: Plan, remote: Remote) -> Plan:
     """Keep what was written by hand on the Hub, where nothing was written by hand here."""
-    file = bundle.path / CARD
-    here = file.read_text("utf-8", errors="surrogateescape") if file.is_file() else ""
-    if not is_edited(there, bundle) or is_edited(here, bundle):
+    before = bundle
+    if remote.folder is not None:
+        with contextlib.suppress(BundleError):  # somebody else's manifest, or a newer one
+            before = Bundle(remote.folder, *read_manifest(remote.folder))
+    if not is_edited(remote.card, before) or is_edited(read_card(bundle.path), bundle):
         return plan
-    card = make_card(bundle, plan.repository, base=there)
+    card = merge_card(remote.card, before, bundle, plan.repository)
     other = [w for w in plan.warnings if w not in list_warnings(bundle, plan.card)]
     kept = Plan(plan.repository, plan.files, (*other, *list_warnings(bundle, card)))
     return kept.with_card(card)

@@ -102,7 +102,7 @@ def test_own_text_above_and_below_stays(make: Make) -> None:
 )
 def test_card_with_half_of_the_marks_loses_nothing(make: Make, mark: str) -> None:
     bundle = make()
-    (bundle.path / CARD).write_text(f"# Mine\n{mark}\nand more\n")
+    (bundle.path / CARD).write_text(f"# Mine\n{mark}and more\n")
     write_card(bundle)
     text = read(bundle)
     assert "# Mine\nand more\n" in text

@@ -7,6 +7,7 @@ import hashlib
 import json
 import re
 import shutil
+import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -38,6 +39,7 @@ class UploadHub(FakeHub):
     sent: list[str] = field(default_factory=list)
     commits: list[str] = field(default_factory=list)
     break_after: int | None = None
+    lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
     def handler(self) -> type[Handler]:
@@ -83,13 +85,14 @@ class UploadHandler(Handler):
         """Take a large file."""
         digest = self.path.rpartition("/")[2]
         content = self._read_body()
-        taken = self.fake.break_after is None or len(self.fake.sent) < self.fake.break_after
-        if not taken:
-            return self.send_json(400, {"error": "broken"})
         assert hashlib.sha256(content).hexdigest() == digest
+        with self.fake.lock:
+            most = self.fake.break_after
+            if most is not None and len(self.fake.sent) >= most:
+                return self.send_json(400, {"error": "broken"})
+            self.fake.sent.append(digest)
         self.fake.blob(digest).parent.mkdir(parents=True, exist_ok=True)
         self.fake.blob(digest).write_bytes(content)
-        self.fake.sent.append(digest)
         return self.send_json(200, {})
 
     def _read_body(self) -> bytes:
@@ -111,7 +114,7 @@ class UploadHandler(Handler):
         folder.mkdir(parents=True)
         (folder / ".gitattributes").write_text("")
         self.fake.repositories[name] = folder
-        self.send_json(200, {"url": f"http://hub/{name}"})
+        self.send_json(200, {"url": f"http://{self.headers['Host']}/{name}"})
 
     def _batch(self, asked: dict[str, object]) -> dict[str, object]:
         host = self.headers["Host"]
@@ -129,8 +132,9 @@ class UploadHandler(Handler):
         self.fake.commits.append(f"{revision}: {lines[0]['value']['summary']}")
         for line in [] if is_request or revision != "main" else lines[1:]:
             self._apply(self.fake.repositories[name], line["key"], line["value"])
-        answer = {"commitUrl": f"http://hub/{name}/commit/{COMMIT}", "commitOid": COMMIT}
-        request = {"pullRequestUrl": f"http://hub/{name}/discussions/1"} if is_request else {}
+        page = f"http://{self.headers['Host']}/{name}"
+        answer = {"commitUrl": f"{page}/commit/{COMMIT}", "commitOid": COMMIT}
+        request = {"pullRequestUrl": f"{page}/discussions/1"} if is_request else {}
         self.send_json(200, answer | request)
 
     def _apply(self, folder: Path, key: str, value: dict[str, str]) -> None:
