@@ -211,6 +211,8 @@ def _explaining(repository: str) -> Iterator[None]:
 def _explain(repository: str, error: Exception) -> str:
     from huggingface_hub import errors
 
+    while type(error) is RuntimeError and isinstance(error.__cause__, Exception):
+        error = error.__cause__  # "Error while uploading ...", which says nothing of why
     status, detail = _find_status(error), " ".join(str(error).split())
     match error:
         case errors.HFValidationError():
