@@ -6,10 +6,10 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from exporters.readers.reader import StateNames
+from exporters.readers.reader import GENAI, GENAI_LEGACY, READERS, Reader, StateNames
 from exporters.stitch import ATTENTION_MASK, INPUT_IDS, LOGITS
 from exporters.targets.target import Written
-from lfm2_deploy.config import Lfm2Config
+from lfm2_deploy.config import DENSE, Lfm2Config
 from lfm2_deploy.states import StateSpec, list_states
 
 
@@ -19,9 +19,8 @@ def write_genai_config(written: Written) -> None:
     draft = written.drafts[part.name]
     states = list_states(draft.config)
     reader = next(reader for reader in written.readers if reader.genai_config)
-    names = [reader.name_state(state, draft.config) for state in states]
     graph = reader.graph(written.precision)
-    content = make_genai_config(draft.config, states, names, graph, draft.context_length)
+    content = make_genai_config(draft.config, states, graph, draft.context_length, reader)
     text = json.dumps(content, indent=2) + "\n"
     (written.folder / "genai_config.json").write_text(text, encoding="utf-8")
 
@@ -29,22 +28,24 @@ def write_genai_config(written: Written) -> None:
 def make_genai_config(
     config: Lfm2Config,
     states: Sequence[StateSpec],
-    names: Sequence[StateNames],
     graph: str,
     context_length: int,
+    reader: Reader = READERS[GENAI],
 ) -> dict[str, Any]:
     """The object to write as genai_config.json.
 
     Args:
         config: the model.
         states: its states.
-        names: what the graph calls them.
         graph: the ONNX file's name.
         context_length: most tokens a row may hold.
+        reader: which generation of onnxruntime-genai is meant, and what it calls states.
     """
+    names = [reader.name_state(state, config) for state in states]
     return {
         "model": {
-            "type": config.model_type,
+            # 0.14 knows no "lfm2_moe", and does the same for a model of either type.
+            "type": DENSE if reader.name == GENAI_LEGACY else config.model_type,
             "bos_token_id": config.bos_token_id,
             "eos_token_id": list(config.eos_token_ids),
             "pad_token_id": config.pad_token_id,

@@ -92,7 +92,6 @@ _POSSIBLE_FILES = LATER_FILES | {
     "special_tokens_map.json",
     "chat_template.jinja",
     "model_genai_legacy.onnx",
-    "onnx",
 }
 _POSSIBLE_PATTERNS = (
     "openvino_*.xml",
@@ -275,9 +274,14 @@ def list_foreign(path: Path) -> list[str]:
     except BundleError:
         files = None
     known = LATER_FILES | files.keys() if isinstance(files, dict) else None
-    places = (*(entry for entry in path.iterdir() if entry.is_dir()), *list_files(path))
-    names = {place.relative_to(path).as_posix() for place in places}
-    return sorted(name for name in names if not _belongs(name, known))
+    found = []
+    for entry in path.iterdir():
+        holds_files = entry.is_dir() and _holds_files(entry.name, known)
+        for place in entry.iterdir() if holds_files else [entry]:
+            name = place.relative_to(path).as_posix()
+            if place.is_dir() or not _belongs(name, known):
+                found.append(name)
+    return sorted(found)
 
 
 def list_files(folder: Path) -> list[Path]:
@@ -289,8 +293,13 @@ def list_files(folder: Path) -> list[Path]:
 
 def _belongs(name: str, known: Collection[str] | None) -> bool:
     if known is not None:
-        return name in known or any(file.startswith(f"{name}/") for file in known)
+        return name in known
     return name in _POSSIBLE_FILES or any(fnmatch(name, pattern) for pattern in _POSSIBLE_PATTERNS)
+
+
+def _holds_files(folder: str, known: Collection[str] | None) -> bool:
+    """Whether some of a bundle's files lie in a folder of that name."""
+    return any(file.startswith(f"{folder}/") for file in known or _POSSIBLE_PATTERNS)
 
 
 def seal(folder: Path, manifest: Manifest, progress: Progress = ignore_progress) -> None:
