@@ -253,7 +253,8 @@ def _find_storages(bundle: Bundle) -> dict[str, Storage] | None:
 
 def _group(one: Measurement, is_cost: bool) -> FigureGroup:
     against = f" against {one.reference}" if one.reference else ""
-    title = f"{one.kind}{against}: {one.protocol}; {one.device}, {_date(one)}"
+    remark = f"; {one.remark}" if one.remark and is_cost else ""
+    title = f"{one.kind}{against}: {one.protocol}; {one.device}, {_date(one)}{remark}"
     figures = [figure for figure in one.figures if (figure.unit in _COSTS) == is_cost]
     return FigureGroup(title, tuple((figure.name, format_figure(figure)) for figure in figures))
 
@@ -273,7 +274,8 @@ def _describe_device(device: str, driver: str, way: str, ones: Sequence[Measurem
 
 def _tell(one: Measurement) -> str:
     name = _NAMES.get(one.kind, one.kind)
-    return f"{name} {one.outcome or 'ran'}"
+    reason = f" ({one.reason})" if one.reason else ""
+    return f"{name} {one.outcome or 'ran'}{reason}"
 
 
 def _date(one: Measurement) -> str:

@@ -63,6 +63,7 @@ class Measurement:
         reason: why it is not "passed"; or "".
         reference: what it was held against; "" where nothing was.
         protocol: on what, in words.
+        remark: what makes figures worse than they need be, such as other programs' work; or "".
         versions: package -> version.
         created: when, ISO 8601, in UTC.
     """
@@ -78,6 +79,7 @@ class Measurement:
     reason: str = ""
     reference: str = ""
     protocol: str = ""
+    remark: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
     created: str = ""
 

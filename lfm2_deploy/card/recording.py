@@ -20,7 +20,7 @@ from lfm2_deploy.card.measurements import (
 )
 from lfm2_deploy.card.write import write_card
 from lfm2_deploy.compare.compare import Comparison
-from lfm2_deploy.compare.result import Estimate, Protocol, Report, SubjectResult
+from lfm2_deploy.compare.result import QUIET_CORES, Estimate, Protocol, Report, SubjectResult
 from lfm2_deploy.compare.subjects import list_versions
 from lfm2_deploy.contracts import RuntimeInfo
 from lfm2_deploy.evaluation.result import Evaluation, TaskResult
@@ -125,6 +125,7 @@ def of_comparison(bundle: Bundle, report: Report, subject: SubjectResult) -> Mea
         outcome=_judge(report, info.name),
         reference=_cut(f"{report.reference.name} ({report.reference.detail})"),
         protocol=_describe_protocol(report.protocol),
+        remark=_tell_busy(report.busy_cores),
         versions=dict(report.versions),
         created=report.created,
     )
@@ -147,12 +148,13 @@ def of_evaluation(bundle: Bundle, info: RuntimeInfo, found: Evaluation) -> list[
     ]
 
 
-def of_bench(bundle: Bundle, result: Mapping[str, Any]) -> Measurement:
+def of_bench(bundle: Bundle, result: Mapping[str, Any], busy_cores: float | None) -> Measurement:
     """What `bench` measured, of the longest prompt.
 
     Args:
         bundle: what ran.
         result: as `bench.worker.run` returns it.
+        busy_cores: that other programs kept busy before; None where that is not known.
     """
     speed = max(result["speeds"], key=lambda speed: speed["context"])
     figures = [
@@ -172,6 +174,7 @@ def of_bench(bundle: Bundle, result: Mapping[str, Any]) -> Measurement:
         driver=_cut(result["driver"]),
         way=find_way(result["device"], result["driver"]),
         protocol=f"prompt of {speed['context']:,} tokens, {result['threads']} threads",
+        remark=_tell_busy(busy_cores),
         versions=list_versions(),
         created=stamp(),
     )
@@ -204,6 +207,13 @@ def _describe_protocol(protocol: Protocol) -> str:
         f"{protocol.windows} windows of {protocol.length} tokens of {protocol.text}, "
         f"{protocol.positions:,} positions, standard errors over {protocol.error_over}"
     )
+
+
+def _tell_busy(cores: float | None) -> str:
+    """What others did meanwhile, which makes speeds low; "" where it is little or not known."""
+    if cores is None or cores <= QUIET_CORES:
+        return ""
+    return f"other programs kept {cores:.1f} cores busy, so speeds may be low"
 
 
 def _describe_task(task: TaskResult) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 
 import jinja2
 
-from lfm2_deploy.bundle import CARD, Bundle
+from lfm2_deploy.bundle import CANARY, CARD, Bundle
 from lfm2_deploy.card import facts, metadata
 from lfm2_deploy.card.measurements import (
     Measurement,
@@ -153,7 +153,7 @@ def _describe(bundle: Bundle, found: Sequence[Measurement], repository: str) -> 
     model = manifest.model.rpartition("/")[2]
     return {
         "title": f"{escape(model)} · {escape(manifest.precision)} · {escape(manifest.target)}",
-        "origin": _begin_large(facts.describe_origin(bundle)),
+        "origin": facts.describe_origin(bundle),
         "target": escape(facts.describe_target(bundle)),
         "precision": manifest.precision,
         "weights": facts.describe_weights(bundle),
@@ -167,6 +167,7 @@ def _describe(bundle: Bundle, found: Sequence[Measurement], repository: str) -> 
         "rounding": facts.describe_rounding(bundle),
         "devices": facts.list_devices(bundle, found),
         "devices_line": facts.summarize_devices(bundle, found),
+        "has_canary": CANARY in manifest.files,
         "speeds": facts.list_speeds(found),
         "files": facts.list_files(bundle),
         "command": facts.describe_command(bundle),
@@ -187,10 +188,6 @@ def escape(text: object) -> str:
 
 def _code(text: object) -> str:
     return f"`{facts.escape_code(str(text))}`"
-
-
-def _begin_large(text: str) -> str:
-    return text[:1].upper() + text[1:]
 
 
 @cache

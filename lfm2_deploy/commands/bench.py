@@ -115,7 +115,7 @@ def bench(
         from lfm2_deploy.commands.card import keep
 
         for name, result in results.items():
-            keep(opened[name], [of_bench(opened[name], result)])
+            keep(opened[name], [of_bench(opened[name], result, busy)])
 
 
 def _parse_contexts(text: str) -> list[int]:
