@@ -32,6 +32,7 @@ from lfm2_deploy.bundle import (
     open_bundle,
     seal,
 )
+from lfm2_deploy.card.write import begin_card
 from lfm2_deploy.contracts import Checkpoint, Progress
 from lfm2_deploy.errors import ExportError, ResumeError
 from lfm2_deploy.intact import remember_intact
@@ -97,6 +98,7 @@ def export_checkpoint(
         add_canary(folder, checkpoint, lowered.first, options, progress)
         seal(folder, manifest, progress)
         _require_size(folder, options.max_size_bytes)
+        begin_card(folder, out)
     bundle = open_bundle(out)
     remember_intact(bundle)
     return bundle

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from lfm2_deploy.options import GenerationOptions
     from lfm2_deploy.prefix_store import PrefixStore
     from lfm2_deploy.prompt_cache import PromptCache
+    from lfm2_deploy.publish.push import push
     from lfm2_deploy.sampling import SamplingOptions
     from lfm2_deploy.serving.engine import Engine
     from lfm2_deploy.serving.limits import EngineLimits, LoadProgress
@@ -71,6 +72,7 @@ _HOMES = {
     "load": "api",
     "open_bundle": "bundle",
     "prepare": "api",
+    "push": "publish.push",
     "verify": "api",
 }
 
@@ -105,6 +107,7 @@ __all__ = [
     "load",
     "open_bundle",
     "prepare",
+    "push",
     "verify",
 ]
 

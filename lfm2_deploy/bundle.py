@@ -6,6 +6,8 @@
     canary.json           short prompts, and what their logits must be
     genai_config.json     what onnxruntime-genai reads
     manifest.json         what this is, how it was made, sizes and sha256 of all the rest
+    README.md             the same for people: a model card (`card/`); not hashed, may be edited
+    measurements.json     what was measured of it later, for the card; likewise
 
 A folder with a manifest is a finished bundle; `unfinished.py` sees to that. Knows
 nothing of how graphs are made or run.
@@ -26,10 +28,12 @@ from lfm2_deploy.errors import BundleError
 from lfm2_deploy.json_file import read_json_object
 from lfm2_deploy.manifest import (
     CANARY,
+    CARD,
     CONFIG,
     GENERATION,
     GRAPH,
     MANIFEST,
+    MEASUREMENTS,
     SCHEMA_VERSION,
     WEIGHTS,
     BlobRecord,
@@ -43,10 +47,13 @@ from lfm2_deploy.manifest import (
 
 __all__ = [
     "CANARY",
+    "CARD",
     "DEMO_SOURCE",
     "GENERATION",
     "GRAPH",
+    "LATER_FILES",
     "MANIFEST",
+    "MEASUREMENTS",
     "SCHEMA_VERSION",
     "WEIGHTS",
     "BlobRecord",
@@ -70,9 +77,9 @@ _HASHED_AT_ONCE = 8 * 2**20
 # Written last, beside the manifest: which checkpoint the demo's bundle was made from.
 DEMO_SOURCE = "demo_source.json"
 # What this package itself may put into a bundle after its manifest is written.
-_LATER_FILES = frozenset({MANIFEST, DEMO_SOURCE})
+LATER_FILES = frozenset({MANIFEST, DEMO_SOURCE, CARD, MEASUREMENTS})
 # Every name an export may give a file: what a bundle with a damaged manifest may hold.
-_POSSIBLE_FILES = _LATER_FILES | {
+_POSSIBLE_FILES = LATER_FILES | {
     GRAPH,
     WEIGHTS,
     CONFIG,
@@ -267,7 +274,7 @@ def list_foreign(path: Path) -> list[str]:
         files = read_json_object(path / MANIFEST, BundleError, "").get("files")
     except BundleError:
         files = None
-    known = _LATER_FILES | files.keys() if isinstance(files, dict) else None
+    known = LATER_FILES | files.keys() if isinstance(files, dict) else None
     found = []
     for entry in path.iterdir():
         holds_files = entry.is_dir() and _holds_files(entry.name, known)
@@ -305,6 +312,8 @@ def seal(folder: Path, manifest: Manifest, progress: Progress = ignore_progress)
         progress: told of the bytes done.
     """
     sizes = {f.relative_to(folder).as_posix(): f.stat().st_size for f in list_files(folder)}
+    # What an export that was interrupted after its manifest has left is no part of this.
+    sizes = {name: size for name, size in sizes.items() if name not in LATER_FILES}
     total, done, files = sum(sizes.values()), 0, {}
     for name, size in sizes.items():
         digest = _hash(folder / name, _count(progress, "hashing", done, total))

@@ -11,6 +11,7 @@ import typer
 
 from lfm2_deploy.commands import shells
 from lfm2_deploy.commands.bench import bench
+from lfm2_deploy.commands.card import card
 from lfm2_deploy.commands.chat import chat
 from lfm2_deploy.commands.check import check
 from lfm2_deploy.commands.compare import compare
@@ -30,6 +31,7 @@ from lfm2_deploy.commands.list_models import list_models
 from lfm2_deploy.commands.plan import plan
 from lfm2_deploy.commands.prepare import prepare
 from lfm2_deploy.commands.pull import pull
+from lfm2_deploy.commands.push import push
 from lfm2_deploy.commands.remove import remove
 from lfm2_deploy.commands.serve import serve
 from lfm2_deploy.commands.verify import verify
@@ -54,6 +56,7 @@ _PANELS = {
     "Keep models": ("pull", "list", "remove"),
     "Make bundles": ("export", "import", "compile", "prepare", "inspect", "lint"),
     "Run them": ("chat", "generate", "serve", "bench"),
+    "Publish them": ("card", "push"),
     "Check them": ("check", "verify", "compare", "eval"),
 }
 _PANEL_OF = {name: panel for panel, names in _PANELS.items() for name in names}
@@ -77,6 +80,8 @@ for command in (
     compare,
     evaluate,
     bench,
+    card,
+    push,
     doctor,
 ):
     name = _NAMES.get(command.__name__, command.__name__)

@@ -16,6 +16,7 @@ expected, and what to do next. The command line prints it and nothing else.
     ├── RuntimeUnavailableError  a runtime, target or package is not there
     ├── TemplateError            a chat template or its messages
     ├── EvaluationError          a task is unknown, broken, or its data cannot be had
+    ├── PublishError             the Hub does not take a bundle, or it should not have it
     ├── StoreError               the local store of models
     │   └── UnknownModelError        no folder and no model of that name (a BundleError, too)
     └── GenerationError          a request that cannot be generated
@@ -107,6 +108,10 @@ class QueueFullError(GenerationError):
 
 class ClosedError(GenerationError):
     """The engine was closed, or takes no more requests."""
+
+
+class PublishError(Lfm2DeployError):
+    """A bundle cannot be uploaded: the Hub refuses, or something should be mended first."""
 
 
 class StoreError(Lfm2DeployError):

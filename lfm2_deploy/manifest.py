@@ -28,6 +28,8 @@ CONFIG, GENERATION = "config.json", "generation_config.json"
 CANARY = "canary.json"
 # Other programs that read bundles, as `--io` calls them.
 GENAI, GENAI_LEGACY, TRANSFORMERSJS = READERS = ("genai", "genai-legacy", "transformersjs")
+# Beside the manifest and not in it, since they may change later.
+CARD, MEASUREMENTS = "README.md", "measurements.json"
 
 # What states may be made of.
 STATE_DTYPES = ("float32", "float16")

@@ -107,6 +107,10 @@ _STORE = (
     "The store: a folder for each model, by its name.",
 )
 _BUNDLE = ("`BUNDLE/manifest.json`", "What makes a folder a bundle: files, hashes, graphs, states.")
+_CARD = (
+    "`BUNDLE/README.md`, `BUNDLE/measurements.json`",
+    "The model card, and what was measured with `--record`; neither is in the manifest.",
+)
 _RECORDS = (_CACHE, "What is known of this computer's devices, and prepared weights.")
 FILES: Mapping[str, tuple[tuple[str, str], ...]] = {
     "demo": ((_CACHE, "The demo model's bundle, unless `--out` says otherwise."),),
@@ -119,6 +123,7 @@ FILES: Mapping[str, tuple[tuple[str, str], ...]] = {
     ),
     "prepare": ((_CACHE, "The copy of the weights."),),
     **dict.fromkeys(("pull", "list", "remove"), (_STORE,)),
+    "card": (_CARD,),
     "compare": ((_CACHE, "Answers of references, so that the next comparison begins at once."),),
 }
 # Guides that tell more than a page of options can.
@@ -140,6 +145,7 @@ GUIDES: Mapping[str, tuple[tuple[str, str], ...]] = {
     "lint": (("../lint.md", "Every rule, with its source"),),
     "prepare": (("../run.md", "Run and chat"),),
     **dict.fromkeys(("pull", "list", "remove"), (("../store.md", "Models by name"),)),
+    **dict.fromkeys(("card", "push"), (("../publish.md", "Publish a bundle"),)),
     "serve": (("../server.md", "Serve to apps"), ("../tools.md", "Tools")),
     "verify": (("../compare.md", "How far from the model: `compare`"),),
 }

@@ -37,6 +37,7 @@ NAMES = [
     "load",
     "open_bundle",
     "prepare",
+    "push",
     "verify",
 ]
 

@@ -18,7 +18,7 @@ from lfm2_deploy.bandwidth import measure_bandwidth
 from lfm2_deploy.bench.measure import Trial, measure
 from lfm2_deploy.bundle import Bundle, open_bundle
 from lfm2_deploy.canary.check import CanaryWarning, choose_mode, guard, has_canary
-from lfm2_deploy.contracts import Runtime
+from lfm2_deploy.contracts import Runtime, RuntimeInfo
 from lfm2_deploy.errors import Lfm2DeployError
 from lfm2_deploy.footprint import Footprint, expand_plan, measure_footprint
 from lfm2_deploy.intact import ensure_intact
@@ -40,12 +40,12 @@ def run(request: dict[str, Any]) -> dict[str, Any]:
     device = request.get("device")
     dropped = _drop_from_page_cache(bundle)
     after_load: list[int | None] = []
-    devices: list[str] = []
+    infos: list[RuntimeInfo] = []
 
     def load_once() -> Runtime:
         runtime = load_runtime(bundle, threads=request["threads"], device=device)
         after_load.append(measure_memory()[0])
-        devices.append(runtime.info.device)
+        infos.append(runtime.info)
         return runtime
 
     trial = Trial(tuple(request["contexts"]), request["decode"], request["rounds"])
@@ -65,7 +65,8 @@ def run(request: dict[str, Any]) -> dict[str, Any]:
         **described,
         "page_cache_dropped": dropped,
         "threads": threads,
-        "device": devices[-1],
+        "device": infos[-1].device,
+        "driver": infos[-1].driver,
         "size_bytes": bundle.size_bytes,
         "resident_loaded_bytes": after_load[0],
         "resident_bytes": resident,

@@ -81,7 +81,7 @@ def describe_model(model: str, revision: str | None = None) -> tuple[Lfm2Config,
 def is_hub_id(model: str) -> bool:
     """Whether a name means a Hub repository: its form, and no local folder of that name."""
     # "folder/model.gguf" is a file that is not there.
-    is_form = _HUB_ID.fullmatch(model) is not None and not model.lower().endswith(SUFFIX)
+    is_form = has_hub_form(model) and not model.lower().endswith(SUFFIX)
     return is_form and not Path(os.path.expanduser(model)).exists()
 
 
@@ -94,6 +94,11 @@ def is_gguf(model: str) -> bool:
     """Whether a name means a GGUF file, of this machine or of the Hub."""
     here = Path(os.path.expanduser(model))
     return is_gguf_file(model) or (is_hub_gguf(model) and not here.exists())
+
+
+def has_hub_form(name: str) -> bool:
+    """Whether a name could be a repository's, whatever lies here."""
+    return _HUB_ID.fullmatch(name) is not None
 
 
 def _open_base(model: str, revision: str | None, progress: Progress) -> Checkpoint:

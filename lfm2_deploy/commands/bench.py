@@ -24,6 +24,7 @@ from lfm2_deploy.commands.options import (
     AsJson,
     Canary,
     Device,
+    Record,
     Threads,
     find_bundle,
     name_own_option,
@@ -63,6 +64,7 @@ def bench(
     plot: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Draw a picture: .png, .svg or .pdf.")
     ] = None,
+    record: Record = False,
     as_json: AsJson = False,
 ) -> None:
     """Measure loading, first token, prefill, decode and memory.
@@ -108,6 +110,12 @@ def bench(
 
         draw({Path(name).resolve().name: result for name, result in results.items()}, plot)
         note(f"picture: {plot}")
+    if record:
+        from lfm2_deploy.card.recording import of_bench
+        from lfm2_deploy.commands.card import keep
+
+        for name, result in results.items():
+            keep(opened[name], [of_bench(opened[name], result, busy)])
 
 
 def _parse_contexts(text: str) -> list[int]:

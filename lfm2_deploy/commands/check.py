@@ -19,7 +19,7 @@ from lfm2_deploy.commands.console import (
     show_progress,
 )
 from lfm2_deploy.commands.failures import ERROR
-from lfm2_deploy.commands.options import AsJson, BundlePath, Device, Threads
+from lfm2_deploy.commands.options import AsJson, BundlePath, Device, Record, Threads
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,7 +34,11 @@ _STYLES = {"passed": "bold green", "doubtful": "bold yellow", "failed": "bold re
 
 
 def check(
-    bundle: BundlePath, threads: Threads = None, device: Device = None, as_json: AsJson = False
+    bundle: BundlePath,
+    record: Record = False,
+    threads: Threads = None,
+    device: Device = None,
+    as_json: AsJson = False,
 ) -> None:
     """Check a bundle's files, and that this device computes it rightly.
 
@@ -49,6 +53,7 @@ def check(
     Examples:
       lfm2-deploy check ./LFM2-350M-npu-int4
       lfm2-deploy check ./LFM2-350M-webgpu-int4 --device gpu --json
+      lfm2-deploy check ./LFM2-350M-cpu-int4 --record
 
     \b
     See also:
@@ -68,6 +73,11 @@ def check(
         print_json(_describe(opened, info, verdict, readings, coverage))
     else:
         _print(opened, info, verdict, readings, coverage)
+    if record:  # last: where it cannot be kept, what was found is told already
+        from lfm2_deploy.card.recording import of_check
+        from lfm2_deploy.commands.card import keep
+
+        keep(opened, [of_check(opened, info, verdict)])
     if verdict.outcome != "passed":
         raise typer.Exit(ERROR)
 

@@ -9,14 +9,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from lfm2_deploy.commands import completers
 from lfm2_deploy.commands.console import note, print_json, show_progress
 from lfm2_deploy.commands.failures import ERROR
-from lfm2_deploy.commands.options import AsJson, Device, Threads
+from lfm2_deploy.commands.options import AsJson, Device, Record, Threads
 from lfm2_deploy.compare.defaults import (
     CHUNKS,
     GREEDY,
@@ -27,6 +27,9 @@ from lfm2_deploy.compare.defaults import (
     QUICK_PROMPTS,
     WORST,
 )
+
+if TYPE_CHECKING:
+    from lfm2_deploy.compare.result import Report
 
 _WHAT = "What to compare on"
 _KEEP = "What to keep"
@@ -144,6 +147,7 @@ def compare(
             rich_help_panel=_KEEP,
         ),
     ] = True,
+    record: Record = False,
     threads: Threads = None,
     device: Device = None,
     as_json: AsJson = False,
@@ -178,6 +182,11 @@ def compare(
             )
         if file is not None:
             _check_writable(option, file)
+    if record and (precision or target):
+        raise typer.BadParameter(
+            "--record is for bundles of your own, and --precision and --target make others: export "
+            "first, then compare the bundle"
+        )
     with _tell_what_is_kept(save_base), show_progress() as progress:
         progress("starting", 0, 0)
         from lfm2_deploy import api
@@ -229,8 +238,23 @@ def compare(
 
         write_page(report, html)
         note(f"page: {html}")
+    if record:
+        _record(report)
     if not report.verdict.passed:
         raise typer.Exit(ERROR)
+
+
+def _record(report: Report) -> None:
+    """Keep what was measured of each bundle with it."""
+    from lfm2_deploy.card.recording import of_comparison
+    from lfm2_deploy.commands.card import keep
+    from lfm2_deploy.compare.subjects import read_subject
+
+    for subject in report.subjects:
+        bundle = read_subject(subject.info.given).bundle
+        found = None if bundle is None else of_comparison(bundle, report, subject)
+        if bundle is not None and found is not None:
+            keep(bundle, [found])
 
 
 def _check_writable(option: str, file: Path) -> None:

@@ -30,8 +30,8 @@ if TYPE_CHECKING:  # it imports numpy, which `--help` must not wait for
 _PLAIN_WIDTH = 160
 # Narrower, a column of single words would be left.
 _LEAST_WIDTH = 30
-# During a download the screen belongs to huggingface_hub's own bars.
-_DOWNLOAD = "download"
+# During a download or upload the screen belongs to huggingface_hub's own bars.
+_DOWNLOAD = ("download", "upload")
 # Steps on a large model are far apart, so their speed is taken over a long time.
 _SPEED_SECONDS = 300.0
 # Stages whose progress is counted in bytes.

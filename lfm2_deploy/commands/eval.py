@@ -20,7 +20,7 @@ from lfm2_deploy.commands.console import (
     print_title,
     show_progress,
 )
-from lfm2_deploy.commands.options import AsJson, Device, Threads, find_bundle, load_model
+from lfm2_deploy.commands.options import AsJson, Device, Record, Threads, find_bundle, load_model
 
 if TYPE_CHECKING:
     from lfm2_deploy.bundle import Bundle
@@ -85,6 +85,7 @@ def evaluate(
             "--list", help="List tasks that need no download; with --tasks, any that fit."
         ),
     ] = False,
+    record: Record = False,
     threads: Threads = None,
     device: Device = None,
     as_json: AsJson = False,
@@ -124,6 +125,7 @@ def evaluate(
         threads,
         device,
         output,
+        record,
         as_json,
     )
 
@@ -136,6 +138,7 @@ def _run(
     threads: int | None,
     device: str | None,
     output: Path | None,
+    record: bool,
     as_json: bool,
 ) -> None:
     from lfm2_deploy.bundle import open_bundle
@@ -151,15 +154,20 @@ def _run(
 
     with show_progress() as progress:
         found = EVALUATOR.load()(model, path.name, loaded, Settings(**settings), progress)
-    record = _describe(bundle, model, found)
+    told = _describe(bundle, model, found)
     if as_json:
-        print_json(record)
+        print_json(told)
     else:
         _print(bundle, model, found)
         for remark in found.notes:
             note(remark)
     if output is not None:  # last: where it cannot be written, the figures are told already
-        output.expanduser().write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        output.expanduser().write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+    if record:
+        from lfm2_deploy.card.recording import of_evaluation
+        from lfm2_deploy.commands.card import keep
+
+        keep(bundle, of_evaluation(bundle, model.runtime.info, found))
 
 
 def _list(asked: Sequence[str], folder: Path | None, as_json: bool) -> None:

@@ -54,6 +54,13 @@ BundlePath = Annotated[
         autocompletion=completers.complete_bundles,
     ),
 ]
+Record = Annotated[
+    bool,
+    typer.Option(
+        "--record",
+        help="Keep the figures with the bundle, and show them in its model card (README.md).",
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 Threads = Annotated[
     int | None,

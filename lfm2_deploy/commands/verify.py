@@ -19,7 +19,7 @@ from lfm2_deploy.commands.console import (
     show_progress,
 )
 from lfm2_deploy.commands.failures import ERROR
-from lfm2_deploy.commands.options import AsJson, BundlePath, Device, Threads
+from lfm2_deploy.commands.options import AsJson, BundlePath, Device, Record, Threads
 
 if TYPE_CHECKING:
     from lfm2_deploy.bundle import Bundle
@@ -76,6 +76,7 @@ def verify(
             show_default="by precision",
         ),
     ] = None,
+    record: Record = False,
     threads: Threads = None,
     device: Device = None,
     as_json: AsJson = False,
@@ -122,6 +123,12 @@ def verify(
         print_json(_describe(opened, passage, comparison, verdict))
     else:
         _print(opened, passage, comparison, verdict)
+    if record:  # last: where it cannot be kept, what was found is told already
+        from lfm2_deploy.card.recording import of_verify
+        from lfm2_deploy.commands.card import keep
+
+        text_read = passage.description
+        keep(opened, [of_verify(opened, comparison, text_read, verdict.passed, verdict.rule)])
     if not verdict.passed:
         raise typer.Exit(ERROR)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -29,6 +29,7 @@ class Comparison:
         greedy_tokens: how many greedy tokens were compared.
         greedy_equal: how many agree before the first that differs.
         device: where the tested runtime ran.
+        driver: versions of what computed there.
     """
 
     positions: int
@@ -42,6 +43,7 @@ class Comparison:
     greedy_tokens: int
     greedy_equal: int
     device: str
+    driver: str = ""
 
 
 def compare_runtimes(
@@ -83,7 +85,7 @@ def compare_runtimes(
     ours, theirs = (_generate(runtime, rows[0], count) for runtime in (reference, tested))
     equal = next((i for i, (a, b) in enumerate(zip(ours, theirs, strict=True)) if a != b), count)
     progress("comparing", len(rows), len(rows))
-    return totals.summarize(count, equal, tested.info.device)
+    return replace(totals.summarize(count, equal, tested.info.device), driver=tested.info.driver)
 
 
 class _Totals:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from lfm2_deploy.bundle import MANIFEST, Bundle, open_bundle
+from lfm2_deploy.bundle import CARD, MANIFEST, MEASUREMENTS, Bundle, open_bundle
 from lfm2_deploy.checkpoint.hub import fetch_files
 from lfm2_deploy.contracts import Progress
 from lfm2_deploy.errors import BundleError, DiskFullError, SourceError
@@ -45,6 +45,9 @@ def fetch_bundle(source: BundleSource, folder: Path, progress: Progress) -> Bund
             _download(source, folder, progress)
         else:
             _copy(source, folder, progress)
+        for name in (CARD, MEASUREMENTS):  # not in the manifest, as they may change later
+            if (source.folder / name).is_file():
+                shutil.copyfile(source.folder / name, folder / name)
         shutil.copyfile(source.folder / MANIFEST, folder / MANIFEST)
     return _check(source, folder, progress)
 

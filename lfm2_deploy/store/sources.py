@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from lfm2_deploy.bundle import MANIFEST, is_bundle
+from lfm2_deploy.bundle import CARD, MANIFEST, MEASUREMENTS, is_bundle
 from lfm2_deploy.checkpoint.folder import CONFIG_FILE
 from lfm2_deploy.checkpoint.hub import describe_hub, fetch_known
 from lfm2_deploy.checkpoint.source import is_hub_id
@@ -16,6 +16,8 @@ from lfm2_deploy.manifest import Manifest, read_manifest
 
 DEMO = "demo"
 _SYNTHETIC = "synthetic:"
+# Small files that tell what a repository is, and those that a manifest does not list.
+_LOOKED_AT = (MANIFEST, CONFIG_FILE, CARD, MEASUREMENTS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +38,7 @@ class BundleSource:
     """A bundle that must only be fetched.
 
     Args:
-        folder: where it lies; of a repository only its manifest lies there.
+        folder: where it lies; of a repository only its manifest, and what is beside it.
         manifest: what it says.
         repository: its Hub id; "" for a folder.
         commit: of the repository.
@@ -105,7 +107,7 @@ def _look_at_folder(folder: Path) -> CheckpointSource | BundleSource:
 
 
 def _look_at_hub(model: str, revision: str | None) -> CheckpointSource | BundleSource:
-    folder, commit = fetch_known(model, revision, (MANIFEST, CONFIG_FILE))
+    folder, commit = fetch_known(model, revision, _LOOKED_AT)
     if is_bundle(folder):
         return BundleSource(folder, read_manifest(folder)[0], model, commit)
     try:

@@ -33,15 +33,20 @@ class FakeHub:
     stalled: threading.Event = field(default_factory=threading.Event)
     go_on: threading.Event = field(default_factory=threading.Event)
 
+    @property
+    def handler(self) -> type[Handler]:
+        """What answers requests."""
+        return Handler
+
     def __enter__(self) -> FakeHub:
         hub = self
 
-        class Handler(_Handler):
+        class Own(self.handler):
             """Serves this hub."""
 
             fake = hub
 
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Own)
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
         return self
 
@@ -67,7 +72,9 @@ class FakeHub:
         return [start for path, start in self.asked if path.endswith(f"/{name}")]
 
 
-class _Handler(BaseHTTPRequestHandler):
+class Handler(BaseHTTPRequestHandler):
+    """Answers what is asked to download; what is sent is up to others."""
+
     fake: FakeHub
     protocol_version = "HTTP/1.1"
 
@@ -89,15 +96,19 @@ class _Handler(BaseHTTPRequestHandler):
             self.fake.asked.append((path, start))
         for name, folder in self.fake.repositories.items():
             if path.startswith(f"/api/models/{name}/tree/"):
-                return self._send_json(200, [_describe(file) for file in _list(folder)])
+                return self.send_json(200, [_describe(file, folder) for file in _list(folder)])
             if path == f"/api/models/{name}" or path.startswith(f"/api/models/{name}/revision/"):
-                return self._send_json(200, {"id": name, "sha": COMMIT, "siblings": []})
-            file = folder / path.rpartition("/")[2]
+                siblings = [
+                    {"rfilename": _describe(file, folder)["path"]} for file in _list(folder)
+                ]
+                return self.send_json(200, {"id": name, "sha": COMMIT, "siblings": siblings})
+            file = folder.joinpath(*path.removeprefix(f"/{name}/resolve/").split("/")[1:])
             if path.startswith(f"/{name}/resolve/") and file.is_file():
                 return self._send_file(file, start, with_body)
-        return self._send_json(404, {}, {"X-Error-Code": "RepoNotFound"})
+        return self.send_json(404, {}, {"X-Error-Code": "RepoNotFound"})
 
-    def _send_json(self, code: int, value: object, headers: Mapping[str, str] = {}) -> None:
+    def send_json(self, code: int, value: object, headers: Mapping[str, str] = {}) -> None:
+        """Answer with JSON."""
         body = json.dumps(value).encode()
         self.send_response(code)
         for key, text in {**headers, "Content-Length": str(len(body))}.items():
@@ -124,9 +135,14 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def _list(folder: Path) -> list[Path]:
-    return sorted(file for file in folder.iterdir() if file.is_file())
+    return sorted(file for file in folder.rglob("*") if file.is_file())
 
 
-def _describe(file: Path) -> dict[str, object]:
+def _describe(file: Path, folder: Path) -> dict[str, object]:
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
-    return {"type": "file", "path": file.name, "size": file.stat().st_size, "oid": digest}
+    return {
+        "type": "file",
+        "path": file.relative_to(folder).as_posix(),
+        "size": file.stat().st_size,
+        "oid": digest,
+    }

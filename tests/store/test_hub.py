@@ -62,7 +62,8 @@ def test_bundle_is_downloaded_and_needs_no_network_again(
     hub: FakeHub, store: ModelStore, copied: Path, tmp_path: Path
 ) -> None:
     hub.repositories["somebody/LFM2-demo-cpu-int4"] = copied
-    (copied / "README.md").write_text("not of the bundle")
+    (copied / "notes.txt").write_text("not of the bundle")
+    (copied / "README.md").write_text("its card, edited")
     done = run(hub, tmp_path, "pull", "somebody/LFM2-demo-cpu-int4", "--json")
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
@@ -71,7 +72,8 @@ def test_bundle_is_downloaded_and_needs_no_network_again(
     found = store.get("LFM2-demo-cpu-int4")
     open_bundle(found.path).verify()
     names = {file.name for file in found.path.iterdir()}
-    assert names == {file.name for file in copied.iterdir()} - {"README.md"}
+    assert names == {file.name for file in copied.iterdir()} - {"notes.txt"}
+    assert (found.path / "README.md").read_text() == "its card, edited"
     assert not store.list_unfinished()
 
     asked = len(hub.asked)

@@ -1,0 +1,1 @@
+"""A bundle goes up to the Hugging Face Hub."""
