@@ -35,12 +35,14 @@ class Origin:
         name: folder name, Hub id or synthetic model name.
         revision: commit of the Hub repository, seed of a synthetic one, or "".
         adapter: name of the LoRA adapter merged in, or "".
+        part: "text" for the text part of a vision or audio model, or "".
     """
 
     kind: str
     name: str
     revision: str = ""
     adapter: str = ""
+    part: str = ""
 
 
 # What a `Probe` says of a device that it had no reason to try.
