@@ -52,6 +52,7 @@ class ExportOptions:
         text: what they are rounded on, for methods that calibrate.
         changed: how some tensors are stored otherwise than the target plans; by name.
         max_size_bytes: most bytes of the bundle, for bits to be chosen by; 0 for no limit.
+        inputs_embeds: the decoder takes embeddings, and their look-up is a graph of its own.
 
     Raises:
         ExportError: the target has no such precision, or no chunk, or the chunk is not possible.
@@ -73,6 +74,7 @@ class ExportOptions:
     text: CalibrationText | None = None
     changed: Mapping[str, TensorPlan] = field(default_factory=dict)
     max_size_bytes: int = 0
+    inputs_embeds: bool = False
 
     def __post_init__(self) -> None:
         if self.precision not in self.target.precisions:
@@ -102,6 +104,12 @@ class ExportOptions:
             )
 
         self._check_rounding()
+        if self.inputs_embeds and self.target.embeds != "asked":
+            takes = "token ids only" if self.target.embeds == "never" else "embeddings as it is"
+            raise ExportError(
+                f"target {self.target.name} takes {takes}: leave --inputs-embeds out, or choose "
+                "--target cpu"
+            )
 
     def _check_rounding(self) -> None:
         if self.quantize is not None and self.precision not in QUANTIZED:
@@ -155,7 +163,14 @@ class ExportOptions:
         """The graphs to make for a model."""
         experts = self.experts or next(iter(self.target.experts), "")
         return self.target.make_parts(
-            Wanted(config, experts, self.precision, self.fixed_chunk, self.ranges)
+            Wanted(
+                config,
+                experts,
+                self.precision,
+                self.fixed_chunk,
+                self.ranges,
+                self.inputs_embeds,
+            )
         )
 
     def list_notes(self, config: Lfm2Config) -> tuple[str, ...]:

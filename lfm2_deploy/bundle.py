@@ -27,6 +27,7 @@ from lfm2_deploy.json_file import read_json_object
 from lfm2_deploy.manifest import (
     CANARY,
     CONFIG,
+    EMBED_FILE,
     GENERATION,
     GRAPH,
     MANIFEST,
@@ -76,6 +77,7 @@ _POSSIBLE_FILES = _LATER_FILES | {
     CONFIG,
     GENERATION,
     CANARY,
+    EMBED_FILE,
     *(f"{name}.onnx" for name in ("embed", "prefill", "decode", "head", "routers")),
     "genai_config.json",
     "tokenizer.json",

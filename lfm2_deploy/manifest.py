@@ -23,6 +23,8 @@ from lfm2_deploy.words import quote_path
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
 GRAPH, WEIGHTS = "model.onnx", "model.onnx.data"
+# The look-up of embeddings beside a GRAPH that takes them; named as in transformers.js' exports.
+EMBED_FILE = "embed_tokens.onnx"
 CONFIG, GENERATION = "config.json", "generation_config.json"
 CANARY = "canary.json"
 

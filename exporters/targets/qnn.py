@@ -192,4 +192,5 @@ QNN = Target(
     calibrate=calibrate,
     calibrated=_ROUNDED,
     rounding=lambda precision: round_turned,
+    embeds="always",
 )
