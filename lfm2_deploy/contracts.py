@@ -117,6 +117,8 @@ class Capabilities:
             which of the two it is where several cannot be appended.
         joins_rows: rows can be decoded together while they come and go: the runtime is a
             `JoinsRows`, too.
+        takes_embeddings: embeddings of images or sounds can be appended in place of tokens:
+            sessions are `EmbeddingSession`s.
     """
 
     appends_many: bool
@@ -127,6 +129,7 @@ class Capabilities:
     chunk: int = 0
     tokens_per_step: int = 16
     joins_rows: bool = False
+    takes_embeddings: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -370,6 +373,25 @@ class Runtime(Protocol):
 
     def close(self) -> None:
         """Free the weights; sessions are unusable afterwards."""
+
+
+class EmbeddingSession(Session, Protocol):
+    """A session of a runtime with `Capabilities.takes_embeddings`."""
+
+    def prefill_embeddings(self, rows: Sequence[FloatArray]) -> FloatArray:
+        """As `prefill`, of embeddings: of an image, of a sound, or of tokens.
+
+        Args:
+            rows: B arrays float32 [S, H]; one with S = 0 leaves its row as it is.
+
+        Returns:
+            [B, V] logits after each row's last position; of an empty row, nothing of meaning.
+
+        Raises:
+            GenerationError: another number of rows, another shape, a number that is not finite,
+                or no position at all; nothing is appended.
+            ContextOverflowError: as `prefill`.
+        """
 
 
 class JoinableSession(Session, Protocol):

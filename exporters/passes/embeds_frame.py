@@ -15,8 +15,8 @@ from exporters.draft import Draft, Rewriter
 from exporters.passes.clean_up import leave_only
 from exporters.passes.lower_lengths import share_lengths
 from exporters.trace import SEQUENCE
-from lfm2_deploy.static_graphs import EMBEDS
 from lfm2_deploy.states import BATCH
+from lfm2_deploy.static_graphs import EMBEDS
 
 
 def take_embeds(draft: Draft) -> None:

@@ -192,5 +192,4 @@ QNN = Target(
     calibrate=calibrate,
     calibrated=_ROUNDED,
     rounding=lambda precision: round_turned,
-    embeds="always",
 )

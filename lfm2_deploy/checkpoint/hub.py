@@ -14,8 +14,8 @@ from pathlib import Path
 from lfm2_deploy.checkpoint.folder import (
     CONFIG_FILE,
     INDEX_FILE,
-    SINGLE_FILE,
     SIDE_FILES,
+    SINGLE_FILE,
     FolderCheckpoint,
     lacks_weights,
     open_folder,
