@@ -54,7 +54,10 @@ class TextTensors:
     @property
     def note(self) -> str:
         """What was left out, for people; "" for nothing."""
-        parts = [f"{part} ({count} tensors)" for part, count in sorted(self.left_out.items())]
+        parts = [
+            f"{part} ({count} tensor{'' if count == 1 else 's'})"
+            for part, count in sorted(self.left_out.items())
+        ]
         return f"of the whole model are left out: {', '.join(parts)}" if parts else ""
 
 

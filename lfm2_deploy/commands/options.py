@@ -54,6 +54,15 @@ BundlePath = Annotated[
         autocompletion=completers.complete_bundles,
     ),
 ]
+Part = Annotated[
+    str | None,
+    typer.Option(
+        "--part",
+        metavar="NAME",
+        help="Of a vision or audio model: text, which is the only part there is.",
+        autocompletion=completers.complete_parts,
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 Threads = Annotated[
     int | None,

@@ -39,12 +39,20 @@ def check_name(text: str) -> str:
     return text
 
 
-def name_bundle(model: str, adapter: Path | None, target: str, precision: str) -> str:
+def name_bundle(
+    model: str,
+    adapter: Path | None,
+    target: str,
+    precision: str,
+    part: str | None = None,
+    inputs_embeds: bool = False,
+) -> str:
     """What a bundle's folder is called by default: `LiquidAI/LFM2-350M` -> `LFM2-350M-cpu-int4`."""
     folder = Path(model).expanduser()
     base = folder.resolve().name if folder.is_dir() else model.rpartition("/")[2]
     base = base.removeprefix("synthetic:")
-    parts = [base, adapter.resolve().name if adapter else "", target, precision]
+    embeds = "embeds" if inputs_embeds else ""
+    parts = [base, adapter.resolve().name if adapter else "", part, embeds, target, precision]
     return _AWKWARD.sub("-", "-".join(part for part in parts if part))
 
 
