@@ -58,7 +58,7 @@ class TextTensors:
             f"{part} ({count} tensor{'' if count == 1 else 's'})"
             for part, count in sorted(self.left_out.items())
         ]
-        return f"of the whole model are left out: {', '.join(parts)}" if parts else ""
+        return f"only the text part is taken, without {', '.join(parts)}" if parts else ""
 
 
 def find_text_tensors(stored: Iterable[str], whole: Whole) -> TextTensors:

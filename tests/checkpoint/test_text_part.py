@@ -92,7 +92,7 @@ def test_what_is_left_out_is_told(
     (told,) = [
         note
         for note in open_checkpoint(str(folder), part="text").config.assumptions
-        if "left out" in note
+        if "only the text part" in note
     ]
     if naming == "audio":
         assert "conformer (1 tensor)" in told
