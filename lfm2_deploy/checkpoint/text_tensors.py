@@ -4,9 +4,9 @@ Enters: stored names. Leaves: for each tensor of the text part the name a text m
 and what was left out on purpose. A name of neither kind is nobody's, and is refused: it could be
 a part of the text model that a newer version calls otherwise.
 
-Vision, transformers 4.57 and 5:  model.language_model.*, lm_head.weight
-        as saved before:          language_model.model.*, language_model.lm_head.weight
-Audio, liquid-audio:              lfm.*; the head is the embedding table
+Vision, transformers 5.24:  model.language_model.*, lm_head.weight
+        of other tools:     language_model.model.*, language_model.lm_head.weight
+Audio, liquid-audio:        lfm.*; the head is the embedding table
 """
 
 from __future__ import annotations
