@@ -5,18 +5,21 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from importlib.metadata import version
-from typing import Any
 
 from exporters.draft import Draft
 from exporters.options import ExportOptions
 from exporters.quantize.plan import TensorPlan
+from exporters.side_files import complete_defaults, read_defaults
 from exporters.targets.target import Part, Target
-from lfm2_deploy.bundle import GENERATION, SCHEMA_VERSION, GraphRecord, Manifest, StoredTensor
+from lfm2_deploy.bundle import (
+    SCHEMA_VERSION,
+    GraphRecord,
+    Manifest,
+    ReaderRecord,
+    StoredTensor,
+)
 from lfm2_deploy.contracts import Checkpoint
-from lfm2_deploy.errors import ExportError
-from lfm2_deploy.json_file import read_json_object
 from lfm2_deploy.quantization_record import QuantizationRecord
-from lfm2_deploy.recommended import complete_generation_config
 from lfm2_deploy.registry import find_package
 from lfm2_deploy.states import list_states
 
@@ -52,6 +55,10 @@ def describe(
         graphs=tuple(_record(part) for part in options.list_parts(checkpoint.config)),
         chunk=options.fixed_chunk,
         rounding=rounding,
+        weights=options.weights_file,
+        readers=tuple(
+            ReaderRecord(reader.name, reader.graph(options.precision)) for reader in options.readers
+        ),
     )
 
 
@@ -77,22 +84,6 @@ def summarize_plan(plan: Mapping[str, TensorPlan]) -> tuple[StoredTensor, ...]:
 def list_notes(checkpoint: Checkpoint) -> tuple[str, ...]:
     """What an export assumed that the checkpoint does not say."""
     notes = checkpoint.config.assumptions
-    if complete_defaults(checkpoint) != _read_defaults(checkpoint):
+    if complete_defaults(checkpoint) != read_defaults(checkpoint):
         notes += (f"sampling settings are those of {checkpoint.origin.name}'s model card",)
     return notes
-
-
-def complete_defaults(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Sampling settings: the checkpoint's, and its model card's where it has none."""
-    found = _read_defaults(checkpoint)
-    # Only a Hub repository's name says for sure which model card is meant.
-    if checkpoint.origin.kind != "hub":
-        return found
-    return complete_generation_config(checkpoint.origin.name, found)
-
-
-def _read_defaults(checkpoint: Checkpoint) -> dict[str, Any]:
-    file = checkpoint.side_files.get(GENERATION)
-    if file is None:
-        return {}
-    return read_json_object(file, ExportError, "mend or remove it, and export again")

@@ -13,15 +13,16 @@ import onnx_ir as ir
 
 from exporters.draft import SEMANTIC, Draft
 from exporters.options import ExportOptions, choose_context
+from exporters.readers.rename import place_weights, rename_for
 from exporters.stitch import LOGITS_TO_KEEP, BlockTracer, stitch
 from exporters.targets.target import Part, Target
 from exporters.trace import trace_layer
 from exporters.weight_book import WeightBook
 from exporters.writer import lay_out, refer_to_file
-from lfm2_deploy.bundle import WEIGHTS
 from lfm2_deploy.config import Lfm2Config
 from lfm2_deploy.errors import ExportError
 from lfm2_deploy.gpu_graphs import BOUND_WEIGHTS
+from lfm2_deploy.states import list_states
 
 # The default of logits_to_keep, as Hugging Face names it.
 LAST_ONLY = 1
@@ -119,22 +120,31 @@ def lower_parts(
     """
     drafts, parts = build_drafts(config, options, trace), options.list_parts(config)
     offsets = lay_out(drafts[parts[0].name].book)
-    files = {
-        part.onnx_file: _serialize(drafts[part.name], offsets, options.target) for part in parts
-    }
+    weights, files = options.weights_file, {}
+    for part in parts:
+        model = _make_model(drafts[part.name], offsets, options.target, weights)
+        files[part.onnx_file] = _serialize(model)
+    for reader in options.readers:
+        file = reader.graph(options.precision)
+        if file not in files:
+            states, place = list_states(config), place_weights(file, weights)
+            files[file] = _serialize(rename_for(reader, model, states, config, place))
     return Lowered(parts, drafts, offsets, files)
 
 
-def _serialize(draft: Draft, offsets: Mapping[str, int], target: Target) -> bytes:
-    """A lowered graph as an ONNX file whose weights lie in the weights file."""
-    refer_to_file(draft.graph, draft.book, offsets, WEIGHTS)
-    model = ir.Model(
+def _make_model(draft: Draft, offsets: Mapping[str, int], target: Target, weights: str) -> ir.Model:
+    """A lowered graph whose weights lie in the weights file."""
+    refer_to_file(draft.graph, draft.book, offsets, weights)
+    return ir.Model(
         draft.graph,
         ir_version=target.ir_version,
         producer_name="lfm2-deploy",
         producer_version=version("lfm2-deploy"),
         metadata_props=_describe_bound(draft, offsets),
     )
+
+
+def _serialize(model: ir.Model) -> bytes:
     graph: bytes = ir.to_proto(model).SerializeToString()
     return graph
 

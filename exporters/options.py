@@ -9,6 +9,7 @@ from pathlib import Path
 from exporters.quantize.methods import DEFAULT, Method, find_method
 from exporters.quantize.plan import Precision, TensorPlan
 from exporters.quantize.ranges import Ranges
+from exporters.readers.reader import Reader, choose_readers, choose_weights
 from exporters.targets.target import Part, Target, Wanted
 from lfm2_deploy.bundle import BlobRecord, GraphRecord
 from lfm2_deploy.calibration_text import CalibrationText
@@ -53,6 +54,8 @@ class ExportOptions:
         changed: how some tensors are stored otherwise than the target plans; by name.
         max_size_bytes: most bytes of the bundle, for bits to be chosen by; 0 for no limit.
         inputs_embeds: the decoder takes embeddings, and their look-up is a graph of its own.
+        io: names of the programs besides our own that shall read the bundle; empty for the
+            target's usual ones.
 
     Raises:
         ExportError: the target has no such precision, or no chunk, or the chunk is not possible.
@@ -75,6 +78,7 @@ class ExportOptions:
     changed: Mapping[str, TensorPlan] = field(default_factory=dict)
     max_size_bytes: int = 0
     inputs_embeds: bool = False
+    io: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.precision not in self.target.precisions:
@@ -103,12 +107,18 @@ class ExportOptions:
                 f"expected {choice}"
             )
 
+        choose_readers(self.io, self.target.name, self.target.readers)
         self._check_rounding()
         if self.inputs_embeds and self.target.embeds != "asked":
             takes = "token ids only" if self.target.embeds == "never" else "embeddings as it is"
             raise ExportError(
                 f"target {self.target.name} takes {takes}: leave --inputs-embeds out, or choose "
                 "--target cpu"
+            )
+        if self.inputs_embeds and self.io:
+            raise ExportError(
+                f"--io {','.join(self.io)} is for graphs that take token ids: leave it or "
+                "--inputs-embeds out"
             )
 
     def _check_rounding(self) -> None:
@@ -158,6 +168,18 @@ class ExportOptions:
         if self.method.calibrates and spec.role not in ("projection", "expert"):
             return entry
         return replace(entry, rounding=self.method.rounding)
+
+    @property
+    def readers(self) -> tuple[Reader, ...]:
+        """The programs besides our own that shall read the bundle; none takes embeddings alone."""
+        if self.inputs_embeds:
+            return ()
+        return choose_readers(self.io, self.target.name, self.target.readers)
+
+    @property
+    def weights_file(self) -> str:
+        """Where ONNX graphs find their weights, relative to the bundle."""
+        return choose_weights(self.readers, self.precision)
 
     def list_parts(self, config: Lfm2Config) -> tuple[Part, ...]:
         """The graphs to make for a model."""

@@ -10,7 +10,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from exporters.canary import add_canary
-from exporters.describe import complete_defaults, describe, summarize_plan
+from exporters.describe import describe, summarize_plan
 from exporters.draft import Draft
 from exporters.encoding import EncodeJobs, encode_here
 from exporters.journal import Journal
@@ -19,16 +19,16 @@ from exporters.options import QUANTIZED, ExportOptions, choose_context
 from exporters.quantize.calibrate import Calibration
 from exporters.quantize.losses import Sums, list_errors
 from exporters.quantize.store import refuse_layers
+from exporters.side_files import complete_side_files
 from exporters.targets.target import Written
 from exporters.trace import trace_layer
 from exporters.weight_book import WeightBook
 from exporters.writer import write_weights
 from lfm2_deploy.bundle import (
-    GENERATION,
-    WEIGHTS,
     Bundle,
     Manifest,
     check_destination,
+    list_files,
     open_bundle,
     seal,
 )
@@ -82,10 +82,15 @@ def export_checkpoint(
             encode = encode_here(book.jobs, checkpoint)
         else:
             encode = choose_encoder(book)
-        data = folder / WEIGHTS
+        data = folder / options.weights_file
         losses = write_weights(book, lowered.offsets, encode, data, journal, progress)
         manifest = _add_errors(manifest, losses, lowered.first)
-        target.finish(Written(folder, lowered.drafts, lowered.parts, checkpoint, progress))
+        target.finish(
+            Written(
+                folder, lowered.drafts, lowered.parts, checkpoint, progress,
+                options.precision, options.readers,
+            )
+        )  # fmt: skip
         if options.compile_graphs is not None:
             blobs = options.compile_graphs(folder, manifest.graphs, progress)
             manifest = replace(manifest, blobs=blobs)
@@ -113,7 +118,7 @@ def _fit_size(
 
 
 def _require_size(folder: Path, most: int) -> None:
-    size = sum(file.stat().st_size for file in folder.iterdir())
+    size = sum(file.stat().st_size for file in list_files(folder))
     if most and size > most:
         raise ExportError(
             f"the bundle takes {format_limit(size, up=True)}, more than the {format_limit(most)} "
@@ -206,13 +211,9 @@ def _write_small_files(
         for stale in folder.glob("*.blob*"):  # of an export that was interrupted
             stale.unlink()
     for file, graph in lowered.files.items():
+        (folder / file).parent.mkdir(exist_ok=True)
         (folder / file).write_bytes(graph)
     for name, path in checkpoint.side_files.items():
         shutil.copyfile(path, folder / name)
-    written = {
-        "config.json": dict(checkpoint.raw_config),
-        GENERATION: complete_defaults(checkpoint),
-    }
-    for name, content in written.items():
-        if content:
-            (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    for name, content in complete_side_files(checkpoint, options).items():
+        (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

@@ -37,8 +37,8 @@ from lfm2_deploy.manifest import (
     FileRecord,
     GraphRecord,
     Manifest,
+    ReaderRecord,
     StoredTensor,
-    name_weights,
     read_manifest,
 )
 
@@ -55,9 +55,11 @@ __all__ = [
     "FileRecord",
     "GraphRecord",
     "Manifest",
+    "ReaderRecord",
     "StoredTensor",
     "check_destination",
     "is_bundle",
+    "list_files",
     "list_foreign",
     "open_bundle",
     "seal",
@@ -84,6 +86,7 @@ _POSSIBLE_FILES = _LATER_FILES | {
     "tokenizer_config.json",
     "special_tokens_map.json",
     "chat_template.jinja",
+    "model_genai_legacy.onnx",
 }
 _POSSIBLE_PATTERNS = (
     "openvino_*.xml",
@@ -92,6 +95,8 @@ _POSSIBLE_PATTERNS = (
     "*.blob",
     "*.blob.onnx",
     "*.blob_qnn.bin",
+    "onnx/model*.onnx",
+    "onnx/model*.onnx_data",
 )
 # What a bundle of any target has one of.
 _GRAPHS = (GRAPH, "openvino_model.xml", "decode.onnx", "decode.0.onnx")
@@ -117,10 +122,16 @@ class Bundle:
         return self.path / self.manifest.graphs[0].file
 
     @property
+    def weights(self) -> Path:
+        """The file that ONNX graphs read their weights from."""
+        return self.path / self.manifest.weights
+
+    @property
     def identity(self) -> str:
         """A digest of all graphs and weights: what computes the same has the same."""
         files = self.manifest.files
-        names = sorted({g.file for g in self.manifest.graphs} | {name_weights(self.graph.name)})
+        graphs = {graph.file for graph in self.manifest.graphs}
+        names = sorted(graphs | set(self.manifest.weight_files))
         return hashlib.sha256("".join(files[name].sha256 for name in names).encode()).hexdigest()
 
     def find_graph(self, name: str) -> Path:
@@ -258,13 +269,32 @@ def list_foreign(path: Path) -> list[str]:
     except BundleError:
         files = None
     known = _LATER_FILES | files.keys() if isinstance(files, dict) else None
-    return sorted(e.name for e in path.iterdir() if e.is_dir() or not _belongs(e.name, known))
+    found = []
+    for entry in path.iterdir():
+        holds_files = entry.is_dir() and _holds_files(entry.name, known)
+        for place in entry.iterdir() if holds_files else [entry]:
+            name = place.relative_to(path).as_posix()
+            if place.is_dir() or not _belongs(name, known):
+                found.append(name)
+    return sorted(found)
+
+
+def list_files(folder: Path) -> list[Path]:
+    """Every file of a bundle's folder and of the folders right inside it, in order of names."""
+    inside = [entry for entry in folder.iterdir() if entry.is_dir()]
+    every = [entry for place in (folder, *inside) for entry in place.iterdir()]
+    return sorted(entry for entry in every if entry not in inside)
 
 
 def _belongs(name: str, known: Collection[str] | None) -> bool:
     if known is not None:
         return name in known
     return name in _POSSIBLE_FILES or any(fnmatch(name, pattern) for pattern in _POSSIBLE_PATTERNS)
+
+
+def _holds_files(folder: str, known: Collection[str] | None) -> bool:
+    """Whether some of a bundle's files lie in a folder of that name."""
+    return any(file.startswith(f"{folder}/") for file in known or _POSSIBLE_PATTERNS)
 
 
 def seal(folder: Path, manifest: Manifest, progress: Progress = ignore_progress) -> None:
@@ -275,7 +305,7 @@ def seal(folder: Path, manifest: Manifest, progress: Progress = ignore_progress)
         manifest: all but `files`, which is filled in here.
         progress: told of the bytes done.
     """
-    sizes = {file.name: file.stat().st_size for file in sorted(folder.iterdir())}
+    sizes = {f.relative_to(folder).as_posix(): f.stat().st_size for f in list_files(folder)}
     total, done, files = sum(sizes.values()), 0, {}
     for name, size in sizes.items():
         digest = _hash(folder / name, _count(progress, "hashing", done, total))

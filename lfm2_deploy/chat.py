@@ -25,6 +25,8 @@ from lfm2_deploy.tokenizer import read_tokenizer_config
 
 Message = Mapping[str, Any]
 
+TEMPLATE_FILE = "chat_template.jinja"
+
 # Characters of a rendered conversation; 128K tokens are about half a million.
 _LARGEST_TEXT = 10_000_000
 _LARGEST_POWER = 10_000
@@ -77,7 +79,7 @@ class ChatTemplate:
         Raises:
             TemplateError: there is one, but it cannot be used.
         """
-        file = folder / "chat_template.jinja"
+        file = folder / TEMPLATE_FILE
         try:
             if file.is_file():
                 return cls(file.read_text(encoding="utf-8"), special_tokens)

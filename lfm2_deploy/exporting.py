@@ -52,6 +52,7 @@ def export(
     max_size_bytes: int = 0,
     part: str | None = None,
     inputs_embeds: bool = False,
+    io: Sequence[str] = (),
     progress: Progress = ignore_progress,
 ) -> Bundle:
     """Make a bundle from a checkpoint.
@@ -87,6 +88,8 @@ def export(
         part: "text" for the text part of a vision or audio model, which cannot be exported whole.
         inputs_embeds: make a decoder that takes embeddings in place of token ids, so that a
             program can mix in those of images or sounds; their look-up is a graph of its own.
+        io: other programs that shall read the bundle, too: "genai" (onnxruntime-genai from 0.17 on,
+            which reads what target "cpu" makes anyway), "genai-legacy" (before), "transformersjs".
         canary: record short prompts with what their logits must be, for `load` to check devices
             with; reads each weight once more.
         progress: told of each step.
@@ -117,6 +120,7 @@ def export(
         quantize=quantize,
         max_size_bytes=max_size_bytes,
         inputs_embeds=inputs_embeds,
+        io=tuple(io),
     )
     if cluster is not None and options.needs_text:
         asked = "--max-size" if max_size_bytes else f"--quantize {quantize}"

@@ -91,6 +91,19 @@ class BlobRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class ReaderRecord:
+    """A graph over the same weights under the names that another program looks for.
+
+    Args:
+        io: what `--io` calls that program.
+        file: the graph's file.
+    """
+
+    io: str
+    file: str
+
+
+@dataclass(frozen=True, slots=True)
 class Manifest:
     """What a bundle is and how it was made.
 
@@ -112,6 +125,8 @@ class Manifest:
         chunk: tokens that one call of a prompt takes, where shapes are fixed; else 0.
         blobs: graphs that were compiled ahead of time.
         rounding: how weights were rounded, and what that costs; None for floats.
+        weights: the file that ONNX graphs read their weights from.
+        readers: the same model for other programs.
     """
 
     schema_version: int
@@ -132,6 +147,14 @@ class Manifest:
     chunk: int = 0
     blobs: tuple[BlobRecord, ...] = ()
     rounding: QuantizationRecord | None = None
+    weights: str = WEIGHTS
+    readers: tuple[ReaderRecord, ...] = ()
+
+    @property
+    def weight_files(self) -> tuple[str, ...]:
+        """Files of the weights: an IR has its own, ONNX graphs share one."""
+        graph = self.graphs[0].file
+        return (self.weights if graph.endswith(".onnx") else f"{graph.removesuffix('.xml')}.bin",)
 
 
 def _explain_absence(folder: Path) -> str:
@@ -197,7 +220,7 @@ def _parse(raw: dict[str, Any]) -> Manifest:
 
 def _parse_records(raw: dict[str, Any]) -> dict[str, Any]:
     """What bundles of version 0.1 do not have."""
-    kinds = {"graphs": GraphRecord, "blobs": BlobRecord}
+    kinds = {"graphs": GraphRecord, "blobs": BlobRecord, "readers": ReaderRecord}
     records: dict[str, Any] = {
         key: tuple(kind(**record) for record in raw[key])
         for key, kind in kinds.items()
@@ -225,7 +248,11 @@ def _check(manifest: Manifest, config: Lfm2Config) -> None:
     # By their text, since 1.0 and true equal 1.
     if repr(manifest.states) not in _list_forms_of_states(config):
         raise ValueError("its states are not those of its config")
-    graphs: list[GraphRecord | BlobRecord] = [*manifest.graphs, *manifest.blobs]
+    graphs: list[GraphRecord | BlobRecord | ReaderRecord] = [
+        *manifest.graphs,
+        *manifest.blobs,
+        *manifest.readers,
+    ]
     for graph in graphs:
         for field in fields(graph):
             _expect(getattr(graph, field.name), str, f"{field.name} of a graph")
@@ -236,21 +263,17 @@ def _check(manifest: Manifest, config: Lfm2Config) -> None:
             raise ValueError(f"graph {own.name} runs on {shorten(own.device)}")
     if _expect(manifest.chunk, int, "chunk") < 0:
         raise ValueError(f"chunk is {manifest.chunk}")
+    _expect(manifest.weights, str, "weights")
     files = [graph.file for graph in graphs]
-    missing = {CONFIG, name_weights(files[0]), *files} - manifest.files.keys()
+    missing = {CONFIG, *manifest.weight_files, *files} - manifest.files.keys()
     if missing:
         raise ValueError(f"it lists no {min(missing)}")
     for name, record in manifest.files.items():
-        if not is_plain_name(name):
+        if not is_plain_path(name):
             raise ValueError(f"{name!r} is not a plain file name")
         if _expect(record.size_bytes, int, f"size of {name}") < 0:
             raise ValueError(f"size of {name} is {record.size_bytes}")
         _expect(record.sha256, str, f"hash of {name}")
-
-
-def name_weights(graph: str) -> str:
-    """The file of a graph's weights: an IR has its own, ONNX graphs share one."""
-    return WEIGHTS if graph.endswith(".onnx") else f"{graph.removesuffix('.xml')}.bin"
 
 
 def _list_forms_of_states(config: Lfm2Config) -> set[str]:
@@ -281,3 +304,8 @@ def is_plain_name(name: str) -> bool:
     """Whether a name means a file right inside a folder, on every system, and can be shown."""
     inside = name not in ("", ".", "..") and "/" not in name
     return inside and PureWindowsPath(name).name == name and name.isprintable()
+
+
+def is_plain_path(path: str) -> bool:
+    """Whether a path means a file in a folder, or in a folder right inside it, on every system."""
+    return path.count("/") <= 1 and all(map(is_plain_name, path.split("/")))

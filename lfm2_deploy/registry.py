@@ -200,6 +200,7 @@ CLUSTER_RECIPE = Entry(
 )
 # Pure arithmetic: it needs nothing that running does not.
 PLANNER = Entry("exporters.quantize.plan", "plan_tensors", (), _RUN, "planning")
+READERS = Entry("exporters.readers.reader", "READERS", (), _RUN, "other programs")
 ROUNDING_METHODS = Entry("exporters.quantize.methods", "METHODS", (), _RUN, "rounding")
 EXPORTER = Entry("exporters.pipeline", "export_checkpoint", _TRACING, _EXPORT, "exporting")
 EXPORT_OPTIONS = Entry("exporters.options", "ExportOptions", _TRACING, _EXPORT, "exporting")

@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Protocol
 
-from lfm2_deploy.bundle import WEIGHTS, Bundle
+from lfm2_deploy.bundle import Bundle
 from lfm2_deploy.gpu_graphs import (
     DECODE,
     EXPERTS,
@@ -82,7 +82,7 @@ class FixedLengths:
         self._files = {r.name: bundle.path / r.file for r in bundle.manifest.graphs}
         self._room = bundle.manifest.context_length
         self._load = load
-        self._weights = BoundWeights(bundle.path / WEIGHTS, memory)
+        self._weights = BoundWeights(bundle.weights, memory)
         self._single = self._open(DECODE, 1, 1)
         self._prompts: OrderedDict[tuple[int, int], Graph | RoutedPrompt] = OrderedDict()
         self._bundle, self._memory = bundle, memory

@@ -24,7 +24,7 @@ from pathlib import Path
 import onnxruntime as ort
 from filelock import FileLock
 
-from lfm2_deploy.bundle import GRAPH, WEIGHTS, Bundle
+from lfm2_deploy.bundle import GRAPH, Bundle
 from lfm2_deploy.contracts import Progress, ignore_progress
 from lfm2_deploy.errors import BundleError, DiskFullError
 from lfm2_deploy.machine import describe_machine, find_cache
@@ -113,7 +113,7 @@ def _choose_folder(bundle: Bundle) -> Path:
     machine = describe_machine()
     files = bundle.manifest.files
     key = [
-        *(files[GRAPH].sha256, files[WEIGHTS].sha256),
+        *(files[GRAPH].sha256, files[bundle.manifest.weights].sha256),
         *(ort.__version__, platform.machine(), machine.cpu, machine.instructions),
     ]
     digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()
@@ -121,7 +121,7 @@ def _choose_folder(bundle: Bundle) -> Path:
 
 
 def _write(bundle: Bundle, folder: Path, progress: Progress) -> None:
-    needed = int(_MOST_GROWTH * bundle.manifest.files[WEIGHTS].size_bytes)
+    needed = int(_MOST_GROWTH * bundle.manifest.files[bundle.manifest.weights].size_bytes)
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise DiskFullError(

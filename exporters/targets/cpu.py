@@ -15,6 +15,7 @@ from exporters.passes.lower_linear import lower_linear
 from exporters.passes.lower_norm import lower_norm
 from exporters.passes.lower_parameters import lower_parameters
 from exporters.quantize.plan import PRECISIONS
+from exporters.readers.reader import GENAI, GENAI_LEGACY, TRANSFORMERSJS
 from exporters.targets.target import Part, Target, Wanted
 from exporters.trace import OPSET
 from lfm2_deploy.manifest import EMBED_FILE
@@ -63,4 +64,5 @@ CPU = Target(
     groups=(32, 64, 128, 256),
     expert_groups=(32, 64, 128),
     embeds="asked",
+    readers=(GENAI, TRANSFORMERSJS, GENAI_LEGACY),
 )

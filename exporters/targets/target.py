@@ -12,6 +12,7 @@ from exporters.quantize.calibrate import Calibration
 from exporters.quantize.plan import Precision, TensorPlan, plan_tensors
 from exporters.quantize.ranges import Ranges
 from exporters.quantize.stored import Rounder, round_packed
+from exporters.readers.reader import Reader
 from lfm2_deploy.config import Lfm2Config
 from lfm2_deploy.contracts import Checkpoint, Progress
 from lfm2_deploy.manifest import GRAPH
@@ -75,6 +76,8 @@ class Written:
         parts: the same, as they were asked for.
         checkpoint: what they were made from.
         progress: told of each step.
+        precision: how weights are stored.
+        readers: the programs besides our own that shall read it.
     """
 
     folder: Path
@@ -82,6 +85,8 @@ class Written:
     parts: Sequence[Part]
     checkpoint: Checkpoint
     progress: Progress
+    precision: Precision
+    readers: Sequence[Reader]
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +121,7 @@ class Target:
         rounding: what storing a tensor does to its numbers, by precision.
         embeds: whether its decoder takes embeddings: "never", where that is "asked" for, or
             "always".
+        readers: names of other programs that can read its graphs, the usual ones first.
     """
 
     name: str
@@ -142,3 +148,4 @@ class Target:
     scale_bytes: int = 4
     rounding: Callable[[Precision], Rounder] = lambda precision: round_packed
     embeds: Literal["never", "asked", "always"] = "never"
+    readers: tuple[str, ...] = ()

@@ -158,6 +158,7 @@ def fetch_files(
         if (folder / name).is_file():
             continue
         part = folder / f"{name}.part"
+        part.parent.mkdir(exist_ok=True)
         try:
             with part.open("ab") as stream:
                 if stream.tell() > size:

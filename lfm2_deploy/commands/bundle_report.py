@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from lfm2_deploy.bundle import Bundle, StoredTensor
+from lfm2_deploy.bundle import Bundle, ReaderRecord, StoredTensor
 from lfm2_deploy.commands.console import (
     format_bytes,
     format_count,
@@ -65,6 +65,7 @@ def describe_bundle(bundle: Bundle) -> dict[str, Any]:
         "chunk": manifest.chunk,
         "graphs": [asdict(graph) for graph in manifest.graphs],
         "canary": describe_canary(bundle),
+        "readers": [asdict(reader) for reader in manifest.readers],
         "blobs": [asdict(blob) for blob in manifest.blobs],
         "size_bytes": bundle.size_bytes,
         "files": {name: asdict(record) for name, record in manifest.files.items()},
@@ -89,6 +90,7 @@ def print_bundle(bundle: Bundle) -> None:
             "from": describe_origin(manifest.origin),
             "made with": made_with,
             "runs on": _describe_runtime(manifest.runtime),
+            **_list_readers(manifest.readers),
             "context": f"{manifest.context_length:,} tokens",
             **_list_static_facts(bundle),
             **list_model_facts(bundle.config),
@@ -131,6 +133,12 @@ def _describe_runtime(name: str) -> str:
     if entry is None:
         return f"runtime {name}, which no installed package brings"
     return f"runtime {name} of package {entry.package}" if entry.package else f"runtime {name}"
+
+
+def _list_readers(readers: Sequence[ReaderRecord]) -> dict[str, str]:
+    """Other programs that find their graph in the folder."""
+    words = ", ".join(f"{reader.io} ({reader.file})" for reader in readers)
+    return {"read by": words} if words else {}
 
 
 def _list_static_facts(bundle: Bundle) -> dict[str, str]:

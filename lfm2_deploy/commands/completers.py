@@ -113,6 +113,13 @@ def complete_methods(incomplete: str) -> list[str]:
     return _begin(ROUNDING_METHODS.load(), incomplete)
 
 
+def complete_readers(incomplete: str) -> list[str]:
+    """Programs that may read a bundle besides ours."""
+    from lfm2_deploy.registry import READERS
+
+    return _complete_list(incomplete, READERS.load())
+
+
 def complete_devices(ctx: typer.Context, incomplete: str) -> list[str]:
     """Devices that the runtime of the bundle before knows; all of them where there is none."""
     # Where the option before the cursor lacks its value, parsing ends there, and arguments that

@@ -181,6 +181,16 @@ def export(
             "local for one on this machine.",
         ),
     ] = None,
+    io: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAMES",
+            help="Programs that shall read the bundle, too, separated by commas: genai "
+            "(onnxruntime-genai), genai-legacy (before 0.17), transformersjs.",
+            show_default="genai, for target cpu",
+            autocompletion=completers.complete_readers,
+        ),
+    ] = None,
     canary: Annotated[
         bool,
         typer.Option(
@@ -203,6 +213,7 @@ def export(
       lfm2-deploy export ./my-finetune ./my-bundle --precision int8 --context 4096
       lfm2-deploy export LiquidAI/LFM2-350M --target npu --context 2048 --compile
       lfm2-deploy export LiquidAI/LFM2-350M --target auto
+      lfm2-deploy export LiquidAI/LFM2-350M --io genai,transformersjs
       lfm2-deploy export LiquidAI/LFM2-350M --quantize gptq --calibrate mine.txt --max-size 260MB
       lfm2-deploy export LiquidAI/LFM2-VL-450M --part text --inputs-embeds
 
@@ -243,6 +254,7 @@ def export(
             max_size_bytes=max_size_bytes,
             part=part,
             inputs_embeds=inputs_embeds,
+            io=[name.strip().lower() for name in (io or "").split(",") if name.strip()],
             revision=revision,
             adapter=adapter,
             overwrite=overwrite,

@@ -110,6 +110,7 @@ def _copy(source: BundleSource, folder: Path, progress: Progress) -> None:
     done, total = 0, sum(record.size_bytes for record in files.values())
     for name, record in files.items():
         progress(f"copying {name}", done, total)
+        (folder / name).parent.mkdir(exist_ok=True)
         try:
             _copy_file(source.folder / name, folder / name)
         except FileNotFoundError as error:

@@ -35,6 +35,32 @@ def test_export_prints_place_size_and_precision(
     assert "next: lfm2-deploy inspect tiny-dense-cpu-int8" in result.stderr
 
 
+def test_other_programs_that_shall_read_it_are_named_with_commas(
+    run: Callable, tmp_path: Path
+) -> None:
+    place = tmp_path / "out"
+    asked = ("synthetic:tiny-dense", place, "--io", "genai, transformersjs")
+    assert run("export", *asked).exit_code == 0
+    assert (place / "onnx" / "model_q4.onnx_data").is_file()
+    shown = " ".join(run("inspect", place).stdout.split())
+    assert "read by genai (model.onnx), transformersjs (onnx/model_q4.onnx)" in shown
+    readers = json.loads(run("inspect", place, "--json").stdout)["readers"]
+    assert [reader["io"] for reader in readers] == ["genai", "transformersjs"]
+
+
+@pytest.mark.parametrize(
+    ("words", "told", "code"),
+    [
+        (("--io", "transformers"), "transformersjs", 2),
+        (("--io", "transformersjs", "--target", "webgpu"), "--target cpu", 1),
+    ],
+)
+def test_reader_that_cannot_be_is_one_line(
+    run: Callable, fails: Callable, tmp_path: Path, words: Sequence[str], told: str, code: int
+) -> None:
+    fails(run("export", "synthetic:tiny-dense", tmp_path / "out", *words), told, code=code)
+
+
 def test_rounded_layers_that_overwrite_discards_are_told(run: Callable, tmp_path: Path) -> None:
     kept = tmp_path / ".out.partial.rounded"
     kept.mkdir()

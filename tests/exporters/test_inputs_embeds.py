@@ -11,7 +11,7 @@ import pytest
 
 from lfm2_deploy import export, open_bundle
 from lfm2_deploy.bundle import Bundle, check_destination, list_foreign
-from lfm2_deploy.errors import BundleError
+from lfm2_deploy.errors import BundleError, ExportError
 from lfm2_deploy.manifest import MANIFEST
 
 PRECISIONS = ["fp32", "fp16", "int8", "int4"]
@@ -102,6 +102,14 @@ def test_onnxruntime_genai_finds_no_config_that_it_could_not_run(
     bundles: dict[str, Bundle],
 ) -> None:
     assert "genai_config.json" not in bundles["int4"].manifest.files
+    assert bundles["int4"].manifest.readers == ()
+
+
+@pytest.mark.parametrize("reader", ["genai", "genai-legacy", "transformersjs"])
+def test_reader_of_token_ids_is_refused_by_name(reader: str, tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match=f"--io {reader} is for graphs that take token ids"):
+        export("synthetic:tiny-dense", tmp_path / "x", io=[reader], inputs_embeds=True)
+    assert not (tmp_path / "x").exists()
 
 
 def test_bundle_with_a_damaged_manifest_is_known_and_replaced(tmp_path: Path) -> None:

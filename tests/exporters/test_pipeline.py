@@ -346,7 +346,8 @@ def test_side_files_come_along(
     model = Watched(checkpoint, checkpoint.read, side_files={"tokenizer.json": file})
     bundle = export_tiny(tmp_path / "out", "fp32", model)
     assert (bundle.path / "tokenizer.json").read_text() == file.read_text()
-    assert json.loads((bundle.path / "config.json").read_text()) == checkpoint.raw_config
+    written = json.loads((bundle.path / "config.json").read_text())
+    assert checkpoint.raw_config.items() <= written.items()
 
 
 def test_summary_has_one_line_for_all_experts_of_a_layer(checkpoint: Checkpoint) -> None:
