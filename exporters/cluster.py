@@ -50,7 +50,8 @@ class Recipe:
         adapter: folder of a LoRA adapter.
         target: name of the target.
         precision: how weights are stored.
-        context_length, chunk, experts, quantize: as in `ExportOptions`.
+        context_length, chunk, experts, quantize, inputs_embeds: as in `ExportOptions`.
+        part: as `open_checkpoint` takes it.
     """
 
     model: str
@@ -62,10 +63,14 @@ class Recipe:
     chunk: int | None = None
     experts: str | None = None
     quantize: str | None = None
+    part: str | None = None
+    inputs_embeds: bool = False
 
     def build(self) -> tuple[Checkpoint, Draft]:
         """Open the checkpoint and lower the graph."""
-        checkpoint = open_checkpoint(self.model, revision=self.revision, adapter=self.adapter)
+        checkpoint = open_checkpoint(
+            self.model, revision=self.revision, adapter=self.adapter, part=self.part
+        )
         options = ExportOptions(
             find_target(self.target),
             self.precision,
@@ -73,6 +78,7 @@ class Recipe:
             chunk=self.chunk,
             experts=self.experts,
             quantize=self.quantize,
+            inputs_embeds=self.inputs_embeds,
         )
         drafts = build_drafts(checkpoint.config, options)
         return checkpoint, next(iter(drafts.values()))

@@ -36,8 +36,14 @@ _TOP_K = 50
 
 
 def write_genai_config(written: Written) -> None:
-    """Write the file beside a bundle's only graph."""
-    (part,) = written.parts
+    """Write the file beside a bundle's graph, where that takes token ids.
+
+    onnxruntime-genai 0.18 runs a decoder that takes embeddings only as a stage of "lfm2_vl" or
+    "lfm2_audio", with a vision or audio graph and one that puts `image_features` among embeddings.
+    """
+    part, *others = written.parts
+    if others:
+        return
     draft = written.drafts[part.name]
     reader = next(reader for reader in written.readers if reader.genai_config)
     content = make_genai_config(

@@ -53,6 +53,7 @@ class ExportOptions:
         text: what they are rounded on, for methods that calibrate.
         changed: how some tensors are stored otherwise than the target plans; by name.
         max_size_bytes: most bytes of the bundle, for bits to be chosen by; 0 for no limit.
+        inputs_embeds: the decoder takes embeddings, and their look-up is a graph of its own.
         io: names of the programs besides our own that shall read the bundle; empty for the
             target's usual ones.
 
@@ -76,6 +77,7 @@ class ExportOptions:
     text: CalibrationText | None = None
     changed: Mapping[str, TensorPlan] = field(default_factory=dict)
     max_size_bytes: int = 0
+    inputs_embeds: bool = False
     io: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -107,6 +109,17 @@ class ExportOptions:
 
         choose_readers(self.io, self.target.name, self.target.readers)
         self._check_rounding()
+        if self.inputs_embeds and self.target.embeds != "asked":
+            takes = "token ids only" if self.target.embeds == "never" else "embeddings as it is"
+            raise ExportError(
+                f"target {self.target.name} takes {takes}: leave --inputs-embeds out, or choose "
+                "--target cpu"
+            )
+        if self.inputs_embeds and self.io:
+            raise ExportError(
+                f"--io {','.join(self.io)} is for graphs that take token ids: leave it or "
+                "--inputs-embeds out"
+            )
 
     def _check_rounding(self) -> None:
         if self.quantize is not None and self.precision not in QUANTIZED:
@@ -165,7 +178,9 @@ class ExportOptions:
 
     @property
     def readers(self) -> tuple[Reader, ...]:
-        """The programs besides our own that shall read the bundle."""
+        """The programs besides our own that shall read the bundle; none takes embeddings alone."""
+        if self.inputs_embeds:
+            return ()
         return choose_readers(self.io, self.target.name, self.target.readers)
 
     @property
@@ -177,7 +192,14 @@ class ExportOptions:
         """The graphs to make for a model."""
         experts = self.experts or next(iter(self.target.experts), "")
         return self.target.make_parts(
-            Wanted(config, experts, self.precision, self.fixed_chunk, self.ranges)
+            Wanted(
+                config,
+                experts,
+                self.precision,
+                self.fixed_chunk,
+                self.ranges,
+                self.inputs_embeds,
+            )
         )
 
     def list_notes(self, config: Lfm2Config) -> tuple[str, ...]:

@@ -32,6 +32,8 @@ _LARGEST_TEXT = 10_000_000
 _LARGEST_POWER = 10_000
 
 # Names under which clients send a model's reasoning; templates may read any of them.
+# In types of content parts that are no text.
+_UNREAD = ("image", "audio", "video")
 _REASONING = ("reasoning_content", "thinking", "reasoning")
 
 
@@ -291,10 +293,22 @@ def _prepare(index: int, message: Message) -> dict[str, Any]:
     if "content" not in given and not given.get("tool_calls"):
         raise TemplateError(f"message {index} (role '{role}') has no 'content': give its text")
     plain: dict[str, Any] = _plain(f"message {index}", given)
+    _refuse_images(index, plain.get("content"))
     reasoning = next((plain[name] for name in _REASONING if name in plain), None)
     if reasoning is None:
         return plain
     return {"thinking": reasoning, **plain, "reasoning_content": reasoning}
+
+
+def _refuse_images(index: int, content: Any) -> None:
+    """Refuse what LFM2-VL's template would write as <image>, with no image behind it."""
+    for part in content if isinstance(content, list) else []:
+        kind = part.get("type") if isinstance(part, dict) else None
+        if isinstance(kind, str) and any(name in kind for name in _UNREAD):
+            raise TemplateError(
+                f"message {index}: this model reads text only, not {kind!r}: a program that runs a "
+                "vision tower itself appends embeddings to a session (prefill_embeddings)"
+            )
 
 
 def _plain(what: str, value: Any) -> Any:

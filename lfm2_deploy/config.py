@@ -17,12 +17,19 @@ from typing import Any, Literal
 from lfm2_deploy.config_keys import WIDEST, ConfigKeys
 from lfm2_deploy.errors import ConfigError, UnsupportedModelError
 from lfm2_deploy.json_file import read_json_object
+from lfm2_deploy.model_parts import (
+    explain_whole,
+    find_whole,
+    list_architectures,
+    refuse_encoder,
+    take_text_part,
+)
 
 LayerType = Literal["conv", "full_attention"]
 
 DENSE, MOE = "lfm2", "lfm2_moe"
-_MULTIMODAL = {"lfm2_vl": "text_config", "lfm2_audio": "lfm"}
 _SUPPORTED = f"'{DENSE}' or '{MOE}'"
+_ARCHITECTURES = {DENSE: "Lfm2ForCausalLM", MOE: "Lfm2MoeForCausalLM"}
 # Of all layers together: each is a handful of objects, before any weight is read.
 _MOST_EXPERTS = 2**16
 # Added to the sum of the chosen experts' probabilities before dividing by it. It is in no
@@ -71,7 +78,6 @@ class Lfm2Config:
     eos_token_ids: tuple[int, ...]
     pad_token_id: int | None
     moe: MoeConfig | None
-    text_part_of: str | None = None
     assumptions: tuple[str, ...] = ()
 
     @property
@@ -121,40 +127,73 @@ def parse_config(raw: Mapping[str, Any]) -> Lfm2Config:
     """Parse the JSON object of a Hugging Face config.
 
     Args:
-        raw: the object. Of a vision or audio model, the text part is taken.
+        raw: the object, of a text model.
 
     Raises:
-        UnsupportedModelError: `model_type` is not of the LFM2 family.
+        UnsupportedModelError: it is of another family, or a vision, audio or embedding model.
         ConfigError: a key is missing, of the wrong type, or contradicts another.
     """
+    _check_model_type(raw)
+    whole = find_whole(raw)
+    if whole is not None:
+        raise UnsupportedModelError(explain_whole(whole))
+    refuse_encoder(raw)
+    _refuse_others(raw, "")
+    return _parse_text(raw)
+
+
+def parse_text_part(raw: Mapping[str, Any]) -> tuple[dict[str, Any], Lfm2Config]:
+    """The text part of a vision or audio model.
+
+    Args:
+        raw: the whole model's config.
+
+    Returns:
+        The part's config as a text model would have it, and the same parsed; its assumptions tell
+        what was taken from the whole model's.
+
+    Raises:
+        UnsupportedModelError: the text part is no LFM2.
+        ConfigError: the model has no parts, or its text part cannot be used.
+    """
+    _check_model_type(raw)
+    whole = find_whole(raw)
+    if whole is None:
+        parse_config(raw)  # what is no LFM2 at all is told first
+        raise ConfigError(
+            f"model_type {raw.get('model_type')!r} is a text model and has no parts: leave --part "
+            "out"
+        )
+    text, notes = take_text_part(raw, whole)
+    _refuse_others(text, f" (the text part of '{whole.name}')")
+    config = _parse_text(text)
+    text["architectures"] = [_ARCHITECTURES[config.model_type]]
+    return text, replace(config, assumptions=(*notes, *config.assumptions))
+
+
+def _check_model_type(raw: Mapping[str, Any]) -> None:
     model_type = raw.get("model_type")
     if model_type is not None and not isinstance(model_type, str):
         raise ConfigError(f"config.json: model_type is {model_type!r}, expected {_SUPPORTED}")
-    if model_type in _MULTIMODAL:
-        part = raw.get(_MULTIMODAL[model_type])
-        if not isinstance(part, dict):
-            key = _MULTIMODAL[model_type]
-            raise ConfigError(f"config.json of a '{model_type}' model has no object '{key}'")
-        return _parse_text(part, text_part_of=model_type)
-    return _parse_text(raw, text_part_of=None)
 
 
 def _is_lfm3(raw: Mapping[str, Any]) -> bool:
-    architectures = raw.get("architectures") or []
-    if not isinstance(architectures, list | tuple):
-        raise ConfigError(f"config.json: architectures is {architectures!r}, expected a list")
-    names = [str(raw.get("model_type")), *map(str, architectures)]
+    names = [str(raw.get("model_type")), *list_architectures(raw)]
     return any(name.lower().startswith("lfm3") for name in names)
 
 
-def _parse_text(raw: Mapping[str, Any], text_part_of: str | None) -> Lfm2Config:
-    keys, model_type = ConfigKeys(raw), raw.get("model_type")
+def _refuse_others(raw: Mapping[str, Any], whose: str) -> None:
+    """Raise UnsupportedModelError for what is no LFM2; `whose` says of what it is a part."""
+    model_type = raw.get("model_type")
     if model_type not in (DENSE, MOE) or _is_lfm3(raw):
-        whose = f" (the text part of '{text_part_of}')" if text_part_of else ""
         raise UnsupportedModelError(
             f"model_type {model_type!r}{whose} is not supported: expected {_SUPPORTED}"
             + ("; LFM3 differs in its layers and is not loaded as LFM2" if _is_lfm3(raw) else "")
         )
+
+
+def _parse_text(raw: Mapping[str, Any]) -> Lfm2Config:
+    keys, model_type = ConfigKeys(raw), raw.get("model_type")
     keys.refuse_changed_arithmetic()
     layers = keys.integer("num_hidden_layers")
     hidden = keys.agreeing_integer("hidden_size", "block_dim", "conv_dim", "conv_dim_out")
@@ -180,7 +219,6 @@ def _parse_text(raw: Mapping[str, Any], text_part_of: str | None) -> Lfm2Config:
         eos_token_ids=_eos(keys),
         pad_token_id=keys.optional_token("pad_token_id"),
         moe=moe,
-        text_part_of=text_part_of,
     )
     # Assumptions are gathered while parsing, so they are attached last.
     return replace(config, assumptions=tuple(keys.assumptions))

@@ -36,12 +36,14 @@ class Origin:
             name.
         revision: commit of the Hub repository, seed of a synthetic one, or "".
         adapter: name of the LoRA adapter merged in, or "".
+        part: "text" for the text part of a vision or audio model, or "".
     """
 
     kind: str
     name: str
     revision: str = ""
     adapter: str = ""
+    part: str = ""
 
 
 # What a `Probe` says of a device that it had no reason to try.
@@ -145,6 +147,8 @@ class Capabilities:
             which of the two it is where several cannot be appended.
         joins_rows: rows can be decoded together while they come and go: the runtime is a
             `JoinsRows`, too.
+        takes_embeddings: embeddings of images or sounds can be appended in place of tokens:
+            sessions are `EmbeddingSession`s.
     """
 
     appends_many: bool
@@ -155,6 +159,7 @@ class Capabilities:
     chunk: int = 0
     tokens_per_step: int = 16
     joins_rows: bool = False
+    takes_embeddings: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -398,6 +403,25 @@ class Runtime(Protocol):
 
     def close(self) -> None:
         """Free the weights; sessions are unusable afterwards."""
+
+
+class EmbeddingSession(Session, Protocol):
+    """A session of a runtime with `Capabilities.takes_embeddings`."""
+
+    def prefill_embeddings(self, rows: Sequence[FloatArray]) -> FloatArray:
+        """As `prefill`, of embeddings: of an image, of a sound, or of tokens.
+
+        Args:
+            rows: B arrays float32 [S, H]; one with S = 0 leaves its row as it is.
+
+        Returns:
+            [B, V] logits after each row's last position; of an empty row, nothing of meaning.
+
+        Raises:
+            GenerationError: another number of rows, another shape, a number that is not finite,
+                or no position at all; nothing is appended.
+            ContextOverflowError: as `prefill`.
+        """
 
 
 class JoinableSession(Session, Protocol):

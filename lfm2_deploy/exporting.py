@@ -50,6 +50,8 @@ def export(
     canary: bool = True,
     quantize: str | None = None,
     max_size_bytes: int = 0,
+    part: str | None = None,
+    inputs_embeds: bool = False,
     io: Sequence[str] = (),
     progress: Progress = ignore_progress,
 ) -> Bundle:
@@ -84,6 +86,9 @@ def export(
             a calibration text "awq", "gptq" or "awq+gptq".
         max_size_bytes: most bytes that the bundle may take: sensitive layers, found by
             measurement on the calibration text, get more bits within it. 0 for no limit.
+        part: "text" for the text part of a vision or audio model, which cannot be exported whole.
+        inputs_embeds: make a decoder that takes embeddings in place of token ids, so that a
+            program can mix in those of images or sounds; their look-up is a graph of its own.
         io: other programs that shall read the bundle, too: "genai" (onnxruntime-genai from 0.17 on,
             which reads what target "cpu" makes anyway), "genai-legacy" (before), "transformersjs".
         canary: record short prompts with what their logits must be, for `load` to check devices
@@ -96,7 +101,7 @@ def export(
     """
     if isinstance(target, str) and target.lower() == AUTO:
         target = choose_target(
-            model, precision=precision, context_length=context_length, revision=revision
+            model, precision=precision, context_length=context_length, revision=revision, part=part
         )
     remarks = (target.describe(),) if isinstance(target, Choice) else ()
     target = target.target if isinstance(target, Choice) else target.lower()
@@ -115,6 +120,7 @@ def export(
         remarks,
         quantize=quantize,
         max_size_bytes=max_size_bytes,
+        inputs_embeds=inputs_embeds,
         io=tuple(io),
     )
     if cluster is not None and options.needs_text:
@@ -126,7 +132,9 @@ def export(
     # Before a download of gigabytes, not after it.
     check_destination(Path(out), overwrite)
     check_unfinished(Path(out), overwrite, resume)
-    checkpoint = open_checkpoint(model, revision=revision, adapter=adapter, progress=progress)
+    checkpoint = open_checkpoint(
+        model, revision=revision, adapter=adapter, part=part, progress=progress
+    )
     check_text_files(checkpoint)
     options = _add_calibration(options, checkpoint, calibrate)
     if canary:
@@ -135,7 +143,7 @@ def export(
     if cluster is not None:
         recipe = CLUSTER_RECIPE.load()(
             _make_absolute(model), revision, _make_absolute(adapter), target, precision,
-            context_length, chunk, experts, quantize,
+            context_length, chunk, experts, quantize, part, inputs_embeds,
         )  # fmt: skip
         encoder = CLUSTER.load()(cluster, recipe)
     bundle: Bundle = EXPORTER.load()(checkpoint, Path(out), options, progress, encoder)
@@ -168,6 +176,7 @@ def choose_target(
     precision: str = "int4",
     context_length: int | None = None,
     revision: str | None = None,
+    part: str | None = None,
 ) -> Choice:
     """What `export` makes with target "auto": the first target in order that this machine runs.
 
@@ -175,7 +184,7 @@ def choose_target(
     config.json is downloaded.
 
     Args:
-        model, precision, context_length, revision: as `export` takes them.
+        model, precision, context_length, revision, part: as `export` takes them.
 
     Returns:
         The target, and of each candidate why it was chosen or passed over.
@@ -183,7 +192,7 @@ def choose_target(
     Raises:
         RuntimeUnavailableError: this machine can run none, or exporting is not installed.
     """
-    config, _ = describe_model(model, revision)
+    config, _ = describe_model(model, revision, part)
     return choose(Wish(config, precision, context_length))
 
 

@@ -17,6 +17,7 @@ from lfm2_deploy.contracts import Origin
 from lfm2_deploy.errors import BundleError, ConfigError
 from lfm2_deploy.imported import ImportedRecord, parse_imported
 from lfm2_deploy.json_file import read_json_object
+from lfm2_deploy.model_parts import TEXT, find_whole
 from lfm2_deploy.quantization_record import QuantizationRecord, parse_record
 from lfm2_deploy.states import StateSpec, list_states
 from lfm2_deploy.words import quote_path
@@ -24,6 +25,8 @@ from lfm2_deploy.words import quote_path
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
 GRAPH, WEIGHTS = "model.onnx", "model.onnx.data"
+# The look-up of embeddings beside a GRAPH that takes them; named as in transformers.js' exports.
+EMBED_FILE = "embed_tokens.onnx"
 CONFIG, GENERATION = "config.json", "generation_config.json"
 CANARY = "canary.json"
 # Other programs that read bundles, as `--io` calls them.
@@ -170,9 +173,18 @@ def _explain_absence(folder: Path) -> str:
     if not folder.exists():
         return f"does not exist: make one with `lfm2-deploy export MODEL {quote_path(folder)}`"
     if (folder / CONFIG).is_file() and any(folder.glob("*.safetensors")):
-        command = f"lfm2-deploy export {quote_path(folder)}"
+        command = f"lfm2-deploy export {quote_path(folder)}{_choose_part(folder)}"
         return f"is a checkpoint, not a bundle (no manifest.json): make one with `{command}`"
     return "is not a bundle (no manifest.json): give a folder that `lfm2-deploy export` made"
+
+
+def _choose_part(folder: Path) -> str:
+    """What a checkpoint that cannot be exported whole wants in such a command."""
+    try:
+        whole = find_whole(read_json_object(folder / CONFIG, ConfigError, _AGAIN))
+    except ConfigError:
+        return ""
+    return "" if whole is None else f" --part {TEXT}"
 
 
 def read_manifest(folder: Path) -> tuple[Manifest, Lfm2Config]:

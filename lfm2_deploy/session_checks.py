@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 
+import numpy as np
+
+from lfm2_deploy.contracts import FloatArray
 from lfm2_deploy.errors import ContextOverflowError, GenerationError
 
 
@@ -51,14 +54,58 @@ def check_rows(
         stray = next((token for token in row if not 0 <= token < vocab_size), None)
         if stray is not None:
             raise GenerationError(f"token id {stray} is not in 0 to {vocab_size - 1}")
-        if held + len(row) > capacity:
-            raise ContextOverflowError(
-                f"row {index} holds {held} tokens and {len(row)} more do not fit this session's "
-                f"{capacity}; shorten the prompt or ask for fewer new tokens"
+        _check_room(index, held, len(row), capacity)
+
+
+def check_embeddings(
+    rows: Sequence[FloatArray], lengths: Sequence[int], capacity: int, hidden_size: int
+) -> list[FloatArray]:
+    """Refuse embeddings that cannot be appended.
+
+    Args:
+        rows: new positions of each row, [S, H]; empty ones are left as they are.
+        lengths: tokens each row holds already.
+        capacity: most tokens a row can hold.
+        hidden_size: H.
+
+    Returns:
+        The same as contiguous float32.
+
+    Raises:
+        GenerationError: another number of rows, another shape, no floats, a number that is not
+            finite, or nothing at all.
+        ContextOverflowError: a row would exceed the capacity.
+    """
+    if len(rows) != len(lengths):
+        raise GenerationError(f"{len(rows)} rows were given, expected {len(lengths)}")
+    taken = []
+    for index, (row, held) in enumerate(zip(rows, lengths, strict=True)):
+        array = np.asarray(row)
+        if array.dtype.kind != "f" or array.ndim != 2 or array.shape[1] != hidden_size:
+            raise GenerationError(
+                f"row {index} is {array.dtype}{list(array.shape)}, expected floats "
+                f"[positions, {hidden_size}], as wide as the model's embeddings"
             )
+        if not np.isfinite(array).all():
+            raise GenerationError(
+                f"row {index} holds numbers that are not finite, which would stay in the states: "
+                "look at the program that made these embeddings"
+            )
+        _check_room(index, held, len(array), capacity)
+        taken.append(np.ascontiguousarray(array, np.float32))
+    check_some_tokens(taken)
+    return taken
 
 
-def check_some_tokens(rows: Sequence[Sequence[int]]) -> None:
+def _check_room(index: int, held: int, new: int, capacity: int) -> None:
+    if held + new > capacity:
+        raise ContextOverflowError(
+            f"row {index} holds {held} tokens and {new} more do not fit this session's "
+            f"{capacity}; shorten the prompt or ask for fewer new tokens"
+        )
+
+
+def check_some_tokens(rows: Sequence[Sized]) -> None:
     """Refuse to append nothing at all.
 
     Raises:

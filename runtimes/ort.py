@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
@@ -14,7 +15,9 @@ from lfm2_deploy.device_names import explain_device
 from lfm2_deploy.errors import BundleError, GenerationError, RuntimeUnavailableError
 from lfm2_deploy.session_checks import check_session
 from lfm2_deploy.states import StateSpec
+from lfm2_deploy.static_graphs import EMBED
 from runtimes.drivers import describe_cpu
+from runtimes.ort_embedder import Embedder
 from runtimes.ort_imported import ImportedRuntime
 from runtimes.ort_options import PROVIDER, make_options
 from runtimes.ort_rows import OrtRows
@@ -62,13 +65,18 @@ class OrtRuntime:
         self.context_length: int = bundle.manifest.context_length
         self.states: tuple[StateSpec, ...] = bundle.manifest.states
         self._session: ort.InferenceSession | None = _create_session(bundle, threads)
+        self.embedder: Embedder | None = _load_embedder(bundle, threads)
         proposal = MAX_PROPOSAL if self._gives_windows() else 0
         # Floats are stored as float16 and computed in float32; integers get 8-bit activations.
         exact = bundle.manifest.precision in ("fp32", "fp16")
         self.info = RuntimeInfo(
             "ort",
             "cpu",
-            Capabilities(True, True, 0, True, proposal, joins_rows=True),
+            Capabilities(
+                *(True, True, 0, True, proposal),
+                joins_rows=True,
+                takes_embeddings=self.embedder is not None,
+            ),
             driver=f"onnxruntime {ort.__version__}, {describe_cpu()}",
             arithmetic="float32" if exact else "int8",
         )
@@ -103,7 +111,9 @@ class OrtRuntime:
 
     def _open_apart(self, batch_size: int, capacity: int) -> SeparateRows:
         rows = [OrtSession(self, 1, capacity) for _ in range(batch_size)]
-        return SeparateRows(rows, self.config.vocab_size, self.info.capabilities.max_proposal)
+        able = self.info.capabilities
+        width = self.config.hidden_size if able.takes_embeddings else 0
+        return SeparateRows(rows, self.config.vocab_size, able.max_proposal, width)
 
     def _rows_agree(self, batch_size: int) -> bool:
         """Whether rows of such a batch come out bit for bit as they do alone.
@@ -111,9 +121,10 @@ class OrtRuntime:
         It depends on the model and on the machine: MoE and QMoE let rows disturb each
         other, and MatMulNBits in int4 sums in another order for one row than for several
         on AVX2 (and not on AVX-512; onnxruntime 1.32.0). So it is tried, once for each
-        batch size, on a few tokens.
+        batch size, on a few tokens. Where embeddings come in, nothing can mark padding, so
+        rows of several lengths are none that a call could take.
         """
-        if self.config.moe is not None:
+        if self.config.moe is not None or self.embedder is not None:
             return False
         if batch_size not in self._agreement:
             self._agreement[batch_size] = self._try_rows(batch_size)
@@ -134,12 +145,22 @@ class OrtRuntime:
 
     def close(self) -> None:
         """Free the weights."""
-        self._session = None
+        self._session = self.embedder = None
+
+
+def _load_embedder(bundle: Bundle, threads: int | None) -> Embedder | None:
+    """The look-up of embeddings, where the decoder takes them."""
+    if EMBED not in {graph.name for graph in bundle.manifest.graphs}:
+        return None
+    return Embedder(_open_graph(bundle, bundle.find_graph(EMBED), threads))
 
 
 def _create_session(bundle: Bundle, threads: int | None) -> ort.InferenceSession:
     prepared = None if bundle.manifest.imported else find_prepared(bundle)
-    graph = prepared or bundle.graph
+    return _open_graph(bundle, prepared or bundle.graph, threads)
+
+
+def _open_graph(bundle: Bundle, graph: Path, threads: int | None) -> ort.InferenceSession:
     try:
         return ort.InferenceSession(os.fspath(graph), make_options(threads), providers=[PROVIDER])
     except Exception as error:
@@ -147,7 +168,7 @@ def _create_session(bundle: Bundle, threads: int | None) -> ort.InferenceSession
         remedy = "export the model again with the installed versions"
         if bundle.manifest.imported is not None:
             remedy = "take another variant, or export the model itself with `lfm2-deploy export`"
-        if graph != bundle.graph:
+        if graph.parent != bundle.path:
             remedy = f"run `lfm2-deploy prepare {bundle.path}` again, or with --remove"
         raise BundleError(
             f"onnxruntime {ort.__version__} cannot load {graph}: {reason}; {remedy}"

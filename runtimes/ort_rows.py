@@ -19,6 +19,7 @@ from lfm2_deploy.contracts import FloatArray, NamedStates, Snapshot
 from lfm2_deploy.errors import GenerationError
 from lfm2_deploy.session_checks import check_rows
 from lfm2_deploy.states import StateSpec
+from lfm2_deploy.static_graphs import EMBEDS, INPUT_IDS
 from runtimes.ort_session import Model, reserve, wrap
 
 # Tokens that buffers hold at first; more come when a row needs them.
@@ -37,6 +38,7 @@ class OrtRows:
         vocab = runtime.config.vocab_size
         self._logits = np.zeros((most, 1, vocab), np.float32)
         self._tokens = np.zeros((most, 1), np.int64)
+        self._embedded = np.zeros((most, 1, runtime.config.hidden_size), np.float32)
         self._conv = [[reserve(s.concrete_shape(most, 1)) for s in self._conv_specs] for _ in "01"]
         self._allocate(min(_FIRST_CAPACITY, context_length))
 
@@ -82,6 +84,8 @@ class OrtRows:
         self._ensure_room(max(self._lengths) + 1)
         count = len(tokens)
         self._tokens[:count, 0] = tokens
+        if self._runtime.embedder is not None:
+            self._embedded[:count] = self._runtime.embedder.look_up(self._tokens[:count])
         totals = np.asarray(self._lengths, np.int64) + 1
         mask = (np.arange(int(totals.max())) < totals[:, None]).astype(np.int64)
         binding = self._bound(count)
@@ -144,7 +148,10 @@ class OrtRows:
         for spec, source, target in zip(self._conv_specs, before, after, strict=True):
             binding.bind_ortvalue_input(spec.input, wrap(source[:count]))
             binding.bind_ortvalue_output(spec.output, wrap(target[:count]))
-        binding.bind_ortvalue_input("input_ids", wrap(self._tokens[:count]))
+        if self._runtime.embedder is None:
+            binding.bind_ortvalue_input(INPUT_IDS, wrap(self._tokens[:count]))
+        else:
+            binding.bind_ortvalue_input(EMBEDS, wrap(self._embedded[:count]))
         binding.bind_ortvalue_input("logits_to_keep", wrap(np.ones(1, np.int64)))
         return binding
 

@@ -22,12 +22,15 @@ from lfm2_deploy.contracts import FloatArray, Mark, NamedStates, RuntimeInfo, Sn
 from lfm2_deploy.errors import ContextOverflowError, GenerationError
 from lfm2_deploy.session_checks import (
     check_counts,
+    check_embeddings,
     check_proposal,
     check_rows,
     check_some_tokens,
 )
 from lfm2_deploy.states import StateSpec
+from lfm2_deploy.static_graphs import EMBEDS, INPUT_IDS
 from runtimes.marks import Marks
+from runtimes.ort_embedder import Embedder
 
 # Prompts are appended in pieces of this many tokens, which bounds activations' memory.
 PREFILL_CHUNK = 512
@@ -42,6 +45,7 @@ class Model(Protocol):
     config: Lfm2Config
     states: tuple[StateSpec, ...]
     info: RuntimeInfo
+    embedder: Embedder | None
 
     @property
     def session(self) -> ort.InferenceSession:
@@ -58,7 +62,11 @@ class Proposal:
 
 
 class OrtSession:
-    """`contracts.Session` over bound buffers."""
+    """`contracts.Session` over bound buffers.
+
+    Where the decoder takes embeddings, tokens are looked up first, and the session has one row:
+    nothing in such a call tells padding.
+    """
 
     def __init__(self, runtime: Model, batch_size: int, capacity: int) -> None:
         self.batch_size, self.capacity = batch_size, capacity
@@ -69,6 +77,7 @@ class OrtSession:
         # Bound buffers: what is written here is read by the next call, and the other way round.
         self._logits = np.zeros((batch_size, 1, vocab), np.float32)
         self._token = np.zeros((batch_size, 1), np.int64)
+        self._embedded = np.zeros((batch_size, 1, runtime.config.hidden_size), np.float32)
         self._ones = np.ones((1, capacity), np.int64)
         self._turn = 0
         self._bindings = [self._bind(turn) for turn in (0, 1)]
@@ -92,11 +101,30 @@ class OrtSession:
                     last[row] = logits[row, 0]
         return last
 
+    def prefill_embeddings(self, rows: Sequence[FloatArray]) -> FloatArray:
+        """Append embeddings; see `contracts.EmbeddingSession.prefill_embeddings`."""
+        self._check_settled()
+        if self._runtime.embedder is None:
+            raise GenerationError(
+                "this bundle's decoder takes token ids: export the model with --inputs-embeds"
+            )
+        width = self._runtime.config.hidden_size
+        (row,) = check_embeddings(rows, self.lengths, self.capacity, width)
+        for start in range(0, len(row), PREFILL_CHUNK):
+            piece = row[None, start : start + PREFILL_CHUNK]
+            new = np.array([piece.shape[1]], np.int64)
+            logits = self._run_inputs(EMBEDS, piece, new, keep=1)
+        return logits[:, 0].copy()
+
     def decode(self, tokens: Sequence[int | None]) -> FloatArray:
         """Append one token to each row; see `contracts.Session.decode`."""
         self._check([[] if t is None else [t] for t in tokens])
         self._token[:, 0] = [PADDING if t is None else t for t in tokens]
         new = self._token[:, 0] != PADDING
+        if self._runtime.embedder is not None:
+            if not new.any():
+                return np.zeros_like(self._logits[:, 0])
+            self._embedded[:] = self._runtime.embedder.look_up(self._token)
         self._call(self._decoding[self._turn], self._lengths + new)
         return self._logits[:, 0].copy()
 
@@ -254,7 +282,10 @@ class OrtSession:
     def _bind_single(self, turn: int) -> ort.IOBinding:
         """As `_bind`, for calls of one token a row: all but the mask stays bound."""
         binding = self._bind(turn)
-        binding.bind_ortvalue_input("input_ids", wrap(self._token))
+        if self._runtime.embedder is None:
+            binding.bind_ortvalue_input(INPUT_IDS, wrap(self._token))
+        else:
+            binding.bind_ortvalue_input(EMBEDS, wrap(self._embedded))
         binding.bind_ortvalue_input("logits_to_keep", wrap(np.ones(1, np.int64)))
         return binding
 
@@ -292,8 +323,22 @@ class OrtSession:
         self, ids: IntArray, new: IntArray, keep: int, binding: ort.IOBinding | None = None
     ) -> FloatArray:
         """One call of the graph; returns logits [B, keep, V], valid until the next call."""
+        embedder = self._runtime.embedder
+        if embedder is None:
+            return self._run_inputs(INPUT_IDS, ids, new, keep, binding)
+        return self._run_inputs(EMBEDS, embedder.look_up(ids), new, keep, binding)
+
+    def _run_inputs(
+        self,
+        name: str,
+        array: NDArray[Any],
+        new: IntArray,
+        keep: int,
+        binding: ort.IOBinding | None = None,
+    ) -> FloatArray:
+        """As `_run`, of ids [B, S] or embeddings [B, S, H]."""
         binding = binding or self._bindings[self._turn]
-        binding.bind_cpu_input("input_ids", ids)
+        binding.bind_cpu_input(name, array)
         # bind_cpu_input looks among required inputs only, and this one has a default.
         binding.bind_ortvalue_input("logits_to_keep", wrap(np.array([keep], np.int64)))
         if keep == 1:

@@ -65,11 +65,15 @@ class OvRuntime:
     def __init__(self, bundle: Bundle, device: Device, threads: int | None) -> None:
         self.config: Lfm2Config = bundle.config
         self.context_length: int = bundle.manifest.context_length
-        make = load_static if bundle.manifest.target == "npu" else StatefulModel
+        is_static = bundle.manifest.target == "npu"
+        make = load_static if is_static else StatefulModel
         self._model: StaticModel | StatefulModel | None = make(bundle, device, threads)
         proposal = self._model.max_proposal
         chunk = bundle.manifest.chunk
-        capabilities = Capabilities(True, True, 0, True, proposal, chunk)
+        # Of the NPU's graphs the look-up of embeddings is one of its own.
+        capabilities = Capabilities(
+            True, True, 0, True, proposal, chunk, takes_embeddings=is_static
+        )
         self.info = RuntimeInfo(
             "openvino",
             device.describe(),
@@ -89,7 +93,8 @@ class OvRuntime:
         rows = [self._model.open(capacity) for _ in range(batch_size)]
         if batch_size == 1:
             return rows[0]
-        return SeparateRows(rows, self.config.vocab_size, self._model.max_proposal)
+        width = self.config.hidden_size if self.info.capabilities.takes_embeddings else 0
+        return SeparateRows(rows, self.config.vocab_size, self._model.max_proposal, width)
 
     def close(self) -> None:
         """Free the weights."""

@@ -6,7 +6,7 @@ A subclass runs tokens and moves states; this class counts, checks and keeps mar
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -119,13 +119,27 @@ class RowSession(ABC):
         check_rows(rows, self.lengths, self.capacity, self.config.vocab_size)
         check_some_tokens(rows)
         (row,) = rows
+        return self._in_pieces(
+            len(row), all_positions, lambda start, stop, keep: self._run(row[start:stop], keep)
+        )
+
+    def _in_pieces(
+        self, count: int, all_positions: bool, run: Callable[[int, int, int], FloatArray]
+    ) -> FloatArray:
+        """Append so many positions, at most a chunk at a time.
+
+        Args:
+            count: how many.
+            all_positions: whether logits of each are wanted.
+            run: appends those from the first number up to the second; logits of so many last ones.
+        """
         parts: list[FloatArray] = []
-        for start in range(0, len(row), self._chunk):
-            piece = row[start : start + self._chunk]
+        for start in range(0, count, self._chunk):
+            stop = min(start + self._chunk, count)
             # True from here until lengths and states agree again, whatever is raised in between.
             self._interrupted = True
-            logits = self._run(piece, len(piece) if all_positions else 1)
-            self._length += len(piece)
+            logits = run(start, stop, stop - start if all_positions else 1)
+            self._length += stop - start
             self._interrupted = False
             # The next call writes over what this one gave.
             parts = [*parts, logits.copy()] if all_positions else [logits]

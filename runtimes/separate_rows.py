@@ -12,13 +12,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 
-from lfm2_deploy.contracts import FloatArray, Mark, Session, Snapshot
+from lfm2_deploy.contracts import EmbeddingSession, FloatArray, Mark, Session, Snapshot
 from lfm2_deploy.errors import GenerationError
 from lfm2_deploy.session_checks import (
     check_counts,
+    check_embeddings,
     check_proposal,
     check_rows,
     check_some_tokens,
@@ -45,14 +47,22 @@ class RowSnapshots:
 class SeparateRows:
     """`contracts.Session` over sessions of one row each."""
 
-    def __init__(self, rows: Sequence[Session], vocab_size: int, max_proposal: int = 0) -> None:
+    def __init__(
+        self,
+        rows: Sequence[Session],
+        vocab_size: int,
+        max_proposal: int = 0,
+        embedding_size: int = 0,
+    ) -> None:
         """Join sessions.
 
         Args:
             rows: fresh sessions of one row and equal capacity.
             vocab_size: V.
             max_proposal: most tokens of a proposal.
+            embedding_size: H, where rows are `EmbeddingSession`s; else 0.
         """
+        self._embedding_size = embedding_size
         self._most_proposed, self._proposed = max_proposal, (0,) * len(rows)
         self._rows, self._vocab_size = tuple(rows), vocab_size
         self.batch_size, self.capacity = len(rows), rows[0].capacity
@@ -70,6 +80,18 @@ class SeparateRows:
         for index, (row, tokens) in enumerate(zip(self._rows, rows, strict=True)):
             if len(tokens):
                 logits[index] = row.prefill([tokens])[0]
+        return logits
+
+    def prefill_embeddings(self, rows: Sequence[FloatArray]) -> FloatArray:
+        """Append embeddings; see `contracts.EmbeddingSession.prefill_embeddings`."""
+        if not self._embedding_size:
+            raise GenerationError("this runtime takes token ids only, no embeddings")
+        own = cast("Sequence[EmbeddingSession]", self._rows)
+        rows = check_embeddings(rows, self.lengths, self.capacity, self._embedding_size)
+        logits = self._no_logits()
+        for index, (row, embeddings) in enumerate(zip(own, rows, strict=True)):
+            if len(embeddings):
+                logits[index] = row.prefill_embeddings([embeddings])[0]
         return logits
 
     def decode(self, tokens: Sequence[int | None]) -> FloatArray:

@@ -18,6 +18,7 @@ import numpy as np
 from lfm2_deploy.bundle import Bundle
 from lfm2_deploy.contracts import FloatArray, NamedStates
 from lfm2_deploy.rotary import compute_rotary
+from lfm2_deploy.session_checks import check_embeddings
 from lfm2_deploy.states import StateSpec
 from lfm2_deploy.static_graphs import (
     COS,
@@ -126,10 +127,23 @@ class StaticSession(RowSession):
             for start, graph in graphs.items()
         ]
 
+    def prefill_embeddings(self, rows: Sequence[FloatArray]) -> FloatArray:
+        """Append embeddings; see `contracts.EmbeddingSession.prefill_embeddings`."""
+        self._check_whole()
+        (row,) = check_embeddings(rows, self.lengths, self.capacity, self.config.hidden_size)
+        return self._in_pieces(
+            len(row),
+            False,
+            lambda start, stop, keep: self._append_hidden(row[None, start:stop], keep),
+        )
+
     def _run(self, tokens: Sequence[int], keep: int) -> FloatArray:
-        count = len(tokens)
+        return self._append_hidden(self._look_up(tokens), keep)
+
+    def _append_hidden(self, hidden: Array, keep: int) -> FloatArray:
+        """As `_run`, of embeddings [1, n, H]."""
+        count = hidden.shape[1]
         segments = self._prefill if count > 1 else self._decode
-        hidden = self._look_up(tokens)
         for segment in segments:
             hidden = self._call(segment, hidden, count)
         for segment in segments:

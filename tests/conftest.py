@@ -134,6 +134,32 @@ def _fuse(source: Path, target: Path) -> None:
 
 
 @pytest.fixture(scope="session")
+def vision_models() -> Mapping[str, Any]:
+    """Vision-language models around those text models, of other weights."""
+    from .vision import make_vision_model
+
+    texts = {
+        "dense": {"model_type": "lfm2", **SHAPE, "block_auto_adjust_ff_dim": False},
+        "moe": {"model_type": "lfm2_moe", **SHAPE, **EXPERTS},
+    }
+    models = {kind: make_vision_model(text) for kind, text in texts.items()}
+    for seed, model in enumerate(models.values()):
+        _randomize(model, 10 + seed)
+    return models
+
+
+@pytest.fixture(scope="session")
+def vision_checkpoints(
+    vision_models: Mapping[str, Any], tmp_path_factory: pytest.TempPathFactory
+) -> Mapping[str, Path]:
+    """The same, saved by transformers."""
+    root = tmp_path_factory.mktemp("vision")
+    for kind, model in vision_models.items():
+        model.save_pretrained(root / kind)
+    return {kind: root / kind for kind in vision_models}
+
+
+@pytest.fixture(scope="session")
 def bundle_of(
     checkpoints: Mapping[str, Path], tmp_path_factory: pytest.TempPathFactory
 ) -> BundleOf:

@@ -327,9 +327,16 @@ def test_tools_render_as_lfm2_does(template: ChatTemplate) -> None:
     )
 
 
-def test_image_part_is_refused_by_the_demo_template(template: ChatTemplate) -> None:
-    with pytest.raises(TemplateError, match="reads text only, not 'image'"):
-        template.render([{"role": "user", "content": [{"type": "image", "url": "x"}]}])
+@pytest.mark.parametrize("kind", ["image", "image_url", "input_audio", "video"])
+def test_part_that_is_no_text_is_refused_before_a_template_marks_it(kind: str) -> None:
+    marks_images = "{% for p in messages[0].content %}<image>{% endfor %}"
+    with pytest.raises(TemplateError, match=f"message 0: this model reads text only, not '{kind}'"):
+        ChatTemplate(marks_images).render([{"role": "user", "content": [{"type": kind}]}])
+
+
+def test_part_that_is_no_text_is_refused_by_the_demo_template(template: ChatTemplate) -> None:
+    with pytest.raises(TemplateError, match=r"template refused .*reads text only, not 'file'"):
+        template.render([{"role": "user", "content": [{"type": "file", "url": "x"}]}])
 
 
 def test_rendered_chat_begins_with_one_start_token(

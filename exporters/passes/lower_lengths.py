@@ -18,18 +18,30 @@ def lower_lengths(draft: Draft) -> None:
     """Compute past and new lengths, and the forms of them that kernels want."""
     for node in draft.find("Lengths"):
         ids, mask = node.inputs
+        assert mask is not None
         rewriter = Rewriter(draft, node)
-        axis = rewriter.ints(1)
         real = rewriter.op("GreaterOrEqual", [ids, rewriter.ints(0)])
         ones = rewriter.op("Cast", [real], to=ir.DataType.INT64)
-        new = rewriter.op("ReduceSum", [ones, axis], keepdims=0)
-        total = rewriter.op("ReduceSum", [mask, axis], keepdims=0)
-        past = rewriter.op("Sub", [total, new])
-        last = rewriter.op("Sub", [total, rewriter.ints(1)])
-        longest = rewriter.op("ReduceMax", [total], keepdims=0)
-        for name, value in ((NEW32, new), (LAST32, last), (LONGEST, longest)):
-            draft.shared[name] = rewriter.op("Cast", [value], to=ir.DataType.INT32)
-        rewriter.finish(past, new)
+        share_lengths(
+            rewriter, mask, rewriter.op("ReduceSum", [ones, rewriter.ints(1)], keepdims=0)
+        )
+
+
+def share_lengths(rewriter: Rewriter, mask: ir.Value, new: ir.Value) -> None:
+    """Replace Lengths, the rewriter's node.
+
+    Args:
+        rewriter: of that node.
+        mask: int64 [B, T], a 1 for each token that a row holds after the call.
+        new: int64 [B], how many of them are new.
+    """
+    total = rewriter.op("ReduceSum", [mask, rewriter.ints(1)], keepdims=0)
+    past = rewriter.op("Sub", [total, new])
+    last = rewriter.op("Sub", [total, rewriter.ints(1)])
+    longest = rewriter.op("ReduceMax", [total], keepdims=0)
+    for name, value in ((NEW32, new), (LAST32, last), (LONGEST, longest)):
+        rewriter.draft.shared[name] = rewriter.op("Cast", [value], to=ir.DataType.INT32)
+    rewriter.finish(past, new)
 
 
 def lower_take_last(draft: Draft) -> None:

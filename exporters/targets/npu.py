@@ -172,4 +172,5 @@ NPU = Target(
     expert_groups=(0,),
     scale_bytes=2,
     rounding=lambda precision: round_in_parts,
+    embeds="always",
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from exporters.draft import Draft
 from exporters.quantize.calibrate import Calibration
@@ -53,6 +54,8 @@ class Wanted:
         precision: how weights are stored.
         chunk: tokens that one call of a prompt takes, where a target has fixed shapes.
         ranges: what calibration saw; empty where there was none.
+        inputs_embeds: whether the decoder takes embeddings, and their look-up is a graph of its
+            own.
     """
 
     config: Lfm2Config
@@ -60,6 +63,7 @@ class Wanted:
     precision: Precision
     chunk: int
     ranges: Ranges = field(default_factory=dict)
+    inputs_embeds: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +119,8 @@ class Target:
         expert_groups: the same, of experts.
         scale_bytes: of one scale.
         rounding: what storing a tensor does to its numbers, by precision.
+        embeds: whether its decoder takes embeddings: "never", where that is "asked" for, or
+            "always".
         readers: names of other programs that can read its graphs, the usual ones first.
     """
 
@@ -141,4 +147,5 @@ class Target:
     expert_groups: tuple[int, ...] = ()
     scale_bytes: int = 4
     rounding: Callable[[Precision], Rounder] = lambda precision: round_packed
+    embeds: Literal["never", "asked", "always"] = "never"
     readers: tuple[str, ...] = ()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +24,12 @@ from lfm2_deploy.checkpoint.tensor_file import (
     read_header,
     require_finite,
 )
-from lfm2_deploy.config import Lfm2Config, read_config
+from lfm2_deploy.checkpoint.text_tensors import find_text_tensors, name_text_tensor
+from lfm2_deploy.config import Lfm2Config, parse_config, parse_text_part, read_config
 from lfm2_deploy.contracts import FloatArray, Origin
 from lfm2_deploy.errors import CheckpointError, ConfigError, SourceError, UnsupportedModelError
 from lfm2_deploy.json_file import read_json_object
+from lfm2_deploy.model_parts import TEXT, Whole, check_part, explain_whole, find_whole
 from lfm2_deploy.weights import EMBEDDING, HEAD
 
 CONFIG_FILE = "config.json"
@@ -76,72 +78,105 @@ class FolderCheckpoint:
         return values.reshape(piece.shape)
 
 
-def open_folder(folder: Path, origin: Origin | None = None) -> FolderCheckpoint:
+@dataclass(frozen=True, slots=True)
+class Description:
+    """What a folder's config.json says.
+
+    Args:
+        raw: the config as a text model's: as it was found, or the text part's.
+        config: the same, parsed.
+        whole: what the text part is of; None for a text model.
+    """
+
+    raw: Mapping[str, Any]
+    config: Lfm2Config
+    whole: Whole | None = None
+
+
+def open_folder(
+    folder: Path, origin: Origin | None = None, part: str | None = None
+) -> FolderCheckpoint:
     """Open a checkpoint folder and check every tensor's name, shape and dtype.
 
     Args:
         folder: an existing folder.
         origin: where it came from, when that is not the folder itself.
+        part: "text" for the text part of a vision or audio model; files with none of its
+            tensors may be absent.
 
     Raises:
-        ConfigError: config.json is absent or not of a usable LFM2 model.
+        ConfigError: config.json is absent or not of a usable LFM2 model, or it has no such part.
         SourceError: the folder holds no safetensors weights, or not all shards.
         CheckpointError: a file is damaged, or tensors do not fit the config.
     """
-    raw, config = read_description(folder)
-    stored = _read_headers(_list_tensor_files(folder))
+    found = read_description(folder, part)
+    config, stored = found.config, _read_headers(_list_tensor_files(folder, found.whole))
+    if found.whole is not None:
+        text = find_text_tensors(stored, found.whole)
+        stored = {name: stored[text.names[name]] for name in text.names}
+        if text.note:
+            config = replace(config, assumptions=(*config.assumptions, text.note))
     pieces = locate_weights(config, stored, folder)
     if config.tie_word_embeddings and HEAD in stored:
         _require_same_head(stored[HEAD], stored[EMBEDDING])
+    own = Origin(kind="folder", name=folder.resolve().name, part=part or "")
     return FolderCheckpoint(
         config=config,
-        raw_config=raw,
-        origin=origin or Origin(kind="folder", name=folder.resolve().name),
+        raw_config=found.raw,
+        origin=origin or own,
         side_files={name: folder / name for name in SIDE_FILES if (folder / name).is_file()},
         pieces=pieces,
     )
 
 
-def read_description(folder: Path) -> tuple[dict[str, Any], Lfm2Config]:
+def read_description(folder: Path, part: str | None = None, model: str = "") -> Description:
     """A folder's config.json, as found and parsed.
 
+    Args:
+        folder: where it lies.
+        part: "text" for the text part of a vision or audio model.
+        model: what the user calls the model; "" for the folder itself.
+
     Raises:
-        ConfigError: it is absent, or not of a usable LFM2 model.
+        ConfigError: it is absent, or not of a usable LFM2 model, or has no such part.
         SourceError: the folder is a LoRA adapter, not a model.
     """
     file = folder / CONFIG_FILE
-    if not file.exists() and (folder / "adapter_config.json").exists():
-        raise SourceError(
-            f"{folder} is a LoRA adapter, not a model; pass the model it was trained on, "
-            "and this folder as the adapter"
-        )
-    config = read_config(folder)
-    if config.text_part_of is not None:
-        raise UnsupportedModelError(
-            f"{folder} is a vision or audio checkpoint ('{config.text_part_of}'), whose text "
-            "part cannot be exported yet; use a text model such as LiquidAI/LFM2-1.2B"
-        )
-    return read_json_object(file, ConfigError, "download it again"), config
+    if not file.exists():
+        if (folder / "adapter_config.json").exists():
+            raise SourceError(
+                f"{folder} is a LoRA adapter, not a model; pass the model it was trained on, "
+                "and this folder as the adapter"
+            )
+        read_config(folder)  # says that there is none
+    raw = read_json_object(file, ConfigError, "download it again")
+    whole = find_whole(raw)
+    if check_part(part) == TEXT:
+        text, config = parse_text_part(raw)
+        return Description(text, config, whole)
+    if whole is not None:
+        raise UnsupportedModelError(explain_whole(whole, model or str(folder)))
+    return Description(raw, parse_config(raw))
 
 
-def lacks_weights(folder: Path) -> bool:
-    """Whether a file of the weights is absent.
+def lacks_weights(folder: Path, whole: Whole | None = None) -> bool:
+    """Whether a file of the weights is absent; of a vision or audio model, of its text part's.
 
     Raises:
         SourceError: the index is damaged, so that none can tell.
     """
     index = folder / INDEX_FILE
-    files = _read_index(index) if index.is_file() else [folder / SINGLE_FILE]
+    files = read_index(index, whole) if index.is_file() else [folder / SINGLE_FILE]
     return not all(file.is_file() for file in files)
 
 
-def _list_tensor_files(folder: Path) -> list[Path]:
+def _list_tensor_files(folder: Path, whole: Whole | None) -> list[Path]:
     index, single = folder / INDEX_FILE, folder / SINGLE_FILE
     if not index.is_file():
         if not single.is_file():
             raise SourceError(_explain_no_weights(folder))
         return [single]
-    shards = _read_index(index)
+    shards = read_index(index, whole)
     if single.is_file() and single not in shards:
         raise SourceError(
             f"{folder} holds both {SINGLE_FILE} and {INDEX_FILE}, which names other files; "
@@ -156,10 +191,18 @@ def _list_tensor_files(folder: Path) -> list[Path]:
     return shards
 
 
-def _read_index(index: Path) -> list[Path]:
+def read_index(index: Path, whole: Whole | None = None) -> list[Path]:
+    """The files that an index names; of a vision or audio model, those its text part lies in.
+
+    Raises:
+        SourceError: it is damaged.
+    """
     try:
         raw = read_json_object(index, SourceError, "download it again")
-        names = sorted(set(raw["weight_map"].values()))
+        files = raw["weight_map"].items()
+        names = sorted(
+            {file for name, file in files if whole is None or name_text_tensor(name, whole)}
+        )
         # A shard lies beside its index; a path that leads elsewhere is not followed.
         outside = [name for name in names if not name or Path(name).name != name]
     except (KeyError, TypeError, AttributeError) as error:

@@ -15,10 +15,12 @@ from lfm2_deploy.checkpoint.folder import (
     CONFIG_FILE,
     INDEX_FILE,
     SIDE_FILES,
+    SINGLE_FILE,
     FolderCheckpoint,
     lacks_weights,
     open_folder,
     read_description,
+    read_index,
 )
 from lfm2_deploy.config import Lfm2Config
 from lfm2_deploy.contracts import Origin, Progress
@@ -29,13 +31,17 @@ _WEIGHTS = ("model*.safetensors", INDEX_FILE)
 _PATIENCE_S = 10.0
 
 
-def open_hub(model: str, revision: str | None, progress: Progress) -> FolderCheckpoint:
+def open_hub(
+    model: str, revision: str | None, progress: Progress, part: str | None = None
+) -> FolderCheckpoint:
     """Download what is not yet cached, and open it.
 
     Args:
         model: `owner/name`.
         revision: branch, tag or commit; the default branch when None.
         progress: told when the download starts and ends.
+        part: "text" for the text part of a vision or audio model; files with none of its
+            tensors are not downloaded.
 
     Returns:
         The checkpoint; its origin's revision is the commit's hash.
@@ -47,26 +53,44 @@ def open_hub(model: str, revision: str | None, progress: Progress) -> FolderChec
     what = f"download {model}"
     progress(what, 0, 0)
     # Config first: a model that cannot be exported is refused before its weights come.
-    _, origin = describe_hub(model, revision)
+    _, origin = describe_hub(model, revision, part)
     commit = origin.revision
-    folder = _download(model, commit, _WEIGHTS)
-    if lacks_weights(folder):
-        _require_hub(model, commit, shown=revision)
+    folder = _download_weights(model, commit, revision, part)
     if not any(folder.glob(_WEIGHTS[0])):
         raise SourceError(
             f"{model} came without {_WEIGHTS[0]}: if it has only pickled weights, which are never "
             "opened, convert them to safetensors (save_pretrained does) and pass the folder"
         )
     progress(what, 1, 1)
-    return open_folder(folder, origin)
+    return open_folder(folder, origin, part)
 
 
-def describe_hub(model: str, revision: str | None) -> tuple[Lfm2Config, Origin]:
+def _download_weights(model: str, commit: str, revision: str | None, part: str | None) -> Path:
+    """The folder with the weights; of a part, with the files that it lies in."""
+    if part is None:
+        folder = _download(model, commit, _WEIGHTS)
+        if lacks_weights(folder):
+            _require_hub(model, commit, shown=revision)
+        return folder
+    folder = _download(model, commit, (INDEX_FILE,))
+    whole = read_description(folder, part, model).whole
+    index = folder / INDEX_FILE
+    files = [file.name for file in read_index(index, whole)] if index.is_file() else [SINGLE_FILE]
+    folder = _download(model, commit, tuple(map(escape, files)))
+    if lacks_weights(folder, whole):
+        _require_hub(model, commit, shown=revision)
+    return folder
+
+
+def describe_hub(
+    model: str, revision: str | None, part: str | None = None
+) -> tuple[Lfm2Config, Origin]:
     """Download all but the weights, a few megabytes.
 
     Args:
         model: `owner/name`.
         revision: branch, tag or commit; the default branch when None.
+        part: as `open_hub` takes it.
 
     Returns:
         The config, and the origin with the commit's hash.
@@ -82,9 +106,9 @@ def describe_hub(model: str, revision: str | None) -> tuple[Lfm2Config, Origin]:
             f"(perhaps GGUF or ONNX files); name a GGUF file as {model}:Q4_0, or use the original "
             "model, such as LiquidAI/LFM2-1.2B"
         )
-    _, config = read_description(folder)
+    config = read_description(folder, part, model).config
     # The cache names a snapshot's folder by its commit.
-    return config, Origin(kind="hub", name=model, revision=folder.name)
+    return config, Origin(kind="hub", name=model, revision=folder.name, part=part or "")
 
 
 def fetch_known(model: str, revision: str | None, names: Sequence[str]) -> tuple[Path, str]:

@@ -57,7 +57,8 @@ def locate_weights(
 
     Args:
         config: the model.
-        stored: all tensors of all files, by stored name.
+        stored: all tensors of all files, by stored name; of a text part, by the name a text model
+            would have given.
         folder: where the files are, to name in errors.
 
     Returns:
@@ -81,7 +82,7 @@ def locate_weights(
     problems += [
         f"{name} in {tensor.file.name} is not part of this model"
         for name, tensor in stored.items()
-        if name not in known and not _is_tied_head(config, tensor)
+        if name not in known and not _is_tied_head(config, name, tensor)
     ]
     if problems:
         raise CheckpointError(
@@ -124,10 +125,10 @@ def _judge(home: _Home, tensor: StoredTensor | None) -> str | None:
     return None
 
 
-def _is_tied_head(config: Lfm2Config, tensor: StoredTensor) -> bool:
+def _is_tied_head(config: Lfm2Config, name: str, tensor: StoredTensor) -> bool:
     """Whether this is a head that a tied model was saved with although it needs none."""
     expected = (config.vocab_size, config.hidden_size)
-    return config.tie_word_embeddings and tensor.name == HEAD and tensor.shape == expected
+    return config.tie_word_embeddings and name == HEAD and tensor.shape == expected
 
 
 def join_problems(problems: list[str]) -> str:

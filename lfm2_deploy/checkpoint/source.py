@@ -20,6 +20,7 @@ from lfm2_deploy.checkpoint.synthetic import open_synthetic
 from lfm2_deploy.config import Lfm2Config
 from lfm2_deploy.contracts import Checkpoint, Origin, Progress, ignore_progress
 from lfm2_deploy.errors import SourceError
+from lfm2_deploy.model_parts import check_part
 
 _SYNTHETIC = "synthetic:"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
@@ -34,6 +35,7 @@ def open_checkpoint(
     *,
     revision: str | None = None,
     adapter: str | Path | None = None,
+    part: str | None = None,
     progress: Progress = ignore_progress,
 ) -> Checkpoint:
     """Open a model's weights; no tensor is read yet.
@@ -44,6 +46,7 @@ def open_checkpoint(
             `owner/name/file.gguf`. What exists here wins over a Hub id of the same name.
         revision: branch, tag or commit; of Hub models only.
         adapter: folder of a PEFT LoRA adapter to merge into the weights as they are read.
+        part: "text" for the text part of a vision or audio model, which is refused as a whole.
         progress: told when a download starts and ends.
 
     Returns:
@@ -56,11 +59,13 @@ def open_checkpoint(
     """
     # The adapter is small and local: a mistake in it should not wait for a download.
     merged = None if adapter is None else read_adapter(Path(adapter))
-    base = _open_base(model, revision, progress)
+    base = _open_base(model, revision, check_part(part), progress)
     return base if merged is None else LoraCheckpoint(base, merged)
 
 
-def describe_model(model: str, revision: str | None = None) -> tuple[Lfm2Config, Origin]:
+def describe_model(
+    model: str, revision: str | None = None, part: str | None = None
+) -> tuple[Lfm2Config, Origin]:
     """A model's config and origin; of a Hub model, no weights are downloaded.
 
     A GGUF file of the Hub is one file, and comes whole.
@@ -68,13 +73,14 @@ def describe_model(model: str, revision: str | None = None) -> tuple[Lfm2Config,
     Args:
         model: as `open_checkpoint` takes it.
         revision: branch, tag or commit; of Hub models only.
+        part: as `open_checkpoint` takes it.
 
     Raises:
         SourceError, CheckpointError, ConfigError: as `open_checkpoint`.
     """
     if is_hub_id(model):
-        return describe_hub(model, revision)
-    checkpoint = open_checkpoint(model, revision=revision)
+        return describe_hub(model, revision, check_part(part))
+    checkpoint = open_checkpoint(model, revision=revision, part=part)
     return checkpoint.config, checkpoint.origin
 
 
@@ -101,7 +107,9 @@ def has_hub_form(name: str) -> bool:
     return _HUB_ID.fullmatch(name) is not None
 
 
-def _open_base(model: str, revision: str | None, progress: Progress) -> Checkpoint:
+def _open_base(
+    model: str, revision: str | None, part: str | None, progress: Progress
+) -> Checkpoint:
     # Path.expanduser fails on an unknown user; this leaves the text as it is.
     folder = Path(os.path.expanduser(model))
     is_synthetic = model.startswith(_SYNTHETIC)
@@ -110,14 +118,16 @@ def _open_base(model: str, revision: str | None, progress: Progress) -> Checkpoi
             f"revision {revision!r} was given with {model!r}, but only Hub models have "
             "revisions; leave it out"
         )
+    if part is not None and (is_synthetic or is_gguf(model)):
+        raise SourceError(f"{model} is a text model and has no parts: leave --part out")
     if is_synthetic:
         return open_synthetic(model.removeprefix(_SYNTHETIC))
     if model and folder.is_dir():
-        return open_folder(folder)
+        return open_folder(folder, part=part)
     if is_gguf_file(model):
         return open_gguf(folder)
     if is_hub_id(model):
-        return open_hub(model, revision, progress)
+        return open_hub(model, revision, progress, part)
     if is_hub_gguf(model) and not folder.exists():
         return open_hub_gguf(model, revision, progress)
     seen = "is a file" if model and folder.exists() else "was not found"

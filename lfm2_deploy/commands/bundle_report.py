@@ -24,6 +24,7 @@ from lfm2_deploy.commands.rounding_report import print_rounding
 from lfm2_deploy.config import Lfm2Config
 from lfm2_deploy.imported import TRAITS, ImportedRecord
 from lfm2_deploy.states import StateSpec
+from lfm2_deploy.static_graphs import EMBED
 from lfm2_deploy.weights import list_weights
 
 _EXPERT = re.compile(r"\.experts\.\d+\.")
@@ -146,9 +147,11 @@ def _list_readers(readers: Sequence[ReaderRecord]) -> dict[str, str]:
 
 
 def _list_static_facts(bundle: Bundle) -> dict[str, str]:
-    """What was chosen for graphs of fixed shape."""
+    """What was chosen for graphs of fixed shape, or that take embeddings."""
     manifest = bundle.manifest
     facts = {}
+    if EMBED in {graph.name for graph in manifest.graphs}:
+        facts["takes"] = f"embeddings; {bundle.find_graph(EMBED).name} looks tokens up"
     if manifest.chunk:
         facts["chunk"] = f"{manifest.chunk} tokens of a prompt in one call"
     devices = {graph.device for graph in manifest.graphs if graph.name.startswith("experts")}

@@ -99,6 +99,13 @@ def complete_precision_list(incomplete: str) -> list[str]:
     return _complete_list(incomplete, get_args(Precision))
 
 
+def complete_parts(incomplete: str) -> list[str]:
+    """Parts of vision and audio models."""
+    from lfm2_deploy.model_parts import PARTS
+
+    return _begin(PARTS, incomplete)
+
+
 def complete_methods(incomplete: str) -> list[str]:
     """Ways to round weights."""
     from lfm2_deploy.registry import ROUNDING_METHODS

@@ -22,7 +22,7 @@ from lfm2_deploy.commands.console import (
     quote,
     show_progress,
 )
-from lfm2_deploy.commands.options import AsJson, Precision
+from lfm2_deploy.commands.options import AsJson, Part, Precision
 from lfm2_deploy.commands.sizes import parse_size
 from lfm2_deploy.store.names import name_bundle
 
@@ -142,6 +142,15 @@ def export(
             rich_help_panel=_ROUNDING,
         ),
     ] = None,
+    part: Part = None,
+    inputs_embeds: Annotated[
+        bool,
+        typer.Option(
+            "--inputs-embeds",
+            help="Make a decoder that takes embeddings in place of token ids, for programs that "
+            "bring those of images or sounds (cpu; npu's always does).",
+        ),
+    ] = False,
     revision: Annotated[
         str | None, typer.Option(metavar="REF", help="Branch, tag or commit of a Hub model.")
     ] = None,
@@ -207,6 +216,7 @@ def export(
       lfm2-deploy export ./LFM2-350M-Q8_0.gguf --target webgpu
       lfm2-deploy export LiquidAI/LFM2-350M --io genai,transformersjs
       lfm2-deploy export LiquidAI/LFM2-350M --quantize gptq --calibrate mine.txt --max-size 260MB
+      lfm2-deploy export LiquidAI/LFM2-VL-450M --part text --inputs-embeds
 
     \b
     See also:
@@ -218,9 +228,9 @@ def export(
     if platform and not compile_now:
         raise typer.BadParameter("--platform says for what to compile: add --compile")
     max_size_bytes = 0 if max_size is None else parse_size(max_size, "700MB")
-    chosen = _choose_target(model, target.lower(), precision, context, revision)
+    chosen = _choose_target(model, target.lower(), precision, context, revision, part)
     name = chosen if isinstance(chosen, str) else chosen.target
-    place = out or Path(name_bundle(model, adapter, name, precision))
+    place = out or Path(name_bundle(model, adapter, name, precision, part, inputs_embeds))
     started = time.monotonic()
     if overwrite and not resume:
         _tell_what_is_discarded(place)
@@ -243,6 +253,8 @@ def export(
             canary=canary,
             quantize=quantize,
             max_size_bytes=max_size_bytes,
+            part=part,
+            inputs_embeds=inputs_embeds,
             io=[name.strip().lower() for name in (io or "").split(",") if name.strip()],
             revision=revision,
             adapter=adapter,
@@ -257,7 +269,12 @@ def export(
 
 
 def _choose_target(
-    model: str, target: str, precision: str, context: int | None, revision: str | None
+    model: str,
+    target: str,
+    precision: str,
+    context: int | None,
+    revision: str | None,
+    part: str | None,
 ) -> str | Choice:
     """The target as it was named; for auto, the choice, after it was shown."""
     from lfm2_deploy.auto import AUTO
@@ -268,7 +285,9 @@ def _choose_target(
     from lfm2_deploy.commands.auto_report import print_choice
 
     note("looking for what this computer can run ...")
-    choice = choose_target(model, precision=precision, context_length=context, revision=revision)
+    choice = choose_target(
+        model, precision=precision, context_length=context, revision=revision, part=part
+    )
     print_choice(choice.candidates, notes())
     return choice
 

@@ -61,6 +61,15 @@ Record = Annotated[
         help="Keep the figures with the bundle, and show them in its model card (README.md).",
     ),
 ]
+Part = Annotated[
+    str | None,
+    typer.Option(
+        "--part",
+        metavar="NAME",
+        help="Of a vision or audio model: text, which is the only part there is.",
+        autocompletion=completers.complete_parts,
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 Threads = Annotated[
     int | None,

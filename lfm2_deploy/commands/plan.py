@@ -17,7 +17,7 @@ from lfm2_deploy.commands.console import (
     print_title,
     show_progress,
 )
-from lfm2_deploy.commands.options import AsJson, Precision
+from lfm2_deploy.commands.options import AsJson, Part, Precision
 from lfm2_deploy.commands.sizes import parse_size
 from lfm2_deploy.errors import ExportError, RuntimeUnavailableError
 
@@ -123,6 +123,7 @@ def plan(
             min=0.1, metavar="GB/S", help="Speed of memory.", show_default="measured here"
         ),
     ] = None,
+    part: Part = None,
     revision: Annotated[
         str | None, typer.Option(metavar="REF", help="Branch, tag or commit of a Hub model.")
     ] = None,
@@ -155,7 +156,7 @@ def plan(
             "of NPUs docs/npu.md says what they take"
         )
     memory = None if ram is None else parse_size(ram)
-    config, origin = describe_model(model, revision)
+    config, origin = describe_model(model, revision, part)
     setting = _choose_setting(config, memory, context, bandwidth)
     choices = [_consider(config, name, setting.context) for name in get_args(Precision)]
     best = _recommend(choices, setting)

@@ -19,7 +19,7 @@ from lfm2_deploy.commands.console import (
     show_progress,
 )
 from lfm2_deploy.commands.list_models import describe_model, tell_unfinished
-from lfm2_deploy.commands.options import AsJson, Precision
+from lfm2_deploy.commands.options import AsJson, Part, Precision
 
 if TYPE_CHECKING:
     from lfm2_deploy.store.shelf import StoredModel
@@ -60,6 +60,7 @@ def pull(
             show_default="int4, or the bundle's",
         ),
     ] = None,
+    part: Part = None,
     revision: Annotated[
         str | None, typer.Option(metavar="REF", help="Branch, tag or commit of a Hub model.")
     ] = None,
@@ -96,7 +97,7 @@ def pull(
         from lfm2_deploy.store.pull import pull as run
         from lfm2_deploy.store.shelf import describe, list_unfinished
 
-        wanted = Wanted(model, name, target, precision, revision, overwrite)
+        wanted = Wanted(model, name, target, precision, revision, overwrite, part)
         found, came = run(find_store(), wanted, progress)
         stored = describe(find_store(), found)
         is_left = found in list_unfinished(find_store())

@@ -34,10 +34,11 @@ def open_reference(
             f"{bundle.path} holds the adapter {merged!r}, whose folder was not recorded: "
             "pass it with --adapter"
         )
+    part = bundle.manifest.origin.part or None
     if against is not None:
-        return open_checkpoint(against, adapter=adapter, progress=progress)
+        return open_checkpoint(against, adapter=adapter, part=part, progress=progress)
     model, revision = locate_origin(bundle)
-    return open_checkpoint(model, revision=revision, adapter=adapter, progress=progress)
+    return open_checkpoint(model, revision=revision, adapter=adapter, part=part, progress=progress)
 
 
 def locate_origin(bundle: Bundle) -> tuple[str, str | None]:

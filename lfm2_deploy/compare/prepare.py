@@ -41,7 +41,6 @@ _NOT_OF_THE_MODEL = {
     "eos_token_ids",
     "max_position_embeddings",
     "pad_token_id",
-    "text_part_of",
 }
 
 

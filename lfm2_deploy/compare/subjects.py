@@ -163,7 +163,8 @@ def _tell_origin(origin: Origin) -> str:
             text = f"a file named {origin.name}"
         case _:
             text = f"a folder named {origin.name}"
-    return text + (f", with adapter {origin.adapter}" if origin.adapter else "")
+    part = f"the {origin.part} part of " if origin.part else ""
+    return f"{part}{text}" + (f", with adapter {origin.adapter}" if origin.adapter else "")
 
 
 def read_subject(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -85,7 +85,13 @@ def choose_truth(
         raise GenerationError(
             f"there is nothing to compare with {chosen.given}: {_advise_alone(chosen)}"
         )
-    return _of_subject(chosen, adapter, progress), left
+    return _of_subject(chosen, _find_part(subjects), adapter, progress), left
+
+
+def _find_part(subjects: Sequence[Subject]) -> str | None:
+    """Of which part of a model bundles are, so that the same is taken of a checkpoint."""
+    parts = (s.bundle.manifest.origin.part for s in subjects if s.bundle is not None)
+    return next((part for part in parts if part), None)
 
 
 def read_reference(given: str, threads: int | None) -> Subject:
@@ -119,13 +125,15 @@ def _advise_alone(subject: Subject) -> str:
     return "name another subject"
 
 
-def _of_subject(subject: Subject, adapter: Path | None, progress: Progress) -> Truth:
+def _of_subject(
+    subject: Subject, part: str | None, adapter: Path | None, progress: Progress
+) -> Truth:
     if subject.kind == BASE:
         base = BaseFile(Path(subject.model).expanduser())
         detail = "log-probabilities in 16 bits, from a base file in llama.cpp's format"
         return Truth(subject.name, BASE, None, detail, None, None, base=base)
     if subject.kind == TORCH:
-        checkpoint = open_checkpoint(subject.model, adapter=adapter, progress=progress)
+        checkpoint = open_checkpoint(subject.model, adapter=adapter, part=part, progress=progress)
         truth = _of_checkpoint(checkpoint, subject.name.removeprefix(f"{TORCH}:"))
         return replace(truth, named=checkpoint.origin)
     if subject.bundle is not None:

@@ -40,6 +40,7 @@ from lfm2_deploy.importing.adopted import Adopted
 from lfm2_deploy.importing.source import GGUF, ONNX, Found, find_source
 from lfm2_deploy.json_file import read_json_object
 from lfm2_deploy.manifest import SCHEMA_VERSION, GraphRecord, Manifest
+from lfm2_deploy.model_parts import find_whole
 from lfm2_deploy.registry import ADOPTERS, GGUF_IMPORTER, find_runtime
 from lfm2_deploy.states import list_states
 from lfm2_deploy.unfinished import writing_bundle
@@ -195,13 +196,13 @@ def _describe(found: Found, against: str | None) -> Description:
 
 
 def _check_config(raw: dict[str, Any], file: Path) -> Lfm2Config:
-    config = parse_config(raw)
-    if config.text_part_of is not None:
+    whole = find_whole(raw)
+    if whole is not None:
         raise UnsupportedModelError(
-            f"{file} is of a vision or audio model ('{config.text_part_of}'), whose decoder takes "
+            f"{file} is of a {whole.kind} model ('{whole.name}'), whose decoder takes "
             "embeddings and is not run here; give a text model's export"
         )
-    return config
+    return parse_config(raw)
 
 
 def _describe_bundle(

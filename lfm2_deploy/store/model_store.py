@@ -41,6 +41,7 @@ class ModelStore:
         target: str | None = None,
         precision: str | None = None,
         revision: str | None = None,
+        part: str | None = None,
         overwrite: bool = False,
         progress: Progress = ignore_progress,
     ) -> StoredModel:
@@ -57,6 +58,7 @@ class ModelStore:
             target, precision: as `export` takes them; None for "cpu" and "int4", or for those of
                 a bundle.
             revision: branch, tag or commit of a Hub repository.
+            part: "text" for the text part of a vision or audio model.
             overwrite: replace a model of that name.
             progress: told of each step.
 
@@ -66,7 +68,7 @@ class ModelStore:
             DiskFullError: there is no room; what is done is kept.
             Lfm2DeployError: as `export` raises it.
         """
-        wanted = Wanted(model, name, target, precision, revision, overwrite)
+        wanted = Wanted(model, name, target, precision, revision, overwrite, part)
         return self.get(pull_model(self.root, wanted, progress)[0])
 
     def list(self) -> tuple[StoredModel, ...]:

@@ -39,7 +39,14 @@ def check_name(text: str) -> str:
     return text
 
 
-def name_bundle(model: str, adapter: Path | None, target: str, precision: str) -> str:
+def name_bundle(
+    model: str,
+    adapter: Path | None,
+    target: str,
+    precision: str,
+    part: str | None = None,
+    inputs_embeds: bool = False,
+) -> str:
     """What a bundle's folder is called by default.
 
     `LiquidAI/LFM2-350M` -> `LFM2-350M-cpu-int4`, and `x/LFM2-350M-F16.gguf` ->
@@ -50,7 +57,8 @@ def name_bundle(model: str, adapter: Path | None, target: str, precision: str) -
     base = base.removeprefix("synthetic:")
     if base.lower().endswith(".gguf"):
         base = base[: -len(".gguf")]
-    parts = [base, adapter.resolve().name if adapter else "", target, precision]
+    embeds = "embeds" if inputs_embeds else ""
+    parts = [base, adapter.resolve().name if adapter else "", part, embeds, target, precision]
     return _AWKWARD.sub("-", "-".join(part for part in parts if part))
 
 

@@ -21,6 +21,7 @@ from lfm2_deploy.contracts import Progress
 from lfm2_deploy.errors import BundleError, ResumeError, StoreError
 from lfm2_deploy.exporting import choose_target, export
 from lfm2_deploy.intact import ensure_intact
+from lfm2_deploy.model_parts import check_part
 from lfm2_deploy.store.fetch import fetch_bundle, tell_full_disk
 from lfm2_deploy.store.locks import gate, pulling
 from lfm2_deploy.store.names import check_name, make_name, name_bundle
@@ -43,6 +44,7 @@ class Wanted:
         target, precision: of the bundle; None for what comes: of a checkpoint cpu and int4.
         revision: of a Hub repository.
         overwrite: replace a model of that name.
+        part: "text" for the text part of a vision or audio model.
     """
 
     model: str
@@ -51,6 +53,7 @@ class Wanted:
     precision: str | None = None
     revision: str | None = None
     overwrite: bool = False
+    part: str | None = None
 
 
 def pull(root: Path, wanted: Wanted, progress: Progress) -> tuple[str, bool]:
@@ -72,8 +75,10 @@ def pull(root: Path, wanted: Wanted, progress: Progress) -> tuple[str, bool]:
     known = None if wanted.overwrite else _find_known(root, wanted, progress)
     if known is not None:
         return known, False
-    source = find_source(wanted.model, wanted.revision)
+    source = find_source(wanted.model, wanted.revision, check_part(wanted.part))
     if isinstance(source, BundleSource):
+        if wanted.part is not None:
+            raise StoreError(f"{wanted.model} is a bundle already: leave --part out")
         return _pull_bundle(root, wanted, source, progress)
     return _pull_checkpoint(root, wanted, source, progress)
 
@@ -90,7 +95,7 @@ def _find_known(root: Path, wanted: Wanted, progress: Progress) -> str | None:
 
 def _list_default_names(wanted: Wanted) -> list[str]:
     target, precision = wanted.target or TARGET, wanted.precision or PRECISION
-    exported = make_name(name_bundle(wanted.model, None, target, precision))
+    exported = make_name(name_bundle(wanted.model, None, target, precision, wanted.part))
     return [exported, make_name(_last_part(wanted.model))]
 
 
@@ -161,12 +166,12 @@ def _pull_checkpoint(
 ) -> tuple[str, bool]:
     target, precision = (wanted.target or TARGET).lower(), wanted.precision or PRECISION
     chosen = (
-        choose_target(source.model, precision=precision, revision=wanted.revision)
+        choose_target(source.model, precision=precision, revision=wanted.revision, part=wanted.part)
         if target == AUTO
         else target
     )
     target = chosen if isinstance(chosen, str) else chosen.target
-    name = wanted.name or make_name(name_bundle(source.name, None, target, precision))
+    name = wanted.name or make_name(name_bundle(source.name, None, target, precision, wanted.part))
 
     def make(folder: Path, resume: bool) -> Bundle:
         return export(
@@ -175,6 +180,7 @@ def _pull_checkpoint(
             target=chosen,
             precision=precision,
             revision=wanted.revision,
+            part=wanted.part,
             overwrite=True,
             resume=resume,
             progress=progress,

@@ -56,12 +56,15 @@ def write_source(model: str) -> str:
     return model if folder is None else str(folder.resolve())
 
 
-def find_source(model: str, revision: str | None) -> CheckpointSource | BundleSource:
+def find_source(
+    model: str, revision: str | None, part: str | None = None
+) -> CheckpointSource | BundleSource:
     """Understand what a user wants to pull; of a repository, a few small files are downloaded.
 
     Args:
         model: a folder, a Hub id, "synthetic:NAME" or "demo".
         revision: branch, tag or commit of a Hub repository.
+        part: "text" for the text part of a vision or audio model.
 
     Raises:
         StoreError: it is nothing that can be pulled.
@@ -70,7 +73,7 @@ def find_source(model: str, revision: str | None) -> CheckpointSource | BundleSo
     """
     folder = _find_folder(model)
     if folder is None and is_hub_id(model):
-        return _look_at_hub(model, revision)
+        return _look_at_hub(model, revision, part)
     if revision is not None:
         raise StoreError(f"only Hub models have revisions, and {model} is none: leave it out")
     if folder is not None:
@@ -106,12 +109,14 @@ def _look_at_folder(folder: Path) -> CheckpointSource | BundleSource:
     return CheckpointSource(str(folder), str(folder))
 
 
-def _look_at_hub(model: str, revision: str | None) -> CheckpointSource | BundleSource:
+def _look_at_hub(
+    model: str, revision: str | None, part: str | None
+) -> CheckpointSource | BundleSource:
     folder, commit = fetch_known(model, revision, _LOOKED_AT)
     if is_bundle(folder):
         return BundleSource(folder, read_manifest(folder)[0], model, commit)
     try:
-        describe_hub(model, revision)
+        describe_hub(model, revision, part)
     except SourceError as error:
         if (folder / MANIFEST).is_file() or (folder / CONFIG_FILE).is_file():
             raise

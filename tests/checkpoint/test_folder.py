@@ -296,7 +296,7 @@ def test_folder_without_weights_says_what_to_do(
 def test_vision_checkpoint_is_refused(tiny_dense: SyntheticCheckpoint, tmp_path: Path) -> None:
     raw = {"model_type": "lfm2_vl", "text_config": dict(tiny_dense.raw_config)}
     (tmp_path / "config.json").write_text(json.dumps(raw))
-    with pytest.raises(UnsupportedModelError, match=r"vision or audio .*'lfm2_vl'.* text model"):
+    with pytest.raises(UnsupportedModelError, match=r"vision-language .*'lfm2_vl'.* --part text"):
         open_checkpoint(str(tmp_path))
 
 

@@ -218,30 +218,6 @@ def test_lfm3_architecture_under_an_lfm2_type_is_refused_by_name(model_type: str
     assert "LFM3" in refuse(raw, UnsupportedModelError)
 
 
-@pytest.mark.parametrize(("model_type", "key"), [("lfm2_vl", "text_config"), ("lfm2_audio", "lfm")])
-@pytest.mark.parametrize("text", [NEW, MOE])
-def test_multimodal_config_gives_its_text_part(
-    model_type: str, key: str, text: Mapping[str, Any]
-) -> None:
-    config = parse_config({"model_type": model_type, key: text, "vocab_size": 5})
-    assert config.text_part_of == model_type
-    assert config.vocab_size == 1000
-    assert config.moe == parse_config(text).moe
-
-
-@pytest.mark.parametrize("part", [{}, {"text_config": None}, {"text_config": "lfm2"}])
-def test_multimodal_config_without_text_part_is_refused_by_key(part: Raw) -> None:
-    message = refuse({"model_type": "lfm2_vl", **part})
-    assert "'lfm2_vl'" in message
-    assert "'text_config'" in message
-
-
-@pytest.mark.parametrize("model_type", ["lfm3", "llama"])
-def test_multimodal_config_around_another_model_is_refused_by_name(model_type: str) -> None:
-    text = without(NEW, "architectures") | {"model_type": model_type}
-    refuse({"model_type": "lfm2_vl", "text_config": text}, UnsupportedModelError)
-
-
 @pytest.mark.parametrize("whole_folder", [True, False])
 def test_config_is_read_from_the_folder_or_the_file(tmp_path: Path, whole_folder: bool) -> None:
     file = tmp_path / "config.json"

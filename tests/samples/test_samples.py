@@ -20,13 +20,15 @@ import lfm2_deploy
 from lfm2_deploy.demo import DEMO_MODEL
 
 SAMPLES = Path(__file__).parents[2] / "samples"
-# {bundle} and {other}, one of another precision, are folders; {server} is where one is served.
+# {bundle}, {other} of another precision and {embeds} that takes embeddings are folders; {server}
+# is where one is served.
 ARGUMENTS = {
     "generate.py": ["{bundle}", "It was"],
     "stream_chat.py": ["{bundle}", "He went up to the city."],
     "batch.py": ["{bundle}", "It was", "The Secretary of the Treasury"],
     "tools.py": ["{bundle}", "How warm is it in Rome?"],
     "structured.py": ["{bundle}", "He sold me two horses."],
+    "image_prompt.py": ["{embeds}", "He looked at <image> and said"],
     "compare_devices.py": ["{bundle}@cpu", "{other}@cpu"],
     "langchain_client.py": ["{server}", "How warm is it in Rome?"],
 }
@@ -41,6 +43,7 @@ PRINTED = {
         r'get_weather\({"city": "(Paris|Rome)"}\) gives {"city": "\1", "celsius": (16|24)}\n.+'
     ),
     "structured.py": r"A sale of [1-9]\d? x (horse|house|ship) to .+, from {.+}\n",
+    "image_prompt.py": r"He looked at <image> and said \[16 rows\]:.+\n",
     "compare_devices.py": (
         r"held against .+ at \d{3,} places of a text:\n.+: on .+\n"
         r"  the same next token at \d\d\.\d%\n  KL divergence 0\.\d{5} nats\n"
@@ -77,9 +80,18 @@ def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return lfm2_deploy.export(str(DEMO_MODEL), out, precision="int8").path
 
 
+@pytest.fixture(scope="session")
+def embeds(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("samples") / "embeds"
+    return lfm2_deploy.export(str(DEMO_MODEL), out, inputs_embeds=True, canary=False).path
+
+
 @pytest.mark.parametrize("name", sorted(set(ARGUMENTS) - set(NEEDS)))
-def test_sample_on_demo_model_prints_what_it_is_for(name: str, bundle: Path, other: Path) -> None:
-    words = [word.format(bundle=bundle, other=other) for word in ARGUMENTS[name]]
+def test_sample_on_demo_model_prints_what_it_is_for(
+    name: str, bundle: Path, other: Path, embeds: Path
+) -> None:
+    places = {"bundle": bundle, "other": other, "embeds": embeds}
+    words = [word.format(**places) for word in ARGUMENTS[name]]
     printed = run_sample(name, *words)
     assert re.fullmatch(PRINTED[name], printed, re.DOTALL), printed
     assert len(printed.split()) >= 5
