@@ -10,12 +10,14 @@ the graph right-padded with -1, as it wants them. So padding reaches no state.
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from optimum.onnx.utils import _get_model_external_data_paths
 from optimum.onnxruntime import ORTModelForCausalLM
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
@@ -148,6 +150,17 @@ class Lfm2ORTModelForCausalLM(ORTModelForCausalLM):  # type: ignore[misc]
         names = [LOGITS, *(port.output for port in self._ports)]
         logits, *present = map(torch.from_numpy, self.session.run(names, feeds))
         return logits, tuple(present)
+
+    def save_session(self, save_directory: str | Path) -> None:
+        """Copy graph and weights as they lie to each other: weights may be in a folder below.
+
+        optimum-onnx 0.1.0 drops that folder, and the copied graph then looks for it in vain.
+        """
+        folder = self.path.parent
+        for file in (self.path, *_get_model_external_data_paths(self.path)):
+            target = Path(save_directory, file.relative_to(folder))
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(file, target)
 
     @staticmethod
     def _reorder_cache(past_key_values: States, beam_idx: torch.Tensor) -> States:

@@ -179,8 +179,14 @@ def test_bundle_for_another_target_is_refused(tmp_path: Path) -> None:
         Lfm2ORTModelForCausalLM.from_pretrained(bundle.path)
 
 
-def test_saved_model_loads_and_writes_the_same(dense: Any, tmp_path: Path) -> None:
-    dense.save_pretrained(tmp_path / "saved")
+@pytest.mark.parametrize("io", [(), ("transformersjs",)])
+def test_saved_model_loads_and_writes_the_same(
+    io: Sequence[str], checkpoints: Mapping[str, Path], tmp_path: Path
+) -> None:
+    """For transformers.js, weights lie in a folder below."""
+    bundle = export(str(checkpoints["dense"]), tmp_path / "made", precision="fp32", io=io)
+    model = Lfm2ORTModelForCausalLM.from_pretrained(bundle.path)
+    model.save_pretrained(tmp_path / "saved")
     again = Lfm2ORTModelForCausalLM.from_pretrained(tmp_path / "saved")
     row = make_row(6)
-    assert go_on(again, [row], 8) == go_on(dense, [row], 8)
+    assert go_on(again, [row], 8) == go_on(model, [row], 8)
