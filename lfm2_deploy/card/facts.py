@@ -259,7 +259,7 @@ def describe_origin(bundle: Bundle) -> str:
         text = f"the {origin.part} part of {text}"
     imported = bundle.manifest.imported
     if imported is not None:
-        text += f", whose {escape_code(imported.describe())} is kept as it computes"
+        text += f" ({escape_code(imported.describe())})"
     adapter = f", with the adapter `{escape_code(origin.adapter)}` merged in"
     return text + (adapter if origin.adapter else "")
 
