@@ -39,17 +39,22 @@ class ImportedRecord:
         tool: what made it, with its version where the graph tells; "" where it does not.
         file: its file at the source, such as "onnx/model_q4.onnx".
         traits: keys of `TRAITS`.
+        repository: the Hub id where the file lies; "" for a folder.
+        revision: the commit there.
     """
 
     kind: str
     tool: str
     file: str
     traits: tuple[str, ...]
+    repository: str = ""
+    revision: str = ""
 
     def describe(self) -> str:
         """For people, in one line."""
         made = f", made by {self.tool}" if self.tool else ", by a tool that is not named in it"
-        return f"{self.kind} graph {self.file}{made}"
+        where = f" of {self.repository}" if self.repository else ""
+        return f"{self.kind} graph {self.file}{where}{made}"
 
 
 def parse_imported(raw: Mapping[str, Any]) -> ImportedRecord:
@@ -60,6 +65,7 @@ def parse_imported(raw: Mapping[str, Any]) -> ImportedRecord:
     """
     traits = raw["traits"]
     texts = {key: raw[key] for key in ("kind", "tool", "file")}
+    texts |= {key: raw.get(key, "") for key in ("repository", "revision")}
     if not isinstance(traits, list) or not all(isinstance(t, str) for t in texts.values()):
         raise ValueError("imported has another form")
     unknown = [trait for trait in traits if trait not in TRAITS]

@@ -1,7 +1,8 @@
 """How somebody else's ONNX graph stores its weights: bits and groups, by the model's own names.
 
-Names of nodes and initializers are those of onnxruntime-genai's builder, which Liquid AI's and
-onnx-community's exports keep. What has other names is left out, so nothing is guessed.
+Names of nodes and initializers are those of onnxruntime-genai's builder, which onnx-community's
+exports keep, and of Liquid AI's exports, which keep the checkpoint's. What has other names is left
+out, so nothing is guessed.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from lfm2_deploy.weights import EMBEDDING, HEAD, list_weights
 
 _FLOATS = {TensorProto.FLOAT: 32, TensorProto.FLOAT16: 16, TensorProto.BFLOAT16: 16}
 _REASON = "as it was exported"
-_LAYER = re.compile(r"layers\.(\d+)[./](.*)")
+# Experts of onnx-community's and Liquid AI's mixtures are model_layers_2_moe_experts_...
+_LAYER = re.compile(r"layers[._](\d+)[._/](.*)")
 # Part of a name within a layer -> our names; the first that is found holds.
 _ROLES = (
     ("conv/in_proj", ("conv.in_proj",)),
@@ -27,17 +29,29 @@ _ROLES = (
     ("conv/out_proj", ("conv.out_proj",)),
     ("conv.out_proj", ("conv.out_proj",)),
     ("conv.conv.weight", ("conv.conv",)),
+    ("conv.weight", ("conv.conv",)),
     ("qkv_proj", ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")),
     ("attn.q_proj", ("self_attn.q_proj",)),
     ("attn.k_proj", ("self_attn.k_proj",)),
     ("attn.v_proj", ("self_attn.v_proj",)),
     ("attn.o_proj", ("self_attn.out_proj",)),
+    ("attn.out_proj", ("self_attn.out_proj",)),
+    ("q_layernorm", ("self_attn.q_layernorm",)),
+    ("k_layernorm", ("self_attn.k_layernorm",)),
+    ("operator_norm", ("operator_norm",)),
+    ("ffn_norm", ("ffn_norm",)),
     ("q_norm", ("self_attn.q_layernorm",)),
     ("k_norm", ("self_attn.k_layernorm",)),
     ("operator_layernorm", ("operator_norm",)),
     ("ffn_layernorm", ("ffn_norm",)),
     ("experts.gate_up_proj", ("feed_forward.experts.*.w1", "feed_forward.experts.*.w3")),
     ("experts.down_proj", ("feed_forward.experts.*.w2",)),
+    ("experts_gate_up_proj", ("feed_forward.experts.*.w1", "feed_forward.experts.*.w3")),
+    ("experts_down_proj", ("feed_forward.experts.*.w2",)),
+    ("feed_forward.gate.", ("feed_forward.gate",)),
+    ("feed_forward.w1", ("feed_forward.w1",)),
+    ("feed_forward.w2", ("feed_forward.w2",)),
+    ("feed_forward.w3", ("feed_forward.w3",)),
     ("moe.router", ("feed_forward.gate",)),
     ("moe.gate", ("feed_forward.gate",)),
     ("expert_bias", ("feed_forward.expert_bias",)),
@@ -99,6 +113,8 @@ def _list_packed(node: NodeProto) -> list[tuple[int, int, str]]:
     group = int(read.get("block_size", 0))
     if node.op_type == "MatMulNBits":
         return [(int(read.get("bits", 4)), group, node.input[1])]
+    if node.op_type == "MatMulBnb4":
+        return [(4, group, node.input[1])]
     if node.op_type == "GatherBlockQuantized":
         return [(int(read.get("bits", 4)), int(read.get("block_size", 128)), node.input[0])]
     if node.op_type == "QMoE":
@@ -113,7 +129,7 @@ def _translate(name: str) -> tuple[str, ...]:
         return (EMBEDDING,)
     if "lm_head" in name:
         return (HEAD,)
-    if "final_norm" in name:
+    if "final_norm" in name or "embedding_norm" in name:
         return ("model.embedding_norm.weight",)
     match = _LAYER.search(name)
     if match is None:

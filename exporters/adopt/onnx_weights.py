@@ -12,7 +12,7 @@ from onnx.external_data_helper import (
 
 from lfm2_deploy.errors import SourceError
 from lfm2_deploy.importing.adopted import place_file
-from lfm2_deploy.manifest import WEIGHTS, is_plain_name
+from lfm2_deploy.manifest import WEIGHTS, is_plain_path
 
 
 def move_weights(model: ModelProto, file: Path, folder: Path) -> None:
@@ -56,14 +56,14 @@ def _list_external(graph: GraphProto) -> list[TensorProto]:
 
 def _locate(tensor: TensorProto, file: Path) -> str:
     name = next((entry.value for entry in tensor.external_data if entry.key == "location"), "")
-    if not is_plain_name(name):
+    if not is_plain_path(name):
         raise SourceError(
-            f"{file} refers to weights in {name!r}: expected a file beside it; graphs that point "
-            "elsewhere are not opened"
+            f"{file} refers to weights in {name!r}: expected a file beside it, or in a folder "
+            "there; graphs that point elsewhere are not opened"
         )
     if not (file.parent / name).is_file():
         raise SourceError(
-            f"{file} refers to weights in {name}, which is not beside it: download that file, too"
+            f"{file} refers to weights in {name}, which is not there: download that file, too"
         )
     return name
 

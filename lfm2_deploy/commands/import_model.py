@@ -76,6 +76,16 @@ def import_model(
     revision: Annotated[
         str | None, typer.Option(metavar="REF", help="Branch, tag or commit of a Hub model.")
     ] = None,
+    io: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAMES",
+            help="Of a GGUF file: programs besides our own that shall read it, as `export` has "
+            "them.",
+            show_default="",
+            autocompletion=completers.complete_readers,
+        ),
+    ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace a bundle that is already there.")
     ] = False,
@@ -94,6 +104,7 @@ def import_model(
       lfm2-deploy import onnx-community/LFM2-350M-ONNX --variant q4
       lfm2-deploy import ./genai-model ./imported --against LiquidAI/LFM2-350M
       lfm2-deploy import ./optimum-intel-ir --target igpu
+      lfm2-deploy import LiquidAI/LFM2-350M-GGUF:Q4_0 --io transformersjs
 
     \b
     See also:
@@ -115,6 +126,7 @@ def import_model(
             context_length=context,
             revision=revision,
             overwrite=overwrite,
+            io=[name.strip().lower() for name in (io or "").split(",") if name.strip()],
             progress=progress,
         )
     if as_json:

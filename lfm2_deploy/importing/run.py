@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -81,6 +81,7 @@ def import_model(
     context_length: int | None = None,
     revision: str | None = None,
     overwrite: bool = False,
+    io: Sequence[str] = (),
     progress: Progress = ignore_progress,
 ) -> Bundle:
     """Make a bundle of an ONNX or OpenVINO export, or of a GGUF file, that somebody else made.
@@ -98,6 +99,8 @@ def import_model(
             32,768. Not for a GGUF file.
         revision: branch, tag or commit of a Hub repository.
         overwrite: replace a bundle that is already at `out`.
+        io: of a GGUF file, programs besides our own that shall read the bundle, as `export` takes
+            them. A graph is adopted as it is.
         progress: told of each step.
 
     Returns:
@@ -117,9 +120,15 @@ def import_model(
             target=target or "cpu",
             revision=revision,
             overwrite=overwrite,
+            io=io,
             progress=progress,
         )
         return bundle
+    if io:
+        raise SourceError(
+            f"--io is for GGUF files, and {found.name} is an {found.kind} graph that stays as it "
+            f"is: make one that others read with `lfm2-deploy export MODEL --io {','.join(io)}`"
+        )
     chosen = _choose_target(found, target)
     model = _describe(found, against)
     with writing_bundle(Path(out), overwrite) as folder:
@@ -230,7 +239,19 @@ def _describe_bundle(
         notes=(*config.assumptions, *adopted.notes),
         files={},
         graphs=(GraphRecord("model", adopted.graph, "target"),),
-        imported=ImportedRecord(found.kind, adopted.tool, found.name, adopted.traits),
+        imported=_record(found, adopted),
+    )
+
+
+def _record(found: Found, adopted: Adopted) -> ImportedRecord:
+    hub = found.origin.kind == "hub"
+    return ImportedRecord(
+        found.kind,
+        adopted.tool,
+        found.name,
+        adopted.traits,
+        repository=found.origin.name if hub else "",
+        revision=found.origin.revision if hub else "",
     )
 
 

@@ -8,7 +8,9 @@ repository only that variant's files are downloaded. Knows nothing of what is in
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -24,9 +26,14 @@ GGUF, ONNX, OPENVINO = "gguf", "onnx", "openvino"
 _IR = "openvino_model.xml"
 _SUFFIXES = {".gguf": GGUF, ".onnx": ONNX, ".xml": OPENVINO}
 # Parts of vision and audio models, which are no text model's graph.
-_PARTS = ("embed_", "vision_", "audio_", "decoder", "detokenizer", "depthformer", "vocoder")
+_PARTS = (
+    *("embed_", "embeddings", "vision_", "audio_", "decoder", "detokenizer", "depthformer"),
+    *("vocoder", "mmproj"),
+)
 # What else people call a variant.
-_ALIASES = {"q8": "quantized", "quantized": "q8", "fp32": "", "": "fp32"}
+_ALIASES = {"q8": "quantized", "quantized": "q8", "model": "fp32"}
+# How llama-gguf-split names a part.
+_PART = re.compile(r"-(\d{5})-of-\d{5}$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,36 +152,59 @@ def choose(names: Sequence[str], variant: str | None, where: str) -> tuple[str, 
     Raises:
         SourceError: there is none, none of that variant, or several.
     """
-    found = {kind: _list_variants(names, kind) for kind in (ONNX, OPENVINO, GGUF)}
-    kinds = [kind for kind, variants in found.items() if variants]
-    if not kinds:
+    found = [one for kind in (ONNX, OPENVINO, GGUF) for one in _list_variants(names, kind)]
+    if not found:
         raise SourceError(_explain_none(names, where))
-    wanted = variant.lower() if variant is not None else None
-    hits = [
-        (kind, name)
-        for kind in kinds
-        for word, name in found[kind].items()
-        if wanted is None or wanted in (word, _ALIASES.get(word))
-    ]
+    hits = found if variant is None else [one for one in found if one.is_called(variant.lower())]
     if len(hits) == 1:
-        return hits[0]
-    words = [word or "fp32" for kind in kinds for word in found[kind]]
+        return hits[0].kind, hits[0].file
+    words = ", ".join(_label(hits or found))
     if not hits:
-        raise SourceError(f"{where} has no variant {variant!r}: it has {', '.join(words)}")
-    raise SourceError(
-        f"{where} holds {len(hits)} variants: choose one with --variant ({', '.join(words)})"
-    )
+        raise SourceError(f"{where} has no variant {variant!r}: it has {words}")
+    if variant is not None:
+        raise SourceError(f"{where} has {len(hits)} variants {variant!r}: it has {words}")
+    raise SourceError(f"{where} holds {len(hits)} variants: choose one with --variant ({words})")
 
 
-def _list_variants(names: Sequence[str], kind: str) -> Mapping[str, str]:
-    """Variant -> file."""
+@dataclass(frozen=True, slots=True)
+class _Variant:
+    """One export among several.
+
+    Args:
+        kind: of `Found`.
+        word: what people call it.
+        file: its name, with "/".
+    """
+
+    kind: str
+    word: str
+    file: str
+
+    def is_called(self, name: str) -> bool:
+        """Whether a name, in lower case, means it: the word, another for that, or the file."""
+        path = PurePosixPath(self.file.lower())
+        return name in (self.word, _ALIASES.get(self.word), path.name, path.stem, str(path))
+
+
+def _label(variants: Sequence[_Variant]) -> list[str]:
+    """A word for each; its file where a word means several."""
+    counts = Counter(one.word for one in variants)
+    return [one.word if counts[one.word] == 1 else one.file for one in variants]
+
+
+def _list_variants(names: Sequence[str], kind: str) -> list[_Variant]:
     paths = [PurePosixPath(name) for name in names]
     if kind == OPENVINO:
         own = [path for path in paths if path.name == _IR]
-        return {path.parent.name or OPENVINO: str(path) for path in own}
+        return [_Variant(kind, path.parent.name or OPENVINO, str(path)) for path in own]
     if kind == GGUF:
         own = [path for path in paths if path.suffix.lower() == ".gguf"]
-        return {_name_quantization(path.stem): str(path) for path in own}
+        models = [path for path in own if not path.name.lower().startswith(_PARTS)]
+        return [
+            _Variant(kind, _name_quantization(path.stem), str(path))
+            for path in models
+            if (part := _PART.search(path.stem)) is None or int(part[1]) == 1
+        ]
     graphs = [
         path
         for path in paths
@@ -182,17 +212,23 @@ def _list_variants(names: Sequence[str], kind: str) -> Mapping[str, str]:
         and str(path.parent) in (".", ONNX)
         and not path.name.startswith(_PARTS)
     ]
-    return {path.stem.removeprefix("model").lstrip("_"): str(path) for path in graphs}
+    return [_Variant(kind, _name_precision(path), str(path)) for path in graphs]
+
+
+def _name_precision(path: PurePosixPath) -> str:
+    """onnx/model_q4.onnx -> q4; a model.onnx beside config.json may be of any precision."""
+    word = path.stem.removeprefix("model").lstrip("_").lower()
+    return word or ("fp32" if path.parent.name == ONNX else "model")
 
 
 def _name_quantization(stem: str) -> str:
-    """LFM2-350M-Q4_0 -> q4_0."""
-    return stem.rpartition("-")[2].lower()
+    """LFM2-350M-Q4_0 and LFM2-350M.Q4_0 -> q4_0."""
+    return re.split(r"[-.]", _PART.sub("", stem))[-1].lower()
 
 
 def _explain_none(names: Sequence[str], where: str) -> str:
     parts = [name for name in names if PurePosixPath(name).name.startswith(_PARTS)]
-    if any(name.endswith((".onnx", ".xml")) for name in parts):
+    if any(name.endswith((".onnx", ".xml", ".gguf")) for name in parts):
         return (
             f"{where} holds parts of a vision or audio model ({parts[0]}), which are not run here: "
             "give a text model's export"

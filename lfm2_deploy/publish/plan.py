@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from lfm2_deploy.bundle import CARD, MANIFEST, MEASUREMENTS, Bundle, list_foreign
+from lfm2_deploy.bundle import CANARY, CARD, MANIFEST, MEASUREMENTS, Bundle, list_foreign
 from lfm2_deploy.card import metadata
 from lfm2_deploy.card.measurements import read_measurements
 from lfm2_deploy.card.write import make_card
@@ -128,8 +128,13 @@ def list_warnings(bundle: Bundle, card: str) -> list[str]:
         )
     if bundle.manifest.origin.kind == "synthetic":
         found.append("its weights are random: it says nothing")
-    if not any(one.kind == "check" for one in read_measurements(bundle)):
+    kinds = {one.kind for one in read_measurements(bundle)}
+    if CANARY in bundle.manifest.files and "check" not in kinds:
         found.append("no device was checked: `lfm2-deploy check BUNDLE --record` does it")
+    elif not kinds & {"check", "verify"}:  # an imported graph has no canary
+        found.append(
+            "no device was checked: `lfm2-deploy verify BUNDLE --against MODEL --record` does it"
+        )
     return found
 
 

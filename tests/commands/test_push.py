@@ -207,6 +207,15 @@ def test_dry_run_needs_neither_network_nor_token(bundle: Path, run: Callable) ->
     assert "license" not in result.stderr
 
 
+def test_dry_run_of_a_bundle_without_canary_names_what_runs_there(
+    bundle: Path, run: Callable
+) -> None:
+    (bundle / "canary.json").unlink(missing_ok=True)
+    seal(bundle, replace(open_manifest(bundle), files={}))
+    told = run("push", bundle, REPOSITORY, "--dry-run").stderr
+    assert "no device was checked: `lfm2-deploy verify BUNDLE --against MODEL --record`" in told
+
+
 def test_dry_run_warns_of_an_unknown_license(bundle: Path, run: Callable) -> None:
     seal(bundle, replace(open_manifest(bundle), origin=Origin("folder", "mine"), files={}))
     (bundle / CARD).unlink()

@@ -16,6 +16,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from exporters.adopt import onnx_storage
 from lfm2_deploy import import_model
 from lfm2_deploy.bundle import CARD, Bundle, open_bundle
 from lfm2_deploy.demo import DEMO_MODEL
@@ -178,6 +179,44 @@ def _shard(graph: onnx.GraphProto, folder: Path) -> None:
                 if entry.key == "location":
                     entry.value = name
     (folder / "model.onnx.data").unlink()
+
+
+def test_weights_in_a_folder_below_are_taken_along(tmp_path: Path, truth: Truth) -> None:
+    # As of a bundle for transformers.js whose manifest was lost: both graphs share one file.
+    def move(model: onnx.ModelProto) -> None:
+        for tensor in model.graph.initializer:
+            for entry in tensor.external_data:
+                if entry.key == "location":
+                    entry.value = "onnx/model_q4.onnx_data"
+
+    folder = _break(move, tmp_path / "source")
+    (folder / "onnx").mkdir()
+    (folder / "model.onnx.data").rename(folder / "onnx" / "model_q4.onnx_data")
+    bundle = import_model(folder, tmp_path / "b", against=str(CHECKPOINT))
+    assert "model.onnx.data" in bundle.manifest.files
+    found = _load(bundle).open(1, 64).score([TOKENS])[0]
+    assert _error(found, truth) < TOLERANCE["fp32"]
+
+
+# Liquid AI's own exporter and onnx-community's mixtures, as their graphs name weights.
+LIQUID = {
+    "model.layers.1.self_attn.out_proj.weight": "model.layers.1.self_attn.out_proj.weight",
+    "model.layers.1.self_attn.q_layernorm.weight": "model.layers.1.self_attn.q_layernorm.weight",
+    "model.layers.0.operator_norm.weight": "model.layers.0.operator_norm.weight",
+    "model.layers.0.conv.weight": "model.layers.0.conv.conv.weight",
+    "model.layers.0.feed_forward.w1.weight_Q4": "model.layers.0.feed_forward.w1.weight",
+    "model_layers_2_moe_experts_gate_up_proj_weight_quant": (
+        "model.layers.2.feed_forward.experts.*.w3.weight"
+    ),
+    "model_layers_2_moe_experts_down_proj_weight_quant": (
+        "model.layers.2.feed_forward.experts.*.w2.weight"
+    ),
+}
+
+
+@pytest.mark.parametrize(("theirs", "ours"), LIQUID.items())
+def test_weights_of_liquids_exports_are_listed_by_the_models_names(theirs: str, ours: str) -> None:
+    assert ours in onnx_storage._translate(theirs)
 
 
 def test_weights_inside_the_graph_are_moved_out(tmp_path: Path, truth: Truth) -> None:

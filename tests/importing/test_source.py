@@ -15,7 +15,6 @@ from lfm2_deploy import import_model
 from lfm2_deploy.contracts import Origin, ignore_progress
 from lfm2_deploy.errors import (
     BundleError,
-    RuntimeUnavailableError,
     SourceError,
     UnsupportedModelError,
 )
@@ -77,8 +76,44 @@ def test_folder_without_an_export_says_what_it_is(names: tuple[str, ...], words:
 
 
 def test_quantizations_of_gguf_files_are_variants() -> None:
-    names = ("LFM2-350M-Q4_0.gguf", "LFM2-350M-F16.gguf")
+    names = ("LFM2-350M-Q4_0.gguf", "LFM2-350M-F16.gguf", "LFM2-1.2B.Q8_0.gguf")
     assert choose(names, "Q4_0", "repo") == ("gguf", names[0])
+    assert choose(names, "q8_0", "repo") == ("gguf", names[2])
+
+
+def test_two_files_of_one_word_are_told_apart_by_their_names() -> None:
+    names = ("LFM2.5-350M-Q4_0.gguf", "LFM2.5-350M-QAD-Q4_0.gguf", "LFM2.5-350M-F16.gguf")
+    with pytest.raises(SourceError, match=r"has 2 variants 'Q4_0'.*350M-QAD-Q4_0\.gguf"):
+        choose(names, "Q4_0", "repo")
+    assert choose(names, "LFM2.5-350M-QAD-Q4_0", "repo") == ("gguf", names[1])
+    graphs = ("model.onnx", "onnx/model.onnx", "onnx/model_q4.onnx")
+    with pytest.raises(SourceError, match=r"holds 3 variants.*\(model, fp32, q4\)"):
+        choose(graphs, None, "repo")
+    assert choose(graphs, "onnx/model.onnx", "repo") == ("onnx", graphs[1])
+    assert choose(("model.onnx", "onnx/model_q4.onnx"), "fp32", "repo") == ("onnx", "model.onnx")
+
+
+def test_parts_and_projectors_of_gguf_files_are_no_variants() -> None:
+    parts = [f"LFM2-24B-A2B-Q8_0-0000{part}-of-00002.gguf" for part in (1, 2)]
+    assert choose(("mmproj-LFM2-VL-F16.gguf", *parts), None, "repo") == ("gguf", parts[0])
+    with pytest.raises(SourceError, match="parts of a vision or audio model"):
+        choose(("mmproj-LFM2-VL-F16.gguf",), None, "repo")
+
+
+def test_reader_for_a_graph_that_stays_as_it_is_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="--io is for GGUF files"):
+        import_model(GENAI_14, tmp_path / "b", against=str(CHECKPOINT), io=["transformersjs"])
+    assert not list(tmp_path.iterdir())
+
+
+def test_imported_bundle_has_a_card_and_keeps_what_was_written_into_it(tmp_path: Path) -> None:
+    out = tmp_path / "b"
+    import_model(GENAI_14, out, against=str(CHECKPOINT))
+    card = out / "README.md"
+    assert "# checkpoint · fp32 · cpu" in card.read_text()
+    card.write_text(card.read_text() + "\nMine.\n")
+    import_model(GENAI_14, out, against=str(CHECKPOINT), overwrite=True)
+    assert card.read_text().endswith("Mine.\n")
 
 
 class FakeHub:
@@ -144,7 +179,7 @@ def test_bundle_in_the_way_is_kept(tmp_path: Path) -> None:
         import_model(tmp_path / "b", tmp_path / "c")
 
 
-def test_gguf_is_handed_on_with_its_options_or_says_what_is_missing(
+def test_gguf_is_handed_on_with_its_options_and_takes_none_of_graphs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from lfm2_deploy.importing import run
@@ -158,17 +193,12 @@ def test_gguf_is_handed_on_with_its_options_or_says_what_is_missing(
         return "bundle"
 
     monkeypatch.setattr(run, "GGUF_IMPORTER", SimpleNamespace(load=lambda: convert))
-    assert import_model(file, tmp_path / "b", target="npu") == "bundle"
-    assert seen["args"] == (file, tmp_path / "b")
-    assert (seen["target"], seen["overwrite"]) == ("npu", False)
-
-    def fail() -> None:
-        raise ModuleNotFoundError("no")
-
-    absent = SimpleNamespace(load=fail, module="lfm2_deploy.importing.gguf")
-    monkeypatch.setattr(run, "GGUF_IMPORTER", absent)
-    with pytest.raises(RuntimeUnavailableError, match=r"has no lfm2_deploy\.importing\.gguf"):
-        import_model(file, tmp_path / "b")
+    io = ["transformersjs"]
+    assert import_model(file, tmp_path / "b", target="npu", io=io) == "bundle"
+    assert seen["args"] == (str(file), tmp_path / "b")
+    assert (seen["target"], seen["overwrite"], seen["io"]) == ("npu", False, io)
+    with pytest.raises(SourceError, match=r"--context is for graphs.*lfm2-deploy export"):
+        import_model(file, tmp_path / "b", context_length=64)
 
 
 @pytest.mark.parametrize(
