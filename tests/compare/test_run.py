@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from lfm2_deploy import places
 from lfm2_deploy.api import compare_models, export
 from lfm2_deploy.compare import measure
-from lfm2_deploy.compare import subjects as subjects_module
 from lfm2_deploy.compare.measure import Wish
 from lfm2_deploy.compare.prepare import _is_other
 from lfm2_deploy.compare.result_json import describe, read_report
@@ -348,7 +348,7 @@ def test_device_is_the_subjects_and_not_the_references(
         asked.append(device)
         return load(bundle, threads=threads)
 
-    monkeypatch.setattr(subjects_module, "find_runtime_of", lambda bundle: load_anywhere)
+    monkeypatch.setattr(places, "find_runtime_of", lambda bundle, name=None: load_anywhere)
     report = compare_models(
         [bundle], reference=bundle, settings=settings(), threads=1, device="GPU"
     )

@@ -343,9 +343,9 @@ def test_side_files_come_along(
 ) -> None:
     file = tmp_path / "somewhere.json"
     file.write_text('{"version": "1.0"}')
-    model = Watched(checkpoint, checkpoint.read, side_files={"tokenizer.json": file})
+    model = Watched(checkpoint, checkpoint.read, side_files={"special_tokens_map.json": file})
     bundle = export_tiny(tmp_path / "out", "fp32", model)
-    assert (bundle.path / "tokenizer.json").read_text() == file.read_text()
+    assert (bundle.path / "special_tokens_map.json").read_text() == file.read_text()
     written = json.loads((bundle.path / "config.json").read_text())
     assert checkpoint.raw_config.items() <= written.items()
 

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import torch
 
-import lfm2_deploy.api
 import runtimes.ov_device
 import runtimes.ov_stateful
 from lfm2_deploy import export
@@ -25,6 +24,7 @@ from lfm2_deploy.errors import (
     GenerationError,
     RuntimeUnavailableError,
 )
+from lfm2_deploy.places import load_runtime
 from lfm2_deploy.prefix_store import PrefixStore
 from lfm2_deploy.registry import find_runtime
 from lfm2_deploy.static_graphs import EXPERT_ROWS
@@ -232,7 +232,7 @@ def test_cpu_bundle_refuses_another_device(bundle_of: BundleOf) -> None:
 @pytest.mark.parametrize("device", ["CPU", "cpu"])
 def test_device_is_named_in_any_case(device: str, bundle_of: BundleOf) -> None:
     for bundle in (bundle_of("dense", "fp32"), bundle_of("dense", "fp32", "openvino-cpu")):
-        runtime = lfm2_deploy.api._load_runtime(bundle, bundle.manifest.runtime, 1, device)
+        runtime = load_runtime(bundle, threads=1, device=device)
         assert "cpu" in runtime.info.device.lower()
 
 
