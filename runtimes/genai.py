@@ -50,7 +50,7 @@ def load(bundle: Bundle, *, threads: int | None = None, device: str | None = Non
     if not (bundle.path / CONFIG).is_file():
         raise RuntimeUnavailableError(
             f"{bundle.path} is for target {bundle.manifest.target!r} and has no {CONFIG}, which "
-            "onnxruntime-genai needs: export the model with --target cpu"
+            "onnxruntime-genai needs: make a bundle with `lfm2-deploy export MODEL --target cpu`"
         )
     found = find_device(device)
     return GenaiRuntime(bundle, load_model(bundle.path, found, threads), found)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from onnx import GraphProto, ModelProto, TensorProto
@@ -26,10 +27,12 @@ def move_weights(model: ModelProto, file: Path, folder: Path) -> None:
         folder: the bundle's.
 
     Raises:
-        SourceError: a file is missing, or a reference leads elsewhere.
+        SourceError: a file is missing or cut short, or a reference leads elsewhere.
     """
     tensors = list(_list_external(model.graph))
     names = dict.fromkeys(_locate(tensor, file) for tensor in tensors)
+    for name in names:
+        _require_whole(file.parent / name, [t for t in tensors if _read(t, "location") == name])
     if not names:
         _move_out(model, folder)
         return
@@ -55,7 +58,7 @@ def _list_external(graph: GraphProto) -> list[TensorProto]:
 
 
 def _locate(tensor: TensorProto, file: Path) -> str:
-    name = next((entry.value for entry in tensor.external_data if entry.key == "location"), "")
+    name = _read(tensor, "location")
     if not is_plain_path(name):
         raise SourceError(
             f"{file} refers to weights in {name!r}: expected a file beside it, or in a folder "
@@ -66,6 +69,22 @@ def _locate(tensor: TensorProto, file: Path) -> str:
             f"{file} refers to weights in {name}, which is not there: download that file, too"
         )
     return name
+
+
+def _read(tensor: TensorProto, key: str) -> str:
+    return next((entry.value for entry in tensor.external_data if entry.key == key), "")
+
+
+def _require_whole(weights: Path, tensors: Sequence[TensorProto]) -> None:
+    """A download that was cut short is told here, in one line; onnxruntime would dump its own."""
+    places = ((int(_read(t, "offset") or 0), int(_read(t, "length") or 0)) for t in tensors)
+    needed = max(offset + length for offset, length in places)
+    size = weights.stat().st_size
+    if size < needed:
+        raise SourceError(
+            f"{weights} is cut short: {size:,} bytes, expected at least {needed:,}; download it "
+            "again"
+        )
 
 
 def _move_out(model: ModelProto, folder: Path) -> None:

@@ -51,7 +51,7 @@ def import_model(
         str | None,
         typer.Option(
             metavar="NAME",
-            help="Where it will run; a GGUF file is exported anew for any target.",
+            help="Where it will run; a GGUF file fits cpu and webgpu.",
             show_default="cpu, of an OpenVINO IR openvino-cpu",
             autocompletion=completers.complete_targets,
         ),
@@ -95,9 +95,9 @@ def import_model(
 
     ONNX graphs of onnxruntime-genai's builder, Liquid AI and onnx-community, and OpenVINO IRs of
     optimum-intel stay as they compute: names and widths of states change at the graph's edges, and
-    weights are copied as they are. GGUF files are exported anew. What cannot run is
-    refused in one line. An imported bundle has no canary: nothing says what its weights should
-    give, so `verify --against` or `compare` tell how good it is.
+    weights are copied as they are. GGUF files become graphs of ours with their own numbers.
+    What cannot run is refused in one line. An imported graph has no canary, as nothing says what
+    its weights should give, so `verify --against` or `compare` tell how good it is.
 
     \b
     Examples:

@@ -42,7 +42,7 @@ from lfm2_deploy.importing.source import GGUF, ONNX, Found, find_source
 from lfm2_deploy.json_file import read_json_object
 from lfm2_deploy.manifest import SCHEMA_VERSION, GraphRecord, Manifest
 from lfm2_deploy.model_parts import find_whole
-from lfm2_deploy.registry import ADOPTERS, GGUF_IMPORTER, find_runtime
+from lfm2_deploy.registry import ADOPTERS, GGUF_IMPORTER, find_entry, find_runtime
 from lfm2_deploy.states import list_states
 from lfm2_deploy.unfinished import writing_bundle
 
@@ -92,7 +92,7 @@ def import_model(
         out: the folder to make.
         variant: which, where there are several, such as "q4", "fp16" or "Q4_0".
         target: where it will run; None for "cpu" or, of an OpenVINO IR, "openvino-cpu". An IR also
-            runs on "igpu"; a GGUF file is exported anew, for any target.
+            runs on "igpu", and a GGUF file's numbers fit "cpu" and "webgpu".
         against: the checkpoint it was made from, where the folder has no config.json: a folder or
             a Hub id. `verify` and `compare` find it again if it is on the Hub.
         context_length: most tokens a row may hold; None for what model and graph allow, at most
@@ -113,7 +113,9 @@ def import_model(
     named = is_gguf(str(source))
     found = None if named else find_source(str(source), variant, revision, progress)
     if found is None or found.kind == GGUF:
-        _refuse_for_gguf(against=against, context=context_length)
+        _refuse_for_gguf(
+            against=against, context=context_length, variant=variant if named else None
+        )
         bundle: Bundle = GGUF_IMPORTER.load()(
             str(source) if found is None else found.address,
             out,
@@ -148,7 +150,7 @@ def _refuse_for_gguf(**options: object) -> None:
     given = [name for name, value in options.items() if value is not None]
     if given:
         raise SourceError(
-            f"--{given[0]} is for graphs, and a GGUF file holds all that is known of its model: "
+            f"--{given[0]} is for folders and graphs, and a GGUF file is one model whole: "
             "leave it out, or use `lfm2-deploy export` for a choice of precision and context"
         )
 
@@ -159,6 +161,7 @@ def _choose_target(found: Found, asked: str | None) -> str:
     if asked is None or (asked == "npu" and found.kind != ONNX):
         return choices[0]
     if asked not in choices:
+        find_entry("target", asked)  # a word that is no target's at all is told as such
         raise SourceError(
             f"{found.name} is an {found.kind} graph, which runs for target {' or '.join(choices)}, "
             f"not {asked}: export the model itself with `lfm2-deploy export --target {asked}`"

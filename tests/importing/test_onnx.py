@@ -219,6 +219,18 @@ def test_weights_of_liquids_exports_are_listed_by_the_models_names(theirs: str, 
     assert ours in onnx_storage._translate(theirs)
 
 
+def test_weights_that_are_cut_short_are_one_line(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    shutil.copytree(GENAI_14, source)
+    weights = source / "model.onnx.data"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[: len(whole) // 2])
+    told = f"model.onnx.data is cut short: {len(whole) // 2:,} bytes"
+    with pytest.raises(SourceError, match=told):
+        import_model(source, tmp_path / "b", against=str(CHECKPOINT))
+    assert [entry.name for entry in tmp_path.iterdir()] == ["source"]
+
+
 def test_weights_inside_the_graph_are_moved_out(tmp_path: Path, truth: Truth) -> None:
     (tmp_path / "in").mkdir()
     whole = onnx.load(str(GENAI_14 / "model.onnx"))

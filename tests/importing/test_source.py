@@ -197,8 +197,12 @@ def test_gguf_is_handed_on_with_its_options_and_takes_none_of_graphs(
     assert import_model(file, tmp_path / "b", target="npu", io=io) == "bundle"
     assert seen["args"] == (str(file), tmp_path / "b")
     assert (seen["target"], seen["overwrite"], seen["io"]) == ("npu", False, io)
-    with pytest.raises(SourceError, match=r"--context is for graphs.*lfm2-deploy export"):
+    with pytest.raises(
+        SourceError, match=r"--context is for folders and graphs.*lfm2-deploy export"
+    ):
         import_model(file, tmp_path / "b", context_length=64)
+    with pytest.raises(SourceError, match="--variant is for folders"):
+        import_model(file, tmp_path / "b", variant="Q4_0")
 
 
 @pytest.mark.parametrize(
