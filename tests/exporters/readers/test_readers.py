@@ -19,6 +19,8 @@ from lfm2_deploy.config import Lfm2Config
 from lfm2_deploy.contracts import Runtime
 from lfm2_deploy.errors import BundleError, ExportError, UnknownOptionError
 
+from ...logits import FLOAT_EXPERTS  # noqa: TID252
+
 PROMPT = [1, 17, 300, 9, 255]
 STEPS = 12
 
@@ -89,6 +91,23 @@ def test_each_readers_graph_gives_the_tokens_of_the_canonical_one(
     }
     for file in files.values():
         assert run_as_a_foreign_program(bundle.path / file, bundle.config, STEPS) == ours
+
+
+@pytest.mark.parametrize("precision", ["int8", "int4"])
+def test_readers_integer_graphs_give_our_tokens_where_our_experts_compute_in_float32(
+    precision: str, checkpoints: Mapping[str, Path], tmp_path: Path,
+    open_ort: Callable[[Bundle], Runtime], monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    # Their graphs lose QMoE's 8-bit activations and nothing else.
+    monkeypatch.setenv(*FLOAT_EXPERTS)
+    io = ["transformersjs", "genai-legacy"]
+    bundle = export(str(checkpoints["moe"]), tmp_path / "bundle", precision=precision, io=io)
+    ours = generate(open_ort(bundle), 4 * STEPS)
+    assert len(set(ours)) > STEPS
+    for record in bundle.manifest.readers:
+        if record.io in io:
+            graph = bundle.path / record.file
+            assert run_as_a_foreign_program(graph, bundle.config, 4 * STEPS) == ours
 
 
 def test_conv_states_are_as_wide_as_hugging_face_has_them(bundle: Bundle) -> None:
