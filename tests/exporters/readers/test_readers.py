@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
+from transformers import AutoConfig
 
 from exporters.readers.reader import READERS, choose_readers
 from lfm2_deploy.api import export
@@ -151,6 +152,18 @@ def test_config_says_where_transformersjs_finds_the_weights(bundle: Bundle) -> N
     decoder = genai["model"]["decoder"]
     assert decoder["filename"] == "model_genai_legacy.onnx"
     assert decoder["inputs"]["past_conv_names"] == "past_conv.%d"
+
+
+def test_config_is_read_by_transformers_as_the_checkpoints_is(
+    bundle: Bundle, checkpoints: Mapping[str, Path]
+) -> None:
+    kind = "moe" if bundle.config.moe else "dense"
+    found = AutoConfig.from_pretrained(bundle.path).to_dict()
+    expected = AutoConfig.from_pretrained(checkpoints[kind]).to_dict()
+    found.pop("transformers.js_config")
+    for config in (found, expected):
+        del config["_name_or_path"]
+    assert found == expected
 
 
 def test_bundle_with_a_folder_is_whole_and_can_be_replaced(
