@@ -50,6 +50,7 @@ __all__ = [
     "CANARY",
     "CARD",
     "DEMO_SOURCE",
+    "EMBED_FILE",
     "GENERATION",
     "GRAPH",
     "LATER_FILES",

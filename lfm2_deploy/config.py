@@ -186,9 +186,13 @@ def _refuse_others(raw: Mapping[str, Any], whose: str) -> None:
     """Raise UnsupportedModelError for what is no LFM2; `whose` says of what it is a part."""
     model_type = raw.get("model_type")
     if model_type not in (DENSE, MOE) or _is_lfm3(raw):
+        what, remark = f"model_type {model_type!r}", ""
+        if _is_lfm3(raw):
+            remark = "; LFM3 differs in its layers and is not loaded as LFM2"
+            if model_type in (DENSE, MOE):
+                what = f"{what} of architectures {list_architectures(raw)}"
         raise UnsupportedModelError(
-            f"model_type {model_type!r}{whose} is not supported: expected {_SUPPORTED}"
-            + ("; LFM3 differs in its layers and is not loaded as LFM2" if _is_lfm3(raw) else "")
+            f"{what}{whose} is not supported: expected {_SUPPORTED}{remark}"
         )
 
 

@@ -7,11 +7,12 @@ What nobody measured is not told: then the command that measures it stands in it
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from lfm2_deploy.bundle import Bundle
+from lfm2_deploy.bundle import EMBED_FILE, Bundle
 from lfm2_deploy.card.measurements import Figure, Measurement
 from lfm2_deploy.card.metadata import HUB, find_base
 from lfm2_deploy.charts.text import make_visible
@@ -31,7 +32,8 @@ _METHODS = {
 }
 _TARGETS = {
     "cpu": "CPUs (ONNX Runtime)",
-    "openvino": "CPUs and Intel GPUs (OpenVINO)",
+    "openvino-cpu": "CPUs (OpenVINO)",
+    "igpu": "Intel GPUs (OpenVINO)",
     "npu": "Intel NPUs (OpenVINO)",
     "webgpu": "GPUs (ONNX Runtime, WebGPU)",
     "directml": "GPUs on Windows (ONNX Runtime, DirectML)",
@@ -40,7 +42,11 @@ _TARGETS = {
 # What says most of quality first.
 _ACCURACY = ("compare", "verify", "eval")
 _COSTS = ("tok/s", "ms", "s", "bytes")
+# Targets that are for what any computer has: a CPU in place of another target's device says little.
+_CPU_TARGETS = ("cpu", "openvino-cpu")
 _NAMES = {"check": "canary"}
+# "cpu", "CPU (AMD EPYC)", "CPU (onnxruntime), in the place of a Qualcomm NPU".
+_CPU = re.compile(r"cpu\b", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,9 +178,16 @@ def list_devices(bundle: Bundle, found: Sequence[Measurement]) -> list[DeviceRow
         rows.append(
             DeviceRow(f"NPU {platform}", "compiled", "ahead of time, not executed", compiler, "")
         )
-    if not found:
+    if not _ran_on_target(bundle, found):
         rows.append(DeviceRow(describe_target(bundle), "not checked", "", "", ""))
     return rows
+
+
+def _ran_on_target(bundle: Bundle, found: Sequence[Measurement]) -> bool:
+    """Whether any of it ran on a device of the kind that the bundle is for."""
+    if bundle.manifest.target in _CPU_TARGETS:
+        return bool(found)
+    return any(one.way == "executed" and not _CPU.match(one.device) for one in found)
 
 
 def summarize_devices(bundle: Bundle, found: Sequence[Measurement]) -> str:
@@ -186,15 +199,22 @@ def summarize_devices(bundle: Bundle, found: Sequence[Measurement]) -> str:
         for device, one in first.items()
     ]
     compiled = sorted({blob.platform for blob in bundle.manifest.blobs})
-    return "; ".join([*told, *(f"NPU {platform}: compiled, not run" for platform in compiled)])
+    told += [f"NPU {platform}: compiled, not run" for platform in compiled]
+    if told and not compiled and not _ran_on_target(bundle, found):
+        told.append(f"{describe_target(bundle)}: not checked")
+    return "; ".join(told)
 
 
 def describe_command(bundle: Bundle) -> str:
     """The command that makes such a bundle, as far as the manifest tells its options."""
     manifest, origin = bundle.manifest, bundle.manifest.origin
-    model = {"hub": origin.name, "synthetic": f"synthetic:{origin.name}"}.get(origin.kind, "FOLDER")
-    words = [f"lfm2-deploy export {model} --target {manifest.target}"]
+    target = f"--target {manifest.target}"
+    if manifest.imported is not None:  # a graph's precision is its own
+        return f"lfm2-deploy import SOURCE {target} --context {manifest.context_length}"
+    models = {"hub": origin.name, "synthetic": f"synthetic:{origin.name}", "file": "FILE"}
+    words = [f"lfm2-deploy export {models.get(origin.kind, 'FOLDER')} {target}"]
     words.append(f"--precision {manifest.precision} --context {manifest.context_length}")
+    words += _list_graph_options(bundle)
     rounding = manifest.rounding
     if rounding is not None and rounding.method != "search":
         words.append(f"--quantize {rounding.method}")
@@ -210,16 +230,36 @@ def describe_command(bundle: Bundle) -> str:
     return " ".join(words)
 
 
+def _list_graph_options(bundle: Bundle) -> list[str]:
+    """Options of `export` that its graphs and files tell."""
+    manifest = bundle.manifest
+    words = [f"--part {manifest.origin.part}"] if manifest.origin.part else []
+    words += ["--inputs-embeds"] if EMBED_FILE in manifest.files else []
+    words += [f"--chunk {manifest.chunk}"] if manifest.chunk else []
+    experts = {g.device for g in manifest.graphs if g.name.startswith("experts")} - {"target"}
+    words += [f"--experts {device}" for device in sorted(experts)]
+    platforms = sorted({blob.platform for blob in manifest.blobs})
+    words += ["--compile"] if platforms else []
+    return [*words, *(f"--platform {platform}" for platform in platforms)]
+
+
 def describe_origin(bundle: Bundle) -> str:
     """Where the model came from, as Markdown; names are checked before they become links."""
     origin, base = bundle.manifest.origin, find_base(bundle)
     if base:
+        file = origin.name.removeprefix(base).strip("/")
+        of_file = f"`{escape_code(file)}` of " if file else ""
         commit = f" at commit `{escape_code(origin.revision[:12])}`" if origin.revision else ""
-        text = f"[{base}]({HUB}/{base}){commit}"
+        text = f"{of_file}[{base}]({HUB}/{base}){commit}"
     elif origin.kind == "synthetic":
         text = f"random weights in the shape of `{escape_code(origin.name)}` (they say nothing)"
     else:
-        text = f"a folder named `{escape_code(origin.name)}`"
+        text = f"a {origin.kind} named `{escape_code(origin.name)}`"
+    if origin.part:
+        text = f"the {origin.part} part of {text}"
+    imported = bundle.manifest.imported
+    if imported is not None:
+        text += f" ({escape_code(imported.describe())})"
     adapter = f", with the adapter `{escape_code(origin.adapter)}` merged in"
     return text + (adapter if origin.adapter else "")
 

@@ -97,7 +97,8 @@ def stamp() -> str:
 def find_way(device: str, driver: str = "") -> Way:
     """Whether a device itself computes, by what its runtime calls it."""
     words = f"{device} {driver}".lower()
-    stands_in = ("emulat", "in the place of", "llvmpipe", "lavapipe", "swiftshader")
+    adapters = ("llvmpipe", "lavapipe", "swiftshader", "basic render", ", software")
+    stands_in = ("emulat", "in the place of", *adapters)
     return "emulated" if any(word in words for word in stands_in) else "executed"
 
 

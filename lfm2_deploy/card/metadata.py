@@ -43,9 +43,12 @@ def describe(bundle: Bundle) -> dict[str, str]:
 
 
 def find_base(bundle: Bundle) -> str:
-    """The Hub id of the model it was made from; "" where that is not known."""
+    """The Hub id of the model it was made from, of a GGUF file its repository; "" if not known."""
     origin = bundle.manifest.origin
-    return origin.name if origin.kind == "hub" and has_hub_form(origin.name) else ""
+    parts = origin.name.split("/")
+    is_file = len(parts) == 3 and parts[2].lower().endswith(".gguf")
+    name = "/".join(parts[:2]) if is_file else origin.name
+    return name if origin.kind == "hub" and has_hub_form(name) else ""
 
 
 def read_value(items: Items, key: str) -> str:

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from lfm2_deploy.bundle import Bundle, check_destination, open_bundle, seal
+from lfm2_deploy.card.write import begin_card
 from lfm2_deploy.checkpoint import is_gguf, open_checkpoint
 from lfm2_deploy.checkpoint.folder import CONFIG_FILE, SIDE_FILES
 from lfm2_deploy.config import Lfm2Config, parse_config
@@ -129,6 +130,7 @@ def import_model(
         _take_along(model, folder)
         progress("trying it", 0, 0)
         seal(folder, _try(folder, manifest, model.config), progress)
+        begin_card(folder, Path(out))
     return open_bundle(out)
 
 

@@ -125,6 +125,7 @@ def test_figure_is_told_with_two_digits_of_its_error(figure: Figure, text: str) 
         ("Qualcomm HTP, emulated on this CPU (SoC model 60)", "emulated"),
         ("CPU (onnxruntime), in the place of a Qualcomm NPU", "emulated"),
         ("llvmpipe (LLVM 17)", "emulated"),
+        ("dml.0 (gpu, software, Microsoft Basic Render Driver)", "emulated"),
     ],
 )
 def test_device_in_anothers_place_is_emulated(device: str, way: str) -> None:

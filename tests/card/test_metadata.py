@@ -34,6 +34,12 @@ def test_model_of_liquid_has_its_license_and_base(make: Make) -> None:
     assert data["pipeline_tag"] == "text-generation"
 
 
+def test_gguf_file_of_liquid_has_its_license_and_base(make: Make) -> None:
+    name = "LiquidAI/LFM2-350M-GGUF/LFM2-350M-Q4_0.gguf"
+    data = read(make(origin=Origin("hub", name, "0123456789abcdef"), model=name))
+    assert (data["license"], data["base_model"]) == ("other", "LiquidAI/LFM2-350M-GGUF")
+
+
 @pytest.mark.parametrize(
     "origin", [Origin("folder", "mine"), Origin("synthetic", "x", "0"), Origin("hub", "a/b/../c")]
 )

@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 from markdown_it import MarkdownIt
 
-from lfm2_deploy.bundle import CARD, MEASUREMENTS, list_foreign, open_bundle, seal
+from lfm2_deploy.bundle import CARD, EMBED_FILE, MEASUREMENTS, list_foreign, open_bundle, seal
 from lfm2_deploy.card.measurements import Figure, add_measurements
 from lfm2_deploy.card.write import begin_card, make_card, write_card
 from lfm2_deploy.contracts import Origin
 from lfm2_deploy.errors import BundleError
+from lfm2_deploy.imported import ImportedRecord
 from lfm2_deploy.manifest import BlobRecord, ReaderRecord
 
 from ..bundle.made_up import FILES, MADE  # noqa: TID252
@@ -62,6 +63,7 @@ def test_three_readers_at_least_and_only_those_whose_files_are_there(make: Make)
     text = read(make())
     assert re.findall("^### (.*)$", text, re.MULTILINE) == [
         "lfm2-deploy",
+        "Optimum (optimum-onnx)",
         "OpenAI's API (through lfm2-deploy)",
     ]
     assert "export again with `--io transformersjs`" in text
@@ -75,9 +77,54 @@ def test_three_readers_at_least_and_only_those_whose_files_are_there(make: Make)
         "lfm2-deploy",
         "onnxruntime-genai",
         "transformers.js",
+        "Optimum (optimum-onnx)",
     ]
     assert '  dtype: "q4",' in text
     assert "export again with `--io transformersjs`" not in text
+
+
+@pytest.mark.parametrize(
+    ("device", "row", "line"),
+    [
+        (
+            "CPU (AMD EPYC)",
+            "| CPU (AMD EPYC) | **executed**",
+            "; Intel NPUs (OpenVINO): not checked",
+        ),
+        ("NPU (Intel AI Boost)", "| NPU (Intel AI Boost) | **executed**", ""),
+    ],
+)
+def test_cpu_in_an_npus_place_leaves_the_npu_unchecked(
+    make: Make, device: str, row: str, line: str
+) -> None:
+    bundle = make(target="npu", runtime="openvino")
+    add_measurements(bundle, [replace(measured(bundle, kind="check"), device=device)])
+    text = make_card(bundle)
+    assert row in text
+    assert f"(2026-11-30){line} |" in text
+    assert ("| Intel NPUs (OpenVINO) | **not checked** |" in text) is bool(line)
+
+
+def test_how_it_was_made_names_what_the_manifest_tells(make: Make) -> None:
+    part = Origin("hub", "LiquidAI/LFM2-VL-450M", part="text")
+    text = read(make("embeds", {EMBED_FILE: b"graph"}, origin=part, model=part.name))
+    assert "--context 64 --part text --inputs-embeds" in text
+    assert "Made from the text part of [LiquidAI/LFM2-VL-450M]" in text
+    assert "./LFM2-VL-450M-text-embeds-cpu-int4" in text
+    assert "export again" not in text  # `--io` is refused with --inputs-embeds
+    record = ImportedRecord("onnx", "builder 1.0", "onnx/model_q4.onnx", ())
+    text = read(make("imported", imported=record))
+    assert "lfm2-deploy import SOURCE --target cpu" in text
+    assert "onnx graph onnx/model_q4.onnx, made by builder 1.0" in text
+    assert "Optimum" not in text
+
+
+def test_file_of_a_gguf_repository_is_told_with_its_repository(make: Make) -> None:
+    name = "LiquidAI/LFM2-350M-GGUF/LFM2-350M-Q4_0.gguf"
+    text = read(make(origin=Origin("hub", name, "0123456789abcdef"), model=name))
+    assert "`LFM2-350M-Q4_0.gguf` of [LiquidAI/LFM2-350M-GGUF](https://" in text
+    assert f"lfm2-deploy export {name} --target" in text
+    assert "./LFM2-350M-Q4_0-cpu-int4" in text
 
 
 def test_own_text_above_and_below_stays(make: Make) -> None:

@@ -215,7 +215,9 @@ def test_lfm3_model_type_is_refused_by_name(model_type: str) -> None:
 @pytest.mark.parametrize("model_type", ["lfm2", "lfm2_moe"])
 def test_lfm3_architecture_under_an_lfm2_type_is_refused_by_name(model_type: str) -> None:
     raw = {**MOE, "model_type": model_type, "architectures": ["Lfm3ForCausalLM"]}
-    assert "LFM3" in refuse(raw, UnsupportedModelError)
+    message = refuse(raw, UnsupportedModelError)
+    assert "'Lfm3ForCausalLM'" in message
+    assert "LFM3 differs" in message
 
 
 @pytest.mark.parametrize("whole_folder", [True, False])

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from lfm2_deploy import import_model
-from lfm2_deploy.bundle import Bundle, open_bundle
+from lfm2_deploy.bundle import CARD, Bundle, open_bundle
 from lfm2_deploy.demo import DEMO_MODEL
 from lfm2_deploy.errors import GenerationError, SourceError
 from lfm2_deploy.imported import (
@@ -107,6 +107,13 @@ def test_traits_and_capabilities_say_what_each_graph_cannot(imported: Bundle) ->
     session = _load(imported).open(1, 8)
     with pytest.raises(GenerationError, match="takes no proposals"):
         session.propose([[1]])
+
+
+def test_card_says_whose_graph_it_is_and_how_it_came(imported: Bundle) -> None:
+    card = (imported.path / CARD).read_text(encoding="utf-8")
+    assert imported.manifest.imported is not None
+    assert imported.manifest.imported.file in card
+    assert "lfm2-deploy import SOURCE" in card
 
 
 def test_weights_are_the_very_bytes_and_states_have_our_names(imported: Bundle) -> None:
