@@ -10,6 +10,10 @@ import torch
 
 from lfm2_deploy.contracts import FloatArray, Runtime, Session
 
+# onnxruntime 1.32's own switch: QMoE without 8-bit activations, as in all versions before 1.31
+# (contrib_ops/cpu/moe/moe_quantization_cpu.cc). It is read when a session is made.
+FLOAT_EXPERTS = ("ORT_QMOE_CPU_QNBIT_GEMM", "fp32")
+
 
 def relative_error(actual: FloatArray, expected: FloatArray) -> float:
     """The largest difference, as a share of the largest logit."""

@@ -1,5 +1,6 @@
 // Loads the bundle beside this page, and answers messages. Nothing leaves this machine.
-import { env, pipeline, TextStreamer } from './node_modules/@huggingface/transformers/dist/transformers.min.js';
+import { env, pipeline, Tensor, TextStreamer } from './node_modules/@huggingface/transformers/dist/transformers.min.js';
+import { checkPrompts } from './check.js';
 
 const here = new URL('./', self.location.href).href;
 Object.assign(env, { allowRemoteModels: false, allowLocalModels: true });
@@ -11,10 +12,11 @@ env.backends.onnx.wasm.wasmPaths = `${here}node_modules/onnxruntime-web/dist/`;
 const tell = (kind, words) => postMessage({ kind, words });
 const loaded = {}; // device -> the promise of a model
 
-function load(device) {
-  tell('state', 'Loading …');
-  // Which file and precision it is, the bundle's config.json says.
-  return pipeline('text-generation', 'bundle', { device });
+async function load(device) {
+  tell('state', 'Loading …'); // which file and precision, the bundle's config.json says
+  const generate = await pipeline('text-generation', 'bundle', { device });
+  if (device === 'webgpu') await checkPrompts(generate.model, Tensor);
+  return generate;
 }
 
 async function answer({ words, device }) {

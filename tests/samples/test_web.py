@@ -71,6 +71,39 @@ def test_device_that_is_not_there_is_told_and_the_page_goes_on(page: Any) -> Non
     assert page.get_by_role("button").is_enabled()
 
 
+def test_device_that_computes_long_prompts_wrongly_is_refused(folder: Path) -> None:
+    # A model that says of every token how long the prompt is, and one that does not.
+    script = """
+      import { checkPrompts } from './check.js';
+      class Tensor { constructor(type, data, dims) { this.dims = dims; } }
+      const model = (fault) => async ({ input_ids: { dims: [, length] } }) => ({
+        logits: { tolist: () => [Array(length).fill([1, -8, 4 + fault * length])] },
+      });
+      await checkPrompts(model(0), Tensor);
+      for (const fault of [0.1, NaN]) {
+        const checked = checkPrompts(model(fault), Tensor);
+        await checked.then(() => process.exit(2), (error) => console.log(error.message));
+      }
+    """
+    command = ["node", "--input-type=module", "-e", script]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("computes long prompts wrongly; choose WebAssembly") == 2
+
+
+def test_check_lets_a_right_device_pass(folder: Path) -> None:
+    script = """
+      import { AutoModelForCausalLM, env, Tensor } from '@huggingface/transformers';
+      import { checkPrompts } from './check.js';
+      env.allowRemoteModels = false;
+      const model = await AutoModelForCausalLM.from_pretrained(process.cwd() + '/bundle');
+      await checkPrompts(model, Tensor);
+    """
+    command = ["node", "--input-type=module", "-e", script]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 def test_script_in_node_continues_a_prompt(folder: Path) -> None:
     done = run_script(folder, str(folder / "bundle"), "It was")
     assert done.returncode == 0, done.stderr

@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
+from transformers import AutoConfig
 
 from exporters.readers.reader import READERS, choose_readers
 from lfm2_deploy.api import export
@@ -18,6 +19,8 @@ from lfm2_deploy.bundle import Bundle, list_foreign, open_bundle
 from lfm2_deploy.config import Lfm2Config
 from lfm2_deploy.contracts import Runtime
 from lfm2_deploy.errors import BundleError, ExportError, UnknownOptionError
+
+from ...logits import FLOAT_EXPERTS  # noqa: TID252
 
 PROMPT = [1, 17, 300, 9, 255]
 STEPS = 12
@@ -91,6 +94,23 @@ def test_each_readers_graph_gives_the_tokens_of_the_canonical_one(
         assert run_as_a_foreign_program(bundle.path / file, bundle.config, STEPS) == ours
 
 
+@pytest.mark.parametrize("precision", ["int8", "int4"])
+def test_readers_integer_graphs_give_our_tokens_where_our_experts_compute_in_float32(
+    precision: str, checkpoints: Mapping[str, Path], tmp_path: Path,
+    open_ort: Callable[[Bundle], Runtime], monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    # Their graphs lose QMoE's 8-bit activations and nothing else.
+    monkeypatch.setenv(*FLOAT_EXPERTS)
+    io = ["transformersjs", "genai-legacy"]
+    bundle = export(str(checkpoints["moe"]), tmp_path / "bundle", precision=precision, io=io)
+    ours = generate(open_ort(bundle), 4 * STEPS)
+    assert len(set(ours)) > STEPS
+    for record in bundle.manifest.readers:
+        if record.io in io:
+            graph = bundle.path / record.file
+            assert run_as_a_foreign_program(graph, bundle.config, 4 * STEPS) == ours
+
+
 def test_conv_states_are_as_wide_as_hugging_face_has_them(bundle: Bundle) -> None:
     model = onnx.load(bundle.path / "onnx/model.onnx", load_external_data=False)
     ends = {v.name: _shape(v) for v in (*model.graph.input, *model.graph.output)}
@@ -132,6 +152,18 @@ def test_config_says_where_transformersjs_finds_the_weights(bundle: Bundle) -> N
     decoder = genai["model"]["decoder"]
     assert decoder["filename"] == "model_genai_legacy.onnx"
     assert decoder["inputs"]["past_conv_names"] == "past_conv.%d"
+
+
+def test_config_is_read_by_transformers_as_the_checkpoints_is(
+    bundle: Bundle, checkpoints: Mapping[str, Path]
+) -> None:
+    kind = "moe" if bundle.config.moe else "dense"
+    found = AutoConfig.from_pretrained(bundle.path).to_dict()
+    expected = AutoConfig.from_pretrained(checkpoints[kind]).to_dict()
+    found.pop("transformers.js_config")
+    for config in (found, expected):
+        del config["_name_or_path"]
+    assert found == expected
 
 
 def test_bundle_with_a_folder_is_whole_and_can_be_replaced(
