@@ -14,6 +14,9 @@ GROWS, POSITION_IDS, ALL_LOGITS = "grows", "position_ids", "all_logits"
 ONE_ROW, NO_PROPOSALS, ONE_TOKEN = "one_row", "no_proposals", "one_token"
 SLOW_EXPERTS, LEFT_PADDING = "slow_experts", "left_padding"
 
+# What tensors of an imported GGUF file say of how they are stored.
+KEPT_OF_GGUF = "its numbers are kept"
+
 # A trait -> what it means to whoever runs the bundle.
 TRAITS: Mapping[str, str] = {
     GROWS: "keys and values grow: the graph joins them, so each token copies all of them",

@@ -17,6 +17,7 @@ from exporters.targets.target import Target
 from lfm2_deploy.config import Lfm2Config
 from lfm2_deploy.contracts import StoredForm, TellsForms
 from lfm2_deploy.errors import ExportError
+from lfm2_deploy.imported import KEPT_OF_GGUF
 from lfm2_deploy.weights import WeightSpec, list_weights
 
 # Of numbers that are rounded again: so many bits take little from what 4 to 6 bits left.
@@ -82,7 +83,7 @@ def _plan(spec: WeightSpec, own: StoredForm, forms: Sequence[StoredForm]) -> Ten
     if bits == 0:
         reason = f"{own.label} in the GGUF file{beside}: rounded again"
         return TensorPlan(_BITS, _GROUP, reason)
-    reason = f"{own.label} in the GGUF file{beside}: its numbers are kept"
+    reason = f"{own.label} in the GGUF file{beside}: {KEPT_OF_GGUF}"
     return TensorPlan(bits, group, reason, "recover" if group else "search")
 
 

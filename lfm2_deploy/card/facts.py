@@ -17,6 +17,8 @@ from lfm2_deploy.card.measurements import Figure, Measurement
 from lfm2_deploy.card.metadata import HUB, find_base
 from lfm2_deploy.charts.text import make_visible
 from lfm2_deploy.footprint import Storage, expand_plan, measure_footprint
+from lfm2_deploy.imported import KEPT_OF_GGUF, ImportedRecord
+from lfm2_deploy.manifest import Manifest
 from lfm2_deploy.units import format_bytes
 from lfm2_deploy.weights import list_weights
 
@@ -210,10 +212,13 @@ def describe_command(bundle: Bundle) -> str:
     manifest, origin = bundle.manifest, bundle.manifest.origin
     target = f"--target {manifest.target}"
     if manifest.imported is not None:  # a graph's precision is its own
-        return f"lfm2-deploy import SOURCE {target} --context {manifest.context_length}"
+        return _describe_import(manifest, manifest.imported)
     models = {"hub": origin.name, "synthetic": f"synthetic:{origin.name}", "file": "FILE"}
-    words = [f"lfm2-deploy export {models.get(origin.kind, 'FOLDER')} {target}"]
+    model = models.get(origin.kind, "FOLDER")
+    words = [f"lfm2-deploy export {model} {target}"]
     words.append(f"--precision {manifest.precision} --context {manifest.context_length}")
+    if any(KEPT_OF_GGUF in tensor.reason for tensor in manifest.quantization):
+        words = [f"lfm2-deploy import {model} {target}"]  # `export` would round again
     words += _list_graph_options(bundle)
     rounding = manifest.rounding
     if rounding is not None and rounding.method != "search":
@@ -227,6 +232,16 @@ def describe_command(bundle: Bundle) -> str:
     readers = [record.io for record in manifest.readers]
     if readers not in ([], ["genai"]):  # which is what nobody need ask for
         words.append(f"--io {','.join(readers)}")
+    return " ".join(words)
+
+
+def _describe_import(manifest: Manifest, record: ImportedRecord) -> str:
+    words = [f"lfm2-deploy import {record.repository or 'SOURCE'} --target {manifest.target}"]
+    words.append(f"--context {manifest.context_length}")
+    if record.repository:
+        words.append(f"--variant {record.file} --revision {record.revision}")
+    if manifest.origin.kind == "hub" and manifest.origin.name != record.repository:
+        words.append(f"--against {manifest.origin.name}")
     return " ".join(words)
 
 

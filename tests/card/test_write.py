@@ -115,6 +115,10 @@ def test_how_it_was_made_names_what_the_manifest_tells(make: Make) -> None:
     record = ImportedRecord("onnx", "builder 1.0", "onnx/model_q4.onnx", ())
     text = read(make("imported", imported=record))
     assert "lfm2-deploy import SOURCE --target cpu" in text
+    hub = replace(record, repository="onnx-community/LFM2-350M-ONNX", revision="0123abcd")
+    of_hub = read(make("of-hub", imported=hub))
+    assert "import onnx-community/LFM2-350M-ONNX --target cpu" in of_hub
+    assert f"--variant {record.file} --revision 0123abcd" in of_hub
     assert "onnx graph onnx/model_q4.onnx, made by builder 1.0" in text
     assert "Optimum" not in text
 

@@ -117,6 +117,8 @@ def test_bundle_holds_the_very_numbers_of_the_file(
     assert manifest.precision == precision
     assert manifest.rounding is None
     assert "weights are the GGUF file's own numbers" in manifest.notes
+    card = (bundle.path / "README.md").read_text("utf-8")
+    assert "lfm2-deploy import FILE --target cpu\n" in card
     told = {line.reason: line.bits for line in manifest.quantization}
     assert told[f"{kind} in the GGUF file: its numbers are kept"] == bits
     assert {line.group for line in manifest.quantization} == ({0, 32} if bits <= 8 else {0})
