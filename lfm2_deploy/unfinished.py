@@ -135,6 +135,13 @@ def _name_scratch(path: Path) -> Path:
     return path.parent / f".{path.name}.partial"
 
 
+def name_place(folder: Path) -> str:
+    """What a bundle's folder is called, or of a scratch folder, will be."""
+    name = folder.resolve().name
+    is_scratch = name.startswith(".") and name.endswith(".partial")
+    return name[1 : -len(".partial")] if is_scratch else name
+
+
 @contextmanager
 def _claim(path: Path) -> Iterator[None]:
     """Keep other processes from writing to the same place."""

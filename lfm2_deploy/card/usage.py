@@ -7,7 +7,6 @@ there, and of those that do not, how to get them. Nothing is run here; tests run
 from __future__ import annotations
 
 import contextlib
-import re
 import shlex
 from dataclasses import dataclass
 
@@ -16,6 +15,7 @@ from lfm2_deploy.charts.text import make_visible
 from lfm2_deploy.chat import TEMPLATE_FILE
 from lfm2_deploy.errors import Lfm2DeployError
 from lfm2_deploy.tokenizer import read_tokenizer_config
+from lfm2_deploy.unfinished import name_place
 
 # What transformers.js calls the endings of its files, `onnx/model{ending}.onnx`.
 _DTYPES = {
@@ -41,7 +41,6 @@ _EXTRAS = {
 _OPENVINO_DEVICES = {"openvino-cpu": "CPU", "igpu": "GPU"}
 _TOKENIZER = "tokenizer.json"
 _BEGINNING = "The capital of France is"
-_AWKWARD = re.compile(r"[^\w.-]+")
 _QUESTION = "Is a whale a fish?"
 
 
@@ -72,15 +71,10 @@ class Place:
 
 
 def find_place(bundle: Bundle, repository: str) -> Place:
-    """Where a bundle lies: in a repository, or in a folder of the name that `export` gives."""
+    """Where a bundle lies: in a repository, or in a folder here."""
     if repository:
         return Place(repository.rpartition("/")[2], repository)
-    manifest = bundle.manifest
-    model = manifest.model.replace("\\", "/").rstrip("/").rpartition("/")[2]
-    model = re.sub(r"\.gguf$", "", model, flags=re.IGNORECASE)
-    origin, embeds = manifest.origin, "embeds" if EMBED_FILE in manifest.files else ""
-    parts = (model, origin.adapter, origin.part, embeds, manifest.target, manifest.precision)
-    return Place(_AWKWARD.sub("-", "-".join(part for part in parts if part)).strip("-."))
+    return Place(make_visible(" ".join(name_place(bundle.path).split())))
 
 
 def list_usages(bundle: Bundle, place: Place) -> tuple[Usage, ...]:

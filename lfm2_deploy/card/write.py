@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -149,7 +150,7 @@ def _render(bundle: Bundle, repository: str) -> str:
 
 def _describe(bundle: Bundle, found: Sequence[Measurement], repository: str) -> Mapping[str, Any]:
     manifest, place = bundle.manifest, find_place(bundle, repository)
-    folder = place.folder if repository else f"./{place.folder}"
+    folder = shlex.quote(place.folder if repository else f"./{place.folder}")
     model = manifest.model.rpartition("/")[2]
     return {
         "title": f"{escape(model)} · {escape(manifest.precision)} · {escape(manifest.target)}",

@@ -27,8 +27,9 @@ def read(bundle: object) -> str:
 
 
 def test_card_without_measurements_shows_no_figure_of_quality(make: Make) -> None:
-    text = read(make())
-    assert "not measured; run `lfm2-deploy compare ./made-up-polite-cpu-int4 --record`" in text
+    bundle = make()
+    text = read(bundle)
+    assert f"not measured; run `lfm2-deploy compare ./{bundle.path.name} --record`" in text
     assert "**not checked**" in text
     for word in ("KL divergence", "tok/s", "passed", "perplexity"):
         assert word not in text
@@ -110,7 +111,6 @@ def test_how_it_was_made_names_what_the_manifest_tells(make: Make) -> None:
     text = read(make("embeds", {EMBED_FILE: b"graph"}, origin=part, model=part.name))
     assert "--context 64 --part text --inputs-embeds" in text
     assert "Made from the text part of [LiquidAI/LFM2-VL-450M]" in text
-    assert "./LFM2-VL-450M-text-embeds-cpu-int4" in text
     assert "export again" not in text  # `--io` is refused with --inputs-embeds
     record = ImportedRecord("onnx", "builder 1.0", "onnx/model_q4.onnx", ())
     text = read(make("imported", imported=record))
@@ -128,7 +128,14 @@ def test_file_of_a_gguf_repository_is_told_with_its_repository(make: Make) -> No
     text = read(make(origin=Origin("hub", name, "0123456789abcdef"), model=name))
     assert "`LFM2-350M-Q4_0.gguf` of [LiquidAI/LFM2-350M-GGUF](https://" in text
     assert f"lfm2-deploy export {name} --target" in text
-    assert "./LFM2-350M-Q4_0-cpu-int4" in text
+
+
+def test_snippets_name_the_folder_that_a_bundle_will_have(make: Make, tmp_path: Path) -> None:
+    scratch = make(".my fish.partial").path
+    begin_card(scratch, tmp_path / "my fish")
+    text = (scratch / CARD).read_text(encoding="utf-8")
+    assert 'lfm2_deploy.load("./my fish")' in text
+    assert "`lfm2-deploy compare './my fish' --record`" in text
 
 
 def test_own_text_above_and_below_stays(make: Make) -> None:
