@@ -175,7 +175,9 @@ def _describe(bundle: Bundle, found: Sequence[Measurement], repository: str) -> 
         "versions": ", ".join(f"{name} {made}" for name, made in manifest.made_with.items()),
         "notes": manifest.notes,
         "commands": {
-            "check": f"lfm2-deploy check {folder} --record",
+            # Without a canary there is nothing to check, and comparing shows that it runs.
+            "check": f"lfm2-deploy {'check' if CANARY in manifest.files else 'compare'} {folder} "
+            "--record",
             "compare": f"lfm2-deploy compare {folder} --record",
         },
     }
