@@ -10,7 +10,7 @@ import contextlib
 import shlex
 from dataclasses import dataclass
 
-from lfm2_deploy.bundle import EMBED_FILE, Bundle
+from lfm2_deploy.bundle import CANARY, EMBED_FILE, Bundle
 from lfm2_deploy.charts.text import make_visible
 from lfm2_deploy.chat import TEMPLATE_FILE
 from lfm2_deploy.errors import Lfm2DeployError
@@ -135,7 +135,8 @@ def _use_ours(bundle: Bundle, place: Place) -> Usage:
         lines.append(f"lfm2-deploy pull {shlex.quote(place.repository)}")
     if can_chat(bundle):
         lines.append(f"lfm2-deploy chat {quoted}     # talk with it")
-    lines.append(f"lfm2-deploy check {quoted}    # does this device compute it rightly?")
+    if CANARY in bundle.manifest.files:
+        lines.append(f"lfm2-deploy check {quoted}    # does this device compute it rightly?")
     if not reads_text(bundle):
         return Usage("lfm2-deploy", (("sh", "\n".join(lines)),))
     python = [

@@ -121,6 +121,7 @@ def test_how_it_was_made_names_what_the_manifest_tells(make: Make) -> None:
     assert f"--variant {record.file} --revision 0123abcd" in of_hub
     assert "onnx graph onnx/model_q4.onnx, made by builder 1.0" in text
     assert "nothing yet; run `lfm2-deploy compare ./imported --record`" in text
+    assert "lfm2-deploy check" not in text
     assert "Optimum" not in text
 
 
