@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from lfm2_deploy import export, open_bundle
-from lfm2_deploy.bundle import Bundle, seal
+from lfm2_deploy.bundle import CANARY, Bundle, seal
 from lfm2_deploy.card.usage import Place, Usage, list_usages
 from lfm2_deploy.demo import DEMO_MODEL
 from lfm2_deploy.manifest import ReaderRecord
@@ -75,7 +75,7 @@ def test_base_model_is_not_asked_to_chat(make: Make) -> None:
 
 
 def test_bundle_without_tokenizer_is_not_said_to_read_text(make: Make) -> None:
-    bundle = make()
+    bundle = make(files={CANARY: b"{}"})
     (bundle.path / "tokenizer.json").unlink()
     seal(bundle.path, replace(bundle.manifest, files={}))
     (usage,) = show(open_bundle(bundle.path))
