@@ -19,6 +19,7 @@ from exporters.cluster import Recipe, describe_jobs, use_cluster
 from exporters.draft import Draft
 from exporters.quantize.plan import Precision
 from lfm2_deploy import api
+from lfm2_deploy.bundle import CARD
 from lfm2_deploy.errors import ExportError
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="finds workers in /proc")
@@ -40,7 +41,10 @@ def shared(started: None, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def read_all(folder: Path) -> dict[str, bytes]:
-    return {file.name: file.read_bytes() for file in folder.iterdir()}
+    """All but the card, which names the folder."""
+    files = {file.name: file.read_bytes() for file in folder.iterdir()}
+    assert folder.name in files.pop(CARD).decode()
+    return files
 
 
 def find_workers() -> list[int]:
